@@ -1,0 +1,1 @@
+//! Subscriptions, their catalog, and the snapshots compiled from them.

@@ -1,0 +1,3 @@
+//! The load generator: open loop, honest histograms, the floor in the same run.
+
+fn main() {}

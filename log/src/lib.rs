@@ -1,0 +1,1 @@
+//! Segments, commits, index, recovery and cursors on disk. Knows no protocol.

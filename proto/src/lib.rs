@@ -1,0 +1,1 @@
+//! The .proto contracts and what is generated from them.

@@ -1,0 +1,1 @@
+//! An event mesh in one binary: configuration, assembly, start and drain order.

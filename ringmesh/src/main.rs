@@ -1,0 +1,3 @@
+//! An event mesh in one binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Topic filters, the persistent trie and the routing snapshot. Pure.

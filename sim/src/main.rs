@@ -1,0 +1,3 @@
+//! Shards and logs under a seeded clock, disk and network.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The assembled server, over real sockets, with real clients.
