@@ -15,3 +15,4 @@ pub mod header;
 pub mod ids;
 pub mod limits;
 pub mod murmur2;
+pub mod refusal;
