@@ -1,0 +1,247 @@
+//! The routing snapshot: one immutable value that says which subscriptions there are and which match a topic.
+//!
+//! Made on the control thread, read on every shard. Two versions share all that did not change between them. Dropping
+//! the last reference to a version frees what only it held, which may be everything: a shard must not be the one to do
+//! that, so the control plane keeps a version until every shard has adopted a newer one.
+
+use std::sync::Arc;
+
+use crate::persistent_map::{PersistentMap, hash_of};
+use crate::subscription::{GroupId, Subscription, SubscriptionId};
+use crate::topic::{TopicFilter, TopicName};
+use crate::trie::Node;
+
+/// One step between a version and the one before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This subscription is new.
+    Added(Arc<Subscription>),
+    /// This subscription ended.
+    Removed(Arc<Subscription>),
+}
+
+/// An immutable routing table with a version. Equal versions of one server are the same table.
+#[derive(Debug)]
+pub struct RoutingSnapshot {
+    version: u64,
+    table: Table,
+    changes: Vec<Change>,
+}
+
+/// Makes the next version of a snapshot. The one it started from is never changed.
+#[derive(Debug)]
+pub struct SnapshotEditor {
+    version: u64,
+    table: Table,
+    changes: Vec<Change>,
+}
+
+/// What the versions share. All of it is persistent, so a copy is a few reference counts.
+///
+/// Invariants: each subscription of `by_id` is in the trie at its filter and in its group under its filter; a group has
+/// at least one subscription; `group_ids` names exactly the groups of `groups`.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    filters: Node,
+    by_id: PersistentMap<SubscriptionId, Arc<Subscription>>,
+    groups: PersistentMap<GroupId, Group>,
+    group_ids: PersistentMap<Arc<str>, GroupId>,
+    len: usize,
+}
+
+type Group = PersistentMap<Arc<str>, Arc<Subscription>>;
+
+impl RoutingSnapshot {
+    /// Version 0: nobody subscribes to anything.
+    #[must_use]
+    pub fn empty() -> RoutingSnapshot {
+        RoutingSnapshot { version: 0, table: Table::default(), changes: Vec::new() }
+    }
+
+    /// Rises by one with each snapshot of a process.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How many subscriptions there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len
+    }
+
+    /// Whether nobody subscribes to anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.len == 0
+    }
+
+    /// Replaces `out` by the subscriptions whose filter matches `topic`: sorted, each once.
+    pub fn matches(&self, topic: &TopicName, out: &mut Vec<(GroupId, SubscriptionId)>) {
+        out.clear();
+        self.table.filters.collect(topic, out);
+        out.sort_unstable();
+    }
+
+    /// The subscription of this number.
+    #[must_use]
+    pub fn subscription(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
+        self.table.by_id.get(hash_of(&id), &id)
+    }
+
+    /// The subscription of a group, by name, to exactly this filter.
+    #[must_use]
+    pub fn find(&self, group_name: &str, filter: &TopicFilter) -> Option<&Arc<Subscription>> {
+        self.table.find(group_name, filter)
+    }
+
+    /// The group of this name.
+    #[must_use]
+    pub fn group_by_name(&self, name: &str) -> Option<GroupId> {
+        self.table.group_by_name(name)
+    }
+
+    /// All subscriptions of a group, by rising number; none when there is no such group.
+    #[must_use]
+    pub fn subscriptions_of(&self, group: GroupId) -> Vec<&Arc<Subscription>> {
+        let mut subscriptions = Vec::new();
+        if let Some(group) = self.table.groups.get(hash_of(&group), &group) {
+            group.for_each(&mut |_, subscription| subscriptions.push(subscription));
+        }
+        subscriptions.sort_unstable_by_key(|subscription| subscription.id);
+        subscriptions
+    }
+
+    /// What this version changes against the one before it, in the order it was done. A subscription that came and went
+    /// within one version stands here twice.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+}
+
+impl SnapshotEditor {
+    /// Starts from `base`.
+    #[must_use]
+    pub fn new(base: &RoutingSnapshot) -> SnapshotEditor {
+        let version = base.version + 1;
+        SnapshotEditor { version, table: base.table.clone(), changes: Vec::new() }
+    }
+
+    /// Adds a subscription whose number, and whose pair of group and filter, are not there yet.
+    pub fn add(&mut self, subscription: Arc<Subscription>) {
+        self.table.add(&subscription);
+        self.changes.push(Change::Added(subscription));
+    }
+
+    /// Removes a subscription; none when there is none of that number.
+    pub fn remove(&mut self, id: SubscriptionId) -> Option<Arc<Subscription>> {
+        let subscription = self.table.remove(id)?;
+        self.changes.push(Change::Removed(subscription.clone()));
+        Some(subscription)
+    }
+
+    /// The subscription of this number, as edited so far.
+    #[must_use]
+    pub fn subscription(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
+        self.table.by_id.get(hash_of(&id), &id)
+    }
+
+    /// The subscription of a group, by name, to exactly this filter, as edited so far.
+    #[must_use]
+    pub fn find(&self, group_name: &str, filter: &TopicFilter) -> Option<&Arc<Subscription>> {
+        self.table.find(group_name, filter)
+    }
+
+    /// The group of this name, as edited so far.
+    #[must_use]
+    pub fn group_by_name(&self, name: &str) -> Option<GroupId> {
+        self.table.group_by_name(name)
+    }
+
+    /// How many subscriptions there are, as edited so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len
+    }
+
+    /// Whether there are none, as edited so far.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.len == 0
+    }
+
+    /// Whether nothing was added or removed so far.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// The edited version.
+    #[must_use]
+    pub fn finish(self) -> RoutingSnapshot {
+        RoutingSnapshot { version: self.version, table: self.table, changes: self.changes }
+    }
+}
+
+impl Table {
+    fn find(&self, group_name: &str, filter: &TopicFilter) -> Option<&Arc<Subscription>> {
+        let group = self.group_by_name(group_name)?;
+        let group = self.groups.get(hash_of(&group), &group)?;
+        group.get(hash_of(filter.as_str()), filter.as_str())
+    }
+
+    fn group_by_name(&self, name: &str) -> Option<GroupId> {
+        self.group_ids.get(hash_of(name), name).copied()
+    }
+
+    fn add(&mut self, subscription: &Arc<Subscription>) {
+        let Subscription { id, group, group_name, filter, .. } = &**subscription;
+        let known = self.group_by_name(group_name);
+        assert!(known.is_none_or(|known| known == *group), "one name is one group");
+        if known.is_none() {
+            let name = group_name.clone();
+            self.group_ids.insert_new(hash_of(&**group_name), name, *group);
+        }
+        let members =
+            self.groups.get_or_insert_with(hash_of(group), group, || (*group, Group::default()));
+        members.insert_new(hash_of(filter.as_str()), filter.text().clone(), subscription.clone());
+        self.by_id.insert_new(hash_of(id), *id, subscription.clone());
+        self.filters.insert(filter, *group, *id);
+        self.len += 1;
+    }
+
+    fn remove(&mut self, id: SubscriptionId) -> Option<Arc<Subscription>> {
+        let subscription = self.by_id.remove(hash_of(&id), &id)?;
+        let group = subscription.group;
+        let filter = subscription.filter.as_str();
+        let members = self.groups.get_mut(hash_of(&group), &group);
+        let members = members.expect("a subscription's group is known");
+        let in_group = members.remove(hash_of(filter), filter);
+        assert!(in_group.is_some(), "a subscription is in its group");
+        if members.is_empty() {
+            self.groups.remove(hash_of(&group), &group);
+            self.group_ids.remove(hash_of(&*subscription.group_name), &*subscription.group_name);
+        }
+        let in_trie = self.filters.remove(&subscription.filter, id);
+        assert!(in_trie, "a subscription is at its filter");
+        self.len -= 1;
+        Some(subscription)
+    }
+
+    /// Whether nothing at all is held; what the last removal must leave behind.
+    #[cfg(test)]
+    fn is_bare(&self) -> bool {
+        self.filters.is_empty()
+            && self.by_id.is_empty()
+            && self.groups.is_empty()
+            && self.group_ids.is_empty()
+    }
+}
+
+#[cfg(test)]
+impl RoutingSnapshot {
+    pub(crate) fn is_bare(&self) -> bool {
+        self.table.is_bare()
+    }
+}

@@ -1,0 +1,78 @@
+//! What the control plane knows about a subscription, and what shards route by.
+
+use std::fmt;
+use std::sync::Arc;
+
+use codec::ids::{Offset, Partition, Timestamp};
+
+use crate::topic::TopicFilter;
+
+/// Names a subscription for ever; never used again, also after the subscription ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(pub u64);
+
+/// Names a group for ever; never used again, also after its last subscription ended, because cursors in the logs
+/// carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u64);
+
+/// Where a new subscription begins to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With what is published after the subscribe was answered.
+    Tail,
+    /// With the oldest event that is still there.
+    Earliest,
+    /// With the first event appended at this time or later.
+    Time(Timestamp),
+    /// With these offsets; other partitions start at their first. Only for a filter without wildcards.
+    Offsets(Vec<(Partition, Offset)>),
+}
+
+/// How the members of a group divide its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Each event to one member.
+    Clustering,
+    /// Each event to every client; each client is a group of its own.
+    Broadcasting,
+}
+
+/// One filter of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The subscription's own number.
+    pub id: SubscriptionId,
+    /// The group that shares the work.
+    pub group: GroupId,
+    /// The group's name; one name is one [`GroupId`] within a snapshot.
+    pub group_name: Arc<str>,
+    /// Which topics.
+    pub filter: TopicFilter,
+    /// How its members divide the events.
+    pub mode: Mode,
+    /// Where it began; shards fix it as positions when they first adopt it, and then only the cursor counts.
+    pub start: Start,
+    /// The client that the subscription belongs to and ends with; none for a durable one.
+    pub ephemeral_client: Option<Arc<str>>,
+}
+
+impl Subscription {
+    /// Whether the subscription outlives its client and the process.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.ephemeral_client.is_none()
+    }
+}
+
+impl fmt::Display for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
