@@ -1,1 +1,4 @@
 //! An event mesh in one binary: configuration, assembly, start and drain order.
+#![forbid(unsafe_code)]
+
+pub mod config;

@@ -1,0 +1,228 @@
+//! The table of keys: name, what it means, how it is read and shown, and what is allowed.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use codec::limits::EVENT_DATA_BYTES_MAX;
+
+use super::units::{SIZE_FORM, Size, TIME_FORM, parse_time, show_time};
+use super::{Ack, Config, Idle};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY: Duration = Duration::from_secs(86_400);
+const MS: Duration = Duration::from_millis(1);
+
+/// One thing that can be set.
+pub(super) struct Key {
+    /// The table of the file that it stands in.
+    pub(super) section: &'static str,
+    /// Its name there.
+    pub(super) name: &'static str,
+    /// What it does, as a comment of the printed file; lines are broken by hand.
+    pub(super) doc: &'static str,
+    /// Takes the text of a value. The error says what is allowed.
+    pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+    /// The value in force, as `set` takes it.
+    pub(super) show: fn(&Config) -> String,
+}
+
+impl Key {
+    /// `section.name`, as `--set` and the messages have it.
+    pub(super) fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The environment variable that sets it.
+    pub(super) fn variable(&self) -> String {
+        format!("RINGMESH_{}__{}", self.section, self.name).to_uppercase()
+    }
+}
+
+macro_rules! keys {
+    ($($section:ident.$name:ident: $doc:literal, $read:expr, $show:expr;)+) => {
+        /// Every key, in the order in which they are printed.
+        pub(super) const KEYS: &[Key] = &[$(Key {
+            section: stringify!($section),
+            name: stringify!($name),
+            doc: $doc,
+            set: |config, text| {
+                config.$section.$name = $read(text)?;
+                Ok(())
+            },
+            show: |config| $show(&config.$section.$name),
+        }),+];
+    };
+}
+
+keys! {
+    server.data: "The data folder. It is made if it is missing; one server at a time may have it open.",
+        folder, |path: &PathBuf| path.display().to_string();
+    server.shards: "Shards: one log and one thread each. auto: one for each core that the process may use, one\nfewer from four cores up. It may change from start to start; what is in the folder stays readable.",
+        |text| auto(text, 1..=64), show_auto;
+    server.pin: "Whether each shard's thread stays on one core.",
+        boolean, ToString::to_string;
+    server.idle: "What a shard does when it has nothing to do: park (sleep at once) or spin (look for work for\n50us first, which shortens delays and keeps a core busy).",
+        |text| choice(text, &[("park", Idle::Park), ("spin", Idle::Spin)]), show_idle;
+    server.drain_timeout: "How long a shutdown waits until what was taken is written and answered.",
+        |text| time(text, MS..=Duration::from_secs(600)), |value: &Duration| show_time(*value);
+
+    native.listen: "Where the native door listens. Port 0 picks a free one; the ready line and addresses.json in\nthe data folder say which.",
+        |text| parsed(text, "an address and a port, such as 127.0.0.1:10300 or [::1]:10300"), ToString::to_string;
+    native.hello_timeout: "How long a new connection may take to say hello before it is closed.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    native.ping_interval: "How often a client that has nothing else to say must ping. Clients are told at hello.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    native.idle_timeout: "When a connection is closed from which nothing came. Longer than ping_interval.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    native.slow_peer_timeout: "When a connection is closed that takes nothing although there is something for it.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    native.publish_window: "Batches that a publisher may have unacknowledged on one connection. Clients are told at hello.",
+        |text| number(text, 1..=65_536), ToString::to_string;
+
+    log.segment_bytes: "Size of one file of a log. A start reads at most one of them again.",
+        |text| size(text, MIB..=4 * GIB), show_size;
+    log.cache_bytes: "Memory, for each shard, that holds the newest events; subscribers that keep up are served from it.",
+        |text| size(text, MIB..=64 * GIB), show_size;
+    log.retention_bytes: "How much each shard's log keeps: beyond that its oldest segments go, whether or not all\ngroups have seen them. none keeps everything.",
+        |text| optional_size(text, 4 * MIB..=u64::MAX), show_optional_size;
+    log.folder_bytes_max: "How much the data folder may take. At the limit publishing is refused (disk_full); reading and\nacknowledging go on. none: as much as the disk has.",
+        |text| optional_size(text, 16 * MIB..=u64::MAX), show_optional_size;
+
+    delivery.ack: "When an event counts as taken, so that its publisher is answered and subscribers see it: durable\n(synced: survives a power loss), written (survives the process) or received (in memory).",
+        |text| choice(text, &[("durable", Ack::Durable), ("written", Ack::Written), ("received", Ack::Received)]), show_ack;
+    delivery.ack_deadline: "When a delivery that its subscriber did not acknowledge is delivered again.",
+        |text| time(text, 10 * MS..=DAY), |value: &Duration| show_time(*value);
+    delivery.ephemeral_expiry: "When the subscriptions without a group end of a client that is gone.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+
+    limits.connections_max: "Connections at one time. auto: 90 % of the files that the process may open.",
+        |text| auto(text, 1..=10_000_000), show_auto;
+    limits.event_data_bytes_max: "Data of one event. Larger ones are refused.",
+        |text| size(text, 1..=u64::from(EVENT_DATA_BYTES_MAX)).and_then(narrow), |value: &u32| show_size(&u64::from(*value));
+    limits.memory_bytes_max: "Memory for everything that waits in queues and caches, over all shards.",
+        |text| size(text, 16 * MIB..=u64::MAX), show_size;
+
+    logging.level: "The least that the server writes to standard error about itself: error, warn, info, debug or trace.",
+        level, |value: &tracing::level_filters::LevelFilter| value.to_string();
+}
+
+fn folder(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("the path of a folder".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn parsed<T: FromStr>(text: &str, allowed: &str) -> Result<T, String> {
+    text.trim().parse().map_err(|_| allowed.to_owned())
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    parsed(text, "true or false")
+}
+
+fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let allowed = || format!("a whole number from {} to {}", range.start(), range.end());
+    let value = text.trim().parse().map_err(|_| allowed())?;
+    if range.contains(&value) { Ok(value) } else { Err(allowed()) }
+}
+
+fn auto<T>(text: &str, range: RangeInclusive<T>) -> Result<Option<T>, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    if text.trim() == "auto" {
+        return Ok(None);
+    }
+    number(text, range).map(Some).map_err(|allowed| format!("auto or {allowed}"))
+}
+
+fn show_auto<T: Display>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| "auto".to_owned(), ToString::to_string)
+}
+
+fn size(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let Some(Size(bytes)) = Size::parse(text) else { return Err(SIZE_FORM.to_owned()) };
+    if range.contains(&bytes) {
+        return Ok(bytes);
+    }
+    let least = Size(*range.start());
+    Err(match *range.end() {
+        u64::MAX => format!("at least {least}"),
+        most => format!("from {least} to {}", Size(most)),
+    })
+}
+
+fn narrow(bytes: u64) -> Result<u32, String> {
+    u32::try_from(bytes).map_err(|_| format!("at most {}", Size(u64::from(u32::MAX))))
+}
+
+fn show_size(bytes: &u64) -> String {
+    Size(*bytes).to_string()
+}
+
+fn optional_size(text: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, String> {
+    if text.trim() == "none" {
+        return Ok(None);
+    }
+    size(text, range).map(Some).map_err(|allowed| format!("none or {allowed}"))
+}
+
+fn show_optional_size(bytes: &Option<u64>) -> String {
+    bytes.as_ref().map_or_else(|| "none".to_owned(), show_size)
+}
+
+fn time(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let Some(value) = parse_time(text) else { return Err(TIME_FORM.to_owned()) };
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(format!("from {} to {}", show_time(*range.start()), show_time(*range.end())))
+}
+
+fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let found = choices.iter().find(|(name, _)| *name == text.trim());
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let (last, first) = names.split_last().expect("a choice has names");
+        format!("{} or {last}", first.join(", "))
+    })
+}
+
+fn show_idle(value: &Idle) -> String {
+    match value {
+        Idle::Park => "park",
+        Idle::Spin => "spin",
+    }
+    .to_owned()
+}
+
+fn show_ack(value: &Ack) -> String {
+    match value {
+        Ack::Durable => "durable",
+        Ack::Written => "written",
+        Ack::Received => "received",
+    }
+    .to_owned()
+}
+
+fn level(text: &str) -> Result<tracing::level_filters::LevelFilter, String> {
+    use tracing::level_filters::LevelFilter;
+    choice(
+        text,
+        &[
+            ("error", LevelFilter::ERROR),
+            ("warn", LevelFilter::WARN),
+            ("info", LevelFilter::INFO),
+            ("debug", LevelFilter::DEBUG),
+            ("trace", LevelFilter::TRACE),
+        ],
+    )
+}

@@ -1,0 +1,169 @@
+//! The server's configuration: flags over environment over file over default.
+//!
+//! [`keys`] is the one table of what can be set; the file, the environment, `--set`, `--print-config` and
+//! docs/configuration.md all follow it. What is not in it is refused by name, from every source.
+
+mod keys;
+mod print;
+mod sources;
+pub mod suggest;
+#[cfg(test)]
+mod tests;
+pub mod units;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use print::print;
+pub use sources::{ConfigError, Loaded, Origin, Sources};
+
+/// Everything that a server can be told. Each field is a key of the table, named `section.field`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The process: folder, cores, memory.
+    pub server: ServerConfig,
+    /// The native door.
+    pub native: NativeConfig,
+    /// The log of each shard.
+    pub log: LogConfig,
+    /// How events reach subscribers.
+    pub delivery: DeliveryConfig,
+    /// What peers may ask for.
+    pub limits: LimitsConfig,
+    /// What the server writes to standard error about itself.
+    pub logging: LoggingConfig,
+}
+
+/// The process: folder, cores, memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// The data folder; made if it is missing.
+    pub data: PathBuf,
+    /// Shards, one log and one thread each; `None` is one a core, less one from four cores up.
+    pub shards: Option<u16>,
+    /// Whether each shard stays on one core.
+    pub pin: bool,
+    /// What a shard does when nothing is to do.
+    pub idle: Idle,
+    /// How long a shutdown waits for events in flight.
+    pub drain_timeout: Duration,
+}
+
+/// What a shard does when nothing is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Sleep at once.
+    Park,
+    /// Look for work for 50 us more before it sleeps: lower delays for a core that is nearly always busy.
+    Spin,
+}
+
+/// The native door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NativeConfig {
+    /// Where it listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// How long a new connection may take to say hello.
+    pub hello_timeout: Duration,
+    /// How often a silent client must say something.
+    pub ping_interval: Duration,
+    /// When a silent connection is closed.
+    pub idle_timeout: Duration,
+    /// When a connection is closed that takes nothing although there is something for it.
+    pub slow_peer_timeout: Duration,
+    /// Batches that a publisher may have unacknowledged on one connection.
+    pub publish_window: u32,
+}
+
+/// The log of each shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Size of a segment file.
+    pub segment_bytes: u64,
+    /// Memory for the newest events of a log, from which subscribers at the tail are served.
+    pub cache_bytes: u64,
+    /// What a log keeps; `None` keeps everything.
+    pub retention_bytes: Option<u64>,
+    /// What the folder may take; `None` is what the disk has.
+    pub folder_bytes_max: Option<u64>,
+}
+
+/// How events reach subscribers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryConfig {
+    /// When an event counts as taken: publishers are answered and subscribers see it.
+    pub ack: Ack,
+    /// When a delivery that nobody acknowledged is given to another member.
+    pub ack_deadline: Duration,
+    /// When the subscriptions of a client without a session end.
+    pub ephemeral_expiry: Duration,
+}
+
+/// When an event counts as taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// On disk and synced: it survives a power loss.
+    Durable,
+    /// Written: it survives the process, not a power loss.
+    Written,
+    /// In memory: it survives neither.
+    Received,
+}
+
+/// What peers may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Connections at one time; `None` is 90 % of the open files that the process may have.
+    pub connections_max: Option<u32>,
+    /// Data of one event.
+    pub event_data_bytes_max: u32,
+    /// Memory for everything that waits, over all shards.
+    pub memory_bytes_max: u64,
+}
+
+/// What the server writes to standard error about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggingConfig {
+    /// The least that is written.
+    pub level: tracing::level_filters::LevelFilter,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            server: ServerConfig {
+                data: PathBuf::from("ringmesh-data"),
+                shards: None,
+                pin: true,
+                idle: Idle::Park,
+                drain_timeout: Duration::from_secs(10),
+            },
+            native: NativeConfig {
+                listen: SocketAddr::from(([127, 0, 0, 1], 10300)),
+                hello_timeout: Duration::from_secs(10),
+                ping_interval: Duration::from_secs(30),
+                idle_timeout: Duration::from_secs(90),
+                slow_peer_timeout: Duration::from_secs(60),
+                publish_window: 256,
+            },
+            log: LogConfig {
+                segment_bytes: 256 << 20,
+                cache_bytes: 64 << 20,
+                retention_bytes: None,
+                folder_bytes_max: None,
+            },
+            delivery: DeliveryConfig {
+                ack: Ack::Durable,
+                ack_deadline: Duration::from_secs(30),
+                ephemeral_expiry: Duration::from_secs(60),
+            },
+            limits: LimitsConfig {
+                connections_max: None,
+                event_data_bytes_max: codec::limits::EVENT_DATA_BYTES_DEFAULT,
+                memory_bytes_max: 1 << 30,
+            },
+            logging: LoggingConfig { level: tracing::level_filters::LevelFilter::INFO },
+        }
+    }
+}
