@@ -161,6 +161,25 @@ impl<'a> Value<'a> {
     }
 }
 
+/// Whether CloudEvents allows `text` in an attribute: no control characters and no noncharacters. So no value can
+/// break out of the header or the line that it is written to.
+#[must_use]
+pub fn is_text_allowed(text: &str) -> bool {
+    // Most texts are printable ASCII, so one look at the bytes settles it.
+    text.bytes().all(|b| (b' '..=b'~').contains(&b))
+        || text.chars().all(|c| {
+            let noncharacter = matches!(c, '\u{fdd0}'..='\u{fdef}') || c as u32 & 0xfffe == 0xfffe;
+            !c.is_control() && !noncharacter
+        })
+}
+
+/// Whether a section may hold `value` under `key`: known attributes have the type that CloudEvents gives them, and
+/// text holds only characters that it allows.
+#[must_use]
+pub fn is_value_allowed(key: &Key<'_>, value: &Value<'_>) -> bool {
+    !key_type_mismatch(key, value) && value.text().is_none_or(is_text_allowed)
+}
+
 /// Bytes that `key` and `value` take in a section.
 #[must_use]
 pub fn encoded_len(key: &Key<'_>, value: &Value<'_>) -> usize {
@@ -212,6 +231,9 @@ impl<'a> Section<'a> {
             }
             if key_type_mismatch(&key, &value) {
                 return Err(DecodeError::Malformed { field: "attribute type" });
+            }
+            if !value.text().is_none_or(is_text_allowed) {
+                return Err(DecodeError::Malformed { field: "attribute value" });
             }
             last = Some(key);
             rest = after;

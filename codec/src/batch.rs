@@ -52,3 +52,6 @@ impl<'a> Batch<'a> {
         Body::parse(self.body, self.header.count)
     }
 }
+
+#[cfg(test)]
+mod tests;

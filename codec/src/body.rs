@@ -124,9 +124,7 @@ impl<'a> Body<'a> {
 fn check_data(event: &Event<'_>) -> Result<(), DecodeError> {
     match event.kind {
         DataKind::None if !event.data.is_empty() => Err(DecodeError::Malformed { field: "data" }),
-        DataKind::Text | DataKind::Json if std::str::from_utf8(event.data).is_err() => {
-            Err(DecodeError::NotUtf8 { field: "data" })
-        }
+        kind if !kind.allows(event.data) => Err(DecodeError::NotUtf8 { field: "data" }),
         _ => Ok(()),
     }
 }

@@ -39,6 +39,9 @@ impl BatchBuilder {
         data: &[u8],
     ) -> Result<(), BuildError> {
         check_limit("event data bytes", EVENT_DATA_BYTES_MAX, data.len())?;
+        if !kind.allows(data) {
+            return Err(BuildError::DataKind { kind });
+        }
         let own_bytes: usize =
             attributes.iter().map(|(key, value)| attribute::encoded_len(key, value)).sum();
         let len = self.body_len() + 4 + RECORD_HEADER_BYTES + own_bytes + data.len();
@@ -102,6 +105,9 @@ fn encode_section(
     check_limit("attribute bytes", ATTRIBUTES_BYTES_MAX, bytes + shared_bytes)?;
     if let Some((key, _)) = attributes.iter().find(|(key, _)| !key.is_valid()) {
         return Err(BuildError::AttributeName { name: key.name().to_owned() });
+    }
+    if let Some((key, _)) = attributes.iter().find(|(k, v)| !attribute::is_value_allowed(k, v)) {
+        return Err(BuildError::AttributeValue { name: key.name().to_owned() });
     }
     attributes.sort_unstable_by(|(a, _), (b, _)| a.order(b));
     if let Some([(key, _), _]) = attributes.array_windows().find(|[(a, _), (b, _)]| a == b) {

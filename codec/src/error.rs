@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::event::DataKind;
+
 /// Why bytes are not a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -111,6 +113,17 @@ pub enum BuildError {
         /// Its name.
         name: String,
     },
+    /// A core attribute has another type than CloudEvents gives it, or a text holds a control character or a
+    /// noncharacter.
+    AttributeValue {
+        /// The attribute's name.
+        name: String,
+    },
+    /// The data is not what its kind says: text or JSON that is not UTF-8, or data where there is said to be none.
+    DataKind {
+        /// The kind given.
+        kind: DataKind,
+    },
 }
 
 impl fmt::Display for BuildError {
@@ -125,6 +138,14 @@ impl fmt::Display for BuildError {
                 "attribute name {name:?} must be 1 to 255 lower-case letters and digits and not a reserved name"
             ),
             Self::DuplicateAttribute { name } => write!(f, "attribute {name:?} is given twice"),
+            Self::AttributeValue { name } => {
+                write!(
+                    f,
+                    "attribute {name:?} has a value of the wrong type or with characters that are not allowed"
+                )
+            }
+            Self::DataKind { kind: DataKind::None } => write!(f, "an event without data has data"),
+            Self::DataKind { .. } => write!(f, "event data is not UTF-8, its kind says it is"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One event, read where it stands in a body.
 
+use std::cmp::Ordering;
+
 use crate::attribute::{Key, Section, Value};
 
 /// How an event's data was given, which decides how it is given back.
@@ -31,6 +33,17 @@ impl DataKind {
             _ => return None,
         })
     }
+
+    /// Whether `data` may stand in a batch under this kind: text and JSON are UTF-8, and no data is no bytes. That
+    /// JSON is JSON is not checked here; who writes it into other JSON does.
+    #[must_use]
+    pub fn allows(self, data: &[u8]) -> bool {
+        match self {
+            DataKind::None => data.is_empty(),
+            DataKind::Text | DataKind::Json => std::str::from_utf8(data).is_ok(),
+            DataKind::Binary | DataKind::Protobuf => true,
+        }
+    }
 }
 
 /// One event of a body. Borrowed: reading an attribute copies and allocates nothing.
@@ -61,10 +74,20 @@ impl<'a> Event<'a> {
         self.text(&Key::PartitionKey)
     }
 
-    /// All attributes: first the event's own, then those of its batch that it does not override.
+    /// All attributes in the order of their keys, the event's own and those of its batch that it does not override.
     pub fn attributes(&self) -> impl Iterator<Item = (Key<'a>, Value<'a>)> + use<'a> {
-        let own = self.own;
-        self.own.chain(self.shared.filter(move |(key, _)| own.get(key).is_none()))
+        let (mut own, mut shared) = (self.own.peekable(), self.shared.peekable());
+        std::iter::from_fn(move || {
+            let order = match (own.peek(), shared.peek()) {
+                (Some((a, _)), Some((b, _))) => a.order(b),
+                (_, None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+            };
+            if order == Ordering::Equal {
+                shared.next();
+            }
+            if order == Ordering::Greater { shared.next() } else { own.next() }
+        })
     }
 
     /// How the data was given.

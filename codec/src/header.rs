@@ -216,6 +216,13 @@ impl BatchHeader {
         if self.count > BATCH_EVENTS_MAX {
             return Err(limit("batch events", BATCH_EVENTS_MAX, self.count));
         }
+        let count = u64::from(self.count);
+        if self.base_position.0.checked_add(count).is_none() {
+            return Err(DecodeError::Malformed { field: "batch base position" });
+        }
+        if self.base_offset.0.checked_add(count).is_none() {
+            return Err(DecodeError::Malformed { field: "batch base offset" });
+        }
         match self.content {
             ContentKind::Events if self.count == 0 => {
                 Err(DecodeError::Malformed { field: "batch events" })

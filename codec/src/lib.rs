@@ -8,6 +8,7 @@ pub mod attribute;
 pub mod batch;
 pub mod body;
 pub mod builder;
+pub mod cloudevents;
 pub mod crc32c;
 pub mod error;
 pub mod event;
@@ -16,3 +17,6 @@ pub mod ids;
 pub mod limits;
 pub mod murmur2;
 pub mod refusal;
+
+#[cfg(test)]
+mod sample;
