@@ -12,6 +12,7 @@ pub mod cloudevents;
 pub mod crc32c;
 pub mod error;
 pub mod event;
+pub mod frame;
 pub mod header;
 pub mod ids;
 pub mod limits;
