@@ -1,0 +1,229 @@
+//! The command line: commands, flags, help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::styling::Styles;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::units::{TIME_FORM, parse_time};
+
+/// An event mesh in one binary: takes events, keeps them durably, routes them by topic, delivers them.
+#[derive(Parser, Debug)]
+#[command(
+    name = "ringmesh",
+    version,
+    styles = Styles::plain(),
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+        ringmesh serve                                  start a server in ./ringmesh-data\n  \
+        ringmesh subscribe 'demo/#'                     print what is published, in another terminal\n  \
+        ringmesh publish demo/hello 'Hello, mesh'       publish one event\n\n\
+        Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 unreachable, 5 timed out, 6 damaged data"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a server
+    Serve(ServeArgs),
+    /// Publish events
+    Publish(PublishArgs),
+    /// Receive events and print them
+    Subscribe(SubscribeArgs),
+    /// Print what a segment of a log holds, and verify it
+    Inspect(InspectArgs),
+}
+
+/// `serve`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    ringmesh serve\n  \
+    ringmesh serve --data /var/lib/ringmesh --listen 0.0.0.0:10300 --shards 2\n  \
+    ringmesh serve --set delivery.ack=written --set log.segment_bytes=64MiB\n  \
+    ringmesh serve --print-config > ringmesh.toml && ringmesh serve --config ringmesh.toml\n  \
+    RINGMESH_LOG__RETENTION_BYTES=10GiB ringmesh serve\n\n\
+    Flags win over the environment (RINGMESH_SECTION__KEY), that over the file, that over the defaults.\n\
+    SIGTERM or SIGINT shuts the server down in order; what was acknowledged is never lost either way.")]
+pub struct ServeArgs {
+    /// Data folder, made if it is missing [default: ringmesh-data]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where the native door listens; port 0 picks a free one [default: 127.0.0.1:10300]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Shards, one log and one thread each [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<String>,
+    /// Configuration file (TOML); `--print-config` writes one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set any key of the configuration; may be given several times
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+    /// Print the configuration in force as a commented file, and exit
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+/// How to reach a server.
+#[derive(Args, Debug, Clone)]
+pub struct ServerArgs {
+    /// Address of the server's native door
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10300")]
+    pub server: String,
+    /// How long to wait for the server's answer
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub timeout: Duration,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// `publish`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    ringmesh publish demo/hello 'Hello, mesh'\n  \
+    ringmesh publish orders/new @order.json --key customer-7 -o json\n  \
+    ringmesh publish load/test x --count 100000 --rate 5000\n  \
+    echo '{\"key\":\"vin-7\",\"type\":\"position\",\"data\":{\"lat\":22.5}}' | ringmesh publish fleet/vin-7/position\n\n\
+    DATA that is JSON is published as JSON, other text as text/plain, and a file that is not UTF-8 as binary.\n\
+    A line of standard input is a CloudEvent in JSON; specversion, id, source and type may be absent, and `key`\n\
+    stands for `partitionkey`. Events with one key stay in order.")]
+pub struct PublishArgs {
+    /// Topic to publish to, such as fleet/vin-7/position
+    pub topic: String,
+    /// Data of the event, or @FILE; without it, events are read from standard input, one JSON object a line
+    #[arg(value_name = "DATA | @FILE")]
+    pub data: Option<String>,
+    /// Partition key: events with one key stay in order
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Publish DATA this often, with a new id each time
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "data",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: u64,
+    /// Most events a second; unlimited if not given
+    #[arg(long, value_name = "EVENTS_PER_SECOND", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// Batches that may wait for their acknowledgement
+    #[arg(long, value_name = "BATCHES", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub window: u32,
+    /// Most events in a batch
+    #[arg(long, value_name = "EVENTS", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(codec::limits::BATCH_EVENTS_MAX)))]
+    pub batch: u32,
+    /// How results are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// `subscribe`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    ringmesh subscribe 'demo/#'                            new events of all topics below demo\n  \
+    ringmesh subscribe 'fleet/+/position' --group map      share the work with others in the group; it keeps its place\n  \
+    ringmesh subscribe 'orders/#' --from earliest --until-end -o json\n  \
+    ringmesh subscribe orders/new --from 3:0,7:120         from offsets of partitions 3 and 7\n\n\
+    + stands for one level of a topic, # for all levels from there on (and the level above).\n\
+    An event is acknowledged after it is printed. Without --group every subscriber gets every event.")]
+pub struct SubscribeArgs {
+    /// Topic filter, such as fleet/+/position or demo/#
+    pub filter: String,
+    /// Group to join: its members share the events, and it keeps its place when they are gone
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Where to begin: tail, earliest, a time (2026-11-21T10:00:00Z), or PARTITION:OFFSET[,...]; refused for a group
+    /// that exists [default: tail]
+    #[arg(long, value_name = "START", value_parser = super::start::parse)]
+    pub from: Option<super::start::From>,
+    /// Exit after this many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Exit when all that was acknowledged before the start is printed
+    #[arg(long)]
+    pub until_end: bool,
+    /// How events are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// `inspect`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  \
+    ringmesh inspect ringmesh-data/g1/log-0/0000000001.segment\n\n\
+    Exits with 6 if the file is damaged, after printing everything that can be read.")]
+pub struct InspectArgs {
+    /// The segment file
+    pub file: PathBuf,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("expected SECTION.KEY=VALUE, such as log.segment_bytes=64MiB")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text).ok_or_else(|| format!("expected {TIME_FORM}, such as 5s"))?;
+    if time.is_zero() { Err("expected more than 0s".to_owned()) } else { Ok(time) }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "expected a number of events a second")?;
+    if rate.is_finite() && rate > 0.0 { Ok(rate) } else { Err("expected more than 0".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A contradiction in the definitions is only found when the command is used.
+    #[test]
+    fn definitions_hold_together() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    /// A usage error must be told apart from an argument that is silently ignored.
+    #[test]
+    fn arguments_are_checked() {
+        let table = [
+            ("publish t --count 2", "required arguments were not provided"),
+            ("publish t x --count 0", "0 is not in 1.."),
+            ("publish t x --rate 0", "expected more than 0"),
+            ("publish t x --batch 8193", "8193 is not in 1..=8192"),
+            ("publish t x --window 0", "0 is not in 1..=65536"),
+            ("publish t x --timeout 5", "expected a number and one of us, ms, s, m, h, d, such as 5s"),
+            ("subscribe t --from yesterday", "expected tail, earliest, a time"),
+            ("subscribe t --from 64:0", "partition 64"),
+            ("serve --set shards", "expected SECTION.KEY=VALUE"),
+        ];
+        for (line, expected) in table {
+            let words = ["ringmesh"].into_iter().chain(line.split(' '));
+            let error = Cli::try_parse_from(words).expect_err(line).to_string();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}
