@@ -215,7 +215,10 @@ mod tests {
             ("publish t x --rate 0", "expected more than 0"),
             ("publish t x --batch 8193", "8193 is not in 1..=8192"),
             ("publish t x --window 0", "0 is not in 1..=65536"),
-            ("publish t x --timeout 5", "expected a number and one of us, ms, s, m, h, d, such as 5s"),
+            (
+                "publish t x --timeout 5",
+                "expected a number and one of us, ms, s, m, h, d, such as 5s",
+            ),
             ("subscribe t --from yesterday", "expected tail, earliest, a time"),
             ("subscribe t --from 64:0", "partition 64"),
             ("serve --set shards", "expected SECTION.KEY=VALUE"),

@@ -1,5 +1,6 @@
 //! `--from`: where a subscription begins.
 
+use codec::cloudevents::rules::instant_of;
 use codec::ids::{Offset, Partition, Timestamp};
 use codec::limits::PARTITIONS;
 
@@ -28,14 +29,15 @@ pub fn parse(text: &str) -> Result<From, String> {
         "earliest" => return Ok(From::Earliest),
         _ => {}
     }
-    if let Some(time) = parse_rfc3339(text) {
+    if let Some(time) = parse_time(text) {
         return Ok(From::Time(time));
     }
     let places: Result<Vec<_>, String> = text.split(',').map(parse_place).collect();
     let places = places?;
-    let twice = places.iter().enumerate().find(|(i, (partition, _))| {
-        places[..*i].iter().any(|(earlier, _)| earlier == partition)
-    });
+    let twice = places
+        .iter()
+        .enumerate()
+        .find(|(i, (partition, _))| places[..*i].iter().any(|(earlier, _)| earlier == partition));
     match twice {
         Some((_, (partition, _))) => Err(format!("partition {partition} is given twice")),
         None => Ok(From::Offsets(places)),
@@ -47,84 +49,18 @@ fn parse_place(text: &str) -> Result<(Partition, Offset), String> {
     let partition: u16 = partition.trim().parse().map_err(|_| FORM)?;
     let offset: u64 = offset.trim().parse().map_err(|_| FORM)?;
     if partition >= PARTITIONS {
-        return Err(format!("partition {partition} does not exist; there are 0 to {}", PARTITIONS - 1));
+        return Err(format!(
+            "partition {partition} does not exist; there are 0 to {}",
+            PARTITIONS - 1
+        ));
     }
     Ok((Partition(partition), Offset(offset)))
 }
 
-/// A time of RFC 3339, from 1970 on. A leap second counts as the second after it.
-fn parse_rfc3339(text: &str) -> Option<Timestamp> {
-    let bytes = text.as_bytes();
-    if bytes.len() < 20 || !text.is_ascii() || !matches!(bytes[10], b'T' | b't' | b' ') {
-        return None;
-    }
-    let number = |from: usize, to: usize| digits(&text[from..to]);
-    let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
-    if separators.iter().any(|(at, byte)| bytes[*at] != *byte) {
-        return None;
-    }
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    if !(1..=12).contains(&month) || !(1..=days_in(year, month)).contains(&day) {
-        return None;
-    }
-    if hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let (micros, zone) = fraction(&text[19..])?;
-    let zone_seconds = zone_offset(zone)?;
-    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
-    let total = (seconds - zone_seconds) * 1_000_000 + micros;
-    u64::try_from(total).ok().map(Timestamp)
-}
-
-fn digits(text: &str) -> Option<i64> {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| text.parse().ok()).flatten()
-}
-
-/// `.25Z` is 250,000 us and `Z`; digits below a microsecond are cut.
-fn fraction(rest: &str) -> Option<(i64, &str)> {
-    let Some(rest) = rest.strip_prefix('.') else { return Some((0, rest)) };
-    let end = rest.find(|c: char| !c.is_ascii_digit())?;
-    let kept = &rest[..end.min(6)];
-    let scale = 10i64.pow(6 - u32::try_from(kept.len()).ok()?);
-    Some((digits(kept)? * scale, &rest[end..]))
-}
-
-fn zone_offset(zone: &str) -> Option<i64> {
-    if matches!(zone, "Z" | "z") {
-        return Some(0);
-    }
-    let sign = match zone.as_bytes().first()? {
-        b'+' => 1,
-        b'-' => -1,
-        _ => return None,
-    };
-    let (hours, minutes) = zone[1..].split_once(':')?;
-    let (hours_len, minutes_len) = (hours.len(), minutes.len());
-    let (hours, minutes) = (digits(hours)?, digits(minutes)?);
-    let fits = hours_len == 2 && minutes_len == 2 && hours <= 23 && minutes <= 59;
-    fits.then_some(sign * (hours * 3_600 + minutes * 60))
-}
-
-fn days_in(year: i64, month: i64) -> i64 {
-    let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-    match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days from 1970-01-01, by counting years from March so that a leap day is the last of its year.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+fn parse_time(text: &str) -> Option<Timestamp> {
+    let (seconds, nanos) = instant_of(text)?;
+    let micros = u64::try_from(seconds).ok()?.checked_mul(1_000_000)?;
+    Some(Timestamp(micros + u64::from(nanos / 1_000)))
 }
 
 #[cfg(test)]
@@ -159,9 +95,22 @@ mod tests {
     #[test]
     fn what_is_no_start_is_refused() {
         for text in [
-            "", "Tail", "2026-11-21", "2026-11-21T10:00:00", "2026-13-01T00:00:00Z", "2025-02-29T00:00:00Z",
-            "2026-11-21T24:00:00Z", "2026-11-21T10:00:00+2:00", "2026-11-21T10:00:00.Z", "1969-12-31T23:59:59Z",
-            "1", "1:", ":1", "1:2,", "-1:2", "1:2:3",
+            "",
+            "Tail",
+            "2026-11-21",
+            "2026-11-21T10:00:00",
+            "2026-13-01T00:00:00Z",
+            "2025-02-29T00:00:00Z",
+            "2026-11-21T24:00:00Z",
+            "2026-11-21T10:00:00+2:00",
+            "2026-11-21T10:00:00.Z",
+            "1969-12-31T23:59:59Z",
+            "1",
+            "1:",
+            ":1",
+            "1:2,",
+            "-1:2",
+            "1:2:3",
         ] {
             assert_eq!(parse(text), Err(FORM.to_owned()), "{text}");
         }

@@ -1,0 +1,8 @@
+//! The commands of the binary, in the order of `ringmesh --help`.
+
+pub mod args;
+pub mod events;
+pub mod failure;
+pub mod output;
+pub mod signals;
+pub mod start;
