@@ -177,7 +177,22 @@ pub fn is_text_allowed(text: &str) -> bool {
 /// text holds only characters that it allows.
 #[must_use]
 pub fn is_value_allowed(key: &Key<'_>, value: &Value<'_>) -> bool {
-    !key_type_mismatch(key, value) && value.text().is_none_or(is_text_allowed)
+    is_type_allowed(key, value) && value.text().is_none_or(is_text_allowed)
+}
+
+/// Whether `value` is of the type of `key`. The known attributes have one type each; another would make a JSON or HTTP
+/// form that cannot be read back.
+#[must_use]
+pub fn is_type_allowed(key: &Key<'_>, value: &Value<'_>) -> bool {
+    match key {
+        Key::Id | Key::Type | Key::DataContentType | Key::Subject | Key::PartitionKey => {
+            matches!(value, Value::String(_))
+        }
+        Key::Source => matches!(value, Value::UriReference(_)),
+        Key::DataSchema => matches!(value, Value::Uri(_)),
+        Key::Time => matches!(value, Value::Timestamp(_)),
+        Key::Extension(_) => true,
+    }
 }
 
 /// Bytes that `key` and `value` take in a section.
@@ -229,7 +244,7 @@ impl<'a> Section<'a> {
             if last.is_some_and(|last| last.order(&key) != Ordering::Less) {
                 return Err(DecodeError::Malformed { field: "attribute order" });
             }
-            if key_type_mismatch(&key, &value) {
+            if !is_type_allowed(&key, &value) {
                 return Err(DecodeError::Malformed { field: "attribute type" });
             }
             if !value.text().is_none_or(is_text_allowed) {
@@ -278,19 +293,6 @@ impl<'a> Iterator for Section<'a> {
         let (key, value, rest) = split_first(self.0).ok()?;
         self.0 = rest;
         Some((key, value))
-    }
-}
-
-/// The known attributes have one type each; another would make a JSON or HTTP form that cannot be read back.
-fn key_type_mismatch(key: &Key<'_>, value: &Value<'_>) -> bool {
-    match key {
-        Key::Id | Key::Type | Key::DataContentType | Key::Subject | Key::PartitionKey => {
-            !matches!(value, Value::String(_))
-        }
-        Key::Source => !matches!(value, Value::UriReference(_)),
-        Key::DataSchema => !matches!(value, Value::Uri(_)),
-        Key::Time => !matches!(value, Value::Timestamp(_)),
-        Key::Extension(_) => false,
     }
 }
 

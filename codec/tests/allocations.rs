@@ -1,6 +1,8 @@
 //! Counts allocations: reading a received or mapped batch must make none, or a content filter over a million events
 //! spends its time in the allocator. A test of its own, because a global allocator counts for the whole program.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -48,8 +50,7 @@ fn batch() -> Vec<u8> {
     let mut builder = BatchBuilder::new(&mut shared).unwrap();
     for n in 0..100 {
         let key = format!("key-{n}");
-        let mut own =
-            [(Key::PartitionKey, Value::String(&key)), (Key::of("x"), Value::Integer(n))];
+        let mut own = [(Key::PartitionKey, Value::String(&key)), (Key::of("x"), Value::Integer(n))];
         builder.push(&mut own, DataKind::Json, b"{\"a\":1}").unwrap();
     }
     builder.finish(TopicId(1), Partition(0))

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::attribute::{Key, Value};
 use crate::builder::BatchBuilder;
+use crate::cloudevents::{Mode, SPEC_VERSION};
 use crate::error::BuildError;
 use crate::event::DataKind;
 
@@ -13,6 +14,14 @@ pub struct ParsedEvent<'a> {
     attributes: Vec<(Cow<'a, str>, HeldValue<'a>)>,
     kind: DataKind,
     data: Cow<'a, [u8]>,
+}
+
+/// What is missing from an event before it is one of CloudEvents 1.0.
+pub(crate) enum Incomplete {
+    /// A required attribute is absent.
+    Missing { attribute: &'static str },
+    /// The event is of another version; at most 32 characters of what it says.
+    SpecVersion { found: String },
 }
 
 /// A [`Value`] that may own its bytes, because they were escaped or encoded where they came from.
@@ -137,6 +146,39 @@ impl<'a> ParsedEvent<'a> {
             kind: self.kind,
             data: Cow::Owned(self.data.into_owned()),
         }
+    }
+
+    /// Checks that the required attributes are there, or takes them from the defaults of `mode`.
+    pub(crate) fn complete(
+        &mut self,
+        spec_version: Option<&str>,
+        mode: Mode<'_>,
+    ) -> Result<(), Incomplete> {
+        match (spec_version, mode) {
+            (Some(SPEC_VERSION), _) | (None, Mode::Lenient(_)) => {}
+            (Some(found), _) => {
+                return Err(Incomplete::SpecVersion { found: found.chars().take(32).collect() });
+            }
+            (None, Mode::Strict) => return Err(Incomplete::Missing { attribute: "specversion" }),
+        }
+        for (key, attribute) in [(Key::Id, "id"), (Key::Source, "source"), (Key::Type, "type")] {
+            if self.get(&key).is_some() {
+                continue;
+            }
+            let Mode::Lenient(defaults) = mode else {
+                return Err(Incomplete::Missing { attribute });
+            };
+            match key {
+                Key::Source => self.set(&key, &Value::UriReference(defaults.source)),
+                Key::Type => self.set(&key, &Value::String(defaults.event_type)),
+                _ => {
+                    if let Some(id) = defaults.id {
+                        self.set(&key, &Value::String(id));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Appends an attribute that is known not to be there yet.

@@ -1,10 +1,15 @@
 //! What CloudEvents 1.0.2 says a value may be, as questions. Each form asks them and names the refusal itself.
 
-use crate::attribute::Key;
+use crate::attribute::{Key, Value};
 use crate::event::DataKind;
 
 /// Deepest nesting of JSON that is taken or written: the limit that most readers of JSON have themselves.
 pub const JSON_DEPTH_MAX: usize = 128;
+
+/// 0001-01-01T00:00:00Z, the first instant of `google.protobuf.Timestamp`.
+pub const INSTANT_MIN: i64 = -62_135_596_800;
+/// 9999-12-31T23:59:59Z, the last second of `google.protobuf.Timestamp`.
+pub const INSTANT_MAX: i64 = 253_402_300_799;
 
 /// Why a text may not be the value of an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,20 @@ pub fn check_text(key: &Key<'_>, text: &str) -> Result<(), TextFault> {
         Key::DataSchema if !is_absolute_uri(text) => Err(TextFault::Uri),
         Key::Time if instant_of(text).is_none() => Err(TextFault::Timestamp),
         Key::DataContentType if !is_media_type(text) => Err(TextFault::MediaType),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the value of an attribute in a form that says the types of extensions.
+///
+/// # Errors
+/// Says what its text is not.
+pub fn check_value(key: &Key<'_>, value: &Value<'_>) -> Result<(), TextFault> {
+    value.text().map_or(Ok(()), |text| check_text(key, text))?;
+    match value {
+        Value::Uri(text) if !is_absolute_uri(text) => Err(TextFault::Uri),
+        Value::UriReference(text) if !is_uri_reference(text) => Err(TextFault::UriReference),
+        Value::Timestamp(text) if instant_of(text).is_none() => Err(TextFault::Timestamp),
         _ => Ok(()),
     }
 }
@@ -226,6 +245,34 @@ fn fraction_at(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
     Some((nanos, at + 1 + digits))
 }
 
+/// The RFC 3339 timestamp, in UTC, of an instant in the years 1 to 9999; `None` outside of them.
+#[must_use]
+pub fn timestamp_of(seconds: i64, nanos: u32) -> Option<String> {
+    if !(INSTANT_MIN..=INSTANT_MAX).contains(&seconds) || nanos > 999_999_999 {
+        return None;
+    }
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // The inverse of `days_from_epoch`: years are counted from March.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    let fraction = match nanos {
+        0 => String::new(),
+        n if n % 1_000_000 == 0 => format!(".{:03}", n / 1_000_000),
+        n if n % 1_000 == 0 => format!(".{:06}", n / 1_000),
+        n => format!(".{n:09}"),
+    };
+    let (hour, minute) = (second / 3_600, second / 60 % 60);
+    let second = second % 60;
+    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z"))
+}
+
 fn days_in(year: i64, month: i64) -> i64 {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     match month {
@@ -257,3 +304,6 @@ fn ends_with_ignore_case(text: &str, end: &str) -> bool {
 fn starts_with_ignore_case(text: &str, start: &str) -> bool {
     text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::cloudevents::parsed::Incomplete;
 use crate::cloudevents::rules::TextFault;
 
 /// Why bytes are not an event in JSON, or not an array of them.
@@ -135,3 +136,12 @@ impl fmt::Display for JsonError {
 }
 
 impl std::error::Error for JsonError {}
+
+impl From<Incomplete> for JsonError {
+    fn from(incomplete: Incomplete) -> Self {
+        match incomplete {
+            Incomplete::Missing { attribute } => Self::Missing { attribute },
+            Incomplete::SpecVersion { found } => Self::SpecVersion { found },
+        }
+    }
+}

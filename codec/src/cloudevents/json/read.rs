@@ -9,10 +9,10 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use serde_json::value::RawValue;
 
 use super::error::JsonError;
-use crate::attribute::{Key, Value, encoded_len};
+use crate::attribute::{Key, encoded_len};
+use crate::cloudevents::Mode;
 use crate::cloudevents::parsed::{HeldValue, ParsedEvent};
 use crate::cloudevents::rules::{self, TextFault};
-use crate::cloudevents::{Mode, SPEC_VERSION};
 use crate::event::DataKind;
 use crate::limits::{ATTRIBUTES_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_DATA_BYTES_MAX};
 
@@ -144,31 +144,7 @@ impl<'a> Event<'a> {
     }
 
     fn finish(mut self, mode: Mode<'_>) -> Result<ParsedEvent<'a>, JsonError> {
-        match (&self.spec_version, mode) {
-            (Some(version), _) if version == SPEC_VERSION => {}
-            (Some(found), _) => {
-                return Err(JsonError::SpecVersion { found: found.chars().take(32).collect() });
-            }
-            (None, Mode::Lenient(_)) => {}
-            (None, Mode::Strict) => return Err(JsonError::Missing { attribute: "specversion" }),
-        }
-        for (key, attribute) in [(Key::Id, "id"), (Key::Source, "source"), (Key::Type, "type")] {
-            if self.parsed.get(&key).is_some() {
-                continue;
-            }
-            let Mode::Lenient(defaults) = mode else {
-                return Err(JsonError::Missing { attribute });
-            };
-            match key {
-                Key::Source => self.parsed.set(&key, &Value::UriReference(defaults.source)),
-                Key::Type => self.parsed.set(&key, &Value::String(defaults.event_type)),
-                _ => {
-                    if let Some(id) = defaults.id {
-                        self.parsed.set(&key, &Value::String(id));
-                    }
-                }
-            }
-        }
+        self.parsed.complete(self.spec_version.as_deref(), mode)?;
         self.take_data()?;
         Ok(self.parsed)
     }

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::attribute::{Key, Value};
-use crate::cloudevents::{Place, SOURCE_IF_ABSENT, SPEC_VERSION, TYPE_IF_ABSENT, rules};
+use crate::cloudevents::{Place, SOURCE_IF_ABSENT, SPEC_VERSION, TYPE_IF_ABSENT, protobuf, rules};
 use crate::event::{DataKind, Event};
 
 /// Appends an event as one JSON object (`application/cloudevents+json`).
@@ -97,7 +97,8 @@ fn write_data(event: &Event<'_>, out: &mut Vec<u8>) {
             }
             Err(_) => write_encoded(data, out),
         },
-        DataKind::Binary | DataKind::Json | DataKind::Protobuf => write_encoded(data, out),
+        DataKind::Binary | DataKind::Json => write_encoded(data, out),
+        DataKind::Protobuf => write_encoded(protobuf::plain_data(event), out),
     }
 }
 
