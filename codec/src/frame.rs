@@ -29,7 +29,7 @@ pub use hello::{
     VERSION_LOWEST, Welcome,
 };
 pub use publish::{AckLevel, Acked, Acks, PUBLISHED_ENTRY_BYTES, TopicFrame};
-pub use subscribe::{GROUP_BYTES_MAX, Subscribe, WireMode, WireStart};
+pub use subscribe::{GROUP_BYTES_MAX, Subscribe, WireMode, WireOffsets, WireStart};
 
 use std::fmt;
 

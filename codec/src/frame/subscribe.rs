@@ -48,7 +48,7 @@ pub enum WireStart<'a> {
     Earliest,
     /// With the first event appended at or after a time.
     Time(Timestamp),
-    /// At an offset in each partition named, for an exact topic; in all others at the tail.
+    /// At an offset in each partition named, for an exact topic; in all others with the first event.
     Offsets(WireOffsets<'a>),
 }
 
