@@ -78,6 +78,7 @@ impl<'a> Body<'a> {
 
     /// The event at `index`, or `None` if there are not so many.
     #[must_use]
+    #[inline]
     pub fn event(&self, index: u32) -> Option<Event<'a>> {
         if index >= self.count {
             return None;
@@ -93,14 +94,15 @@ impl<'a> Body<'a> {
     }
 
     fn split(bytes: &'a [u8], count: u32) -> Result<Self, DecodeError> {
-        let truncated = DecodeError::Truncated { field: "batch body" };
-        let (shared_len, rest) = bytes.split_first_chunk::<4>().ok_or(truncated.clone())?;
-        let (ends, rest) = rest.split_at_checked(4 * count as usize).ok_or(truncated.clone())?;
+        let truncated = || DecodeError::Truncated { field: "batch body" };
+        let (shared_len, rest) = bytes.split_first_chunk::<4>().ok_or_else(truncated)?;
+        let (ends, rest) = rest.split_at_checked(4 * count as usize).ok_or_else(truncated)?;
         let shared_len = u32::from_le_bytes(*shared_len) as usize;
-        let (shared, records) = rest.split_at_checked(shared_len).ok_or(truncated)?;
+        let (shared, records) = rest.split_at_checked(shared_len).ok_or_else(truncated)?;
         Ok(Body { count, ends, shared: Section::checked_before(shared), records })
     }
 
+    #[inline]
     fn end(&self, index: u32) -> usize {
         assert!(index < self.count, "callers stay below the count");
         let at = 4 * index as usize;
@@ -108,14 +110,15 @@ impl<'a> Body<'a> {
         u32::from_le_bytes(end) as usize
     }
 
+    #[inline]
     fn event_of(&self, record: &'a [u8]) -> Result<Event<'a>, DecodeError> {
-        let truncated = DecodeError::Truncated { field: "event" };
+        let truncated = || DecodeError::Truncated { field: "event" };
         let (head, rest) =
-            record.split_first_chunk::<RECORD_HEADER_BYTES>().ok_or(truncated.clone())?;
+            record.split_first_chunk::<RECORD_HEADER_BYTES>().ok_or_else(truncated)?;
         let own_len = u32::from_le_bytes([head[1], head[2], head[3], 0]) as usize;
-        let (own, data) = rest.split_at_checked(own_len).ok_or(truncated)?;
-        let kind =
-            DataKind::from_number(head[0]).ok_or(DecodeError::Malformed { field: "data kind" })?;
+        let (own, data) = rest.split_at_checked(own_len).ok_or_else(truncated)?;
+        let malformed = || DecodeError::Malformed { field: "data kind" };
+        let kind = DataKind::from_number(head[0]).ok_or_else(malformed)?;
         Ok(Event { shared: self.shared, own: Section::checked_before(own), kind, data })
     }
 }

@@ -24,7 +24,7 @@ impl BatchBuilder {
     /// The attributes are over the limit, badly named, or given twice.
     pub fn new(attributes: &mut [(Key<'_>, Value<'_>)]) -> Result<Self, BuildError> {
         let mut shared = Vec::new();
-        encode_section(attributes, 0, &mut shared)?;
+        encode_section(attributes, section_len(attributes), 0, &mut shared)?;
         Ok(BatchBuilder { shared, ..Self::default() })
     }
 
@@ -42,8 +42,7 @@ impl BatchBuilder {
         if !kind.allows(data) {
             return Err(BuildError::DataKind { kind });
         }
-        let own_bytes: usize =
-            attributes.iter().map(|(key, value)| attribute::encoded_len(key, value)).sum();
+        let own_bytes = section_len(attributes);
         let len = self.body_len() + 4 + RECORD_HEADER_BYTES + own_bytes + data.len();
         if self.count > 0 && (self.count == BATCH_EVENTS_MAX || len > BODY_BYTES_MAX as usize) {
             return Err(BuildError::Full);
@@ -51,7 +50,9 @@ impl BatchBuilder {
         check_limit("batch body bytes", BODY_BYTES_MAX, len)?;
         let start = self.records.len();
         self.records.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
-        if let Err(error) = encode_section(attributes, self.shared.len(), &mut self.records) {
+        if let Err(error) =
+            encode_section(attributes, own_bytes, self.shared.len(), &mut self.records)
+        {
             self.records.truncate(start);
             return Err(error);
         }
@@ -95,19 +96,25 @@ impl BatchBuilder {
     }
 }
 
+fn section_len(attributes: &[(Key<'_>, Value<'_>)]) -> usize {
+    attributes.iter().map(|(key, value)| attribute::encoded_len(key, value)).sum()
+}
+
+/// Sorts, checks and appends a section that takes `bytes`, next to one shared with the batch.
 fn encode_section(
     attributes: &mut [(Key<'_>, Value<'_>)],
+    bytes: usize,
     shared_bytes: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), BuildError> {
-    let bytes: usize =
-        attributes.iter().map(|(key, value)| attribute::encoded_len(key, value)).sum();
     check_limit("attribute bytes", ATTRIBUTES_BYTES_MAX, bytes + shared_bytes)?;
-    if let Some((key, _)) = attributes.iter().find(|(key, _)| !key.is_valid()) {
-        return Err(BuildError::AttributeName { name: key.name().to_owned() });
-    }
-    if let Some((key, _)) = attributes.iter().find(|(k, v)| !attribute::is_value_allowed(k, v)) {
-        return Err(BuildError::AttributeValue { name: key.name().to_owned() });
+    for (key, value) in &*attributes {
+        if !key.is_valid() {
+            return Err(BuildError::AttributeName { name: key.name().to_owned() });
+        }
+        if !attribute::is_value_allowed(key, value) {
+            return Err(BuildError::AttributeValue { name: key.name().to_owned() });
+        }
     }
     attributes.sort_unstable_by(|(a, _), (b, _)| a.order(b));
     if let Some([(key, _), _]) = attributes.array_windows().find(|[(a, _), (b, _)]| a == b) {

@@ -58,18 +58,21 @@ pub struct Event<'a> {
 impl<'a> Event<'a> {
     /// The value of an attribute. The event's own wins over the one its batch shares.
     #[must_use]
+    #[inline]
     pub fn get(&self, key: &Key<'_>) -> Option<Value<'a>> {
         self.own.get(key).or_else(|| self.shared.get(key))
     }
 
     /// The text of a textual attribute.
     #[must_use]
+    #[inline]
     pub fn text(&self, key: &Key<'_>) -> Option<&'a str> {
         self.get(key).and_then(|value| value.text())
     }
 
     /// The key that orders this event, if it has one.
     #[must_use]
+    #[inline]
     pub fn partition_key(&self) -> Option<&'a str> {
         self.text(&Key::PartitionKey)
     }

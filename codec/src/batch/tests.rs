@@ -284,7 +284,7 @@ fn the_builder_refuses_what_a_parser_would() {
     let long = "x".repeat(65_532);
     let name = |name: &str| name.to_owned();
     type Attributes<'a> = &'a [(Key<'a>, Value<'a>)];
-    let table: [(Attributes<'_>, DataKind, &[u8], BuildError); 8] = [
+    let table: [(Attributes<'_>, DataKind, &[u8], BuildError); 9] = [
         (
             &[(Key::Source, Value::String("/s"))],
             DataKind::None,
@@ -308,6 +308,13 @@ fn the_builder_refuses_what_a_parser_would() {
             DataKind::None,
             b"",
             BuildError::AttributeName { name: name("data") },
+        ),
+        (
+            // It would stand beside the event's own id, and a form that writes both has two.
+            &[(Key::Extension("id"), Value::String("1"))],
+            DataKind::None,
+            b"",
+            BuildError::AttributeName { name: name("id") },
         ),
         (
             &[(Key::of("x"), Value::Integer(1)), (Key::of("x"), Value::Integer(1))],
@@ -351,4 +358,27 @@ fn limits_hold_at_their_edge() {
         builder.push(&mut [], DataKind::None, b"").unwrap();
     }
     assert_eq!(builder.push(&mut [], DataKind::None, b""), Err(BuildError::Full));
+}
+
+/// A peer that writes bytes by hand can order and name attributes as it likes; a lookup relies on what is checked here.
+#[test]
+fn sections_out_of_order_are_refused() {
+    let malformed = |field| Err(DecodeError::Malformed { field });
+    let table: [(&[u8], Result<(), DecodeError>); 11] = [
+        (b"\x01\x01\x01\x00a\x03\x01\x01\x00b", Ok(())),
+        (b"\x03\x01\x01\x00b\x01\x01\x01\x00a", malformed("attribute order")),
+        (b"\x01\x01\x01\x00a\x01\x01\x01\x00a", malformed("attribute order")),
+        (b"\xff\x02\x01\x00\x01b\x01\xff\x02\x01\x00\x01a\x01", malformed("attribute order")),
+        (b"\xff\x01\x01\x00\x02ida", malformed("attribute name")),
+        (b"\xff\x01\x01\x00\x00a", malformed("attribute name")),
+        (b"\x00\x01\x01\x00a", malformed("attribute key")),
+        (b"\x09\x01\x01\x00a", malformed("attribute key")),
+        (b"\x02\x01\x01\x00a", malformed("attribute type")),
+        (b"\xff\x02\x01\x00\x01b\x02", malformed("attribute type")),
+        (b"\x01\x01\x01\x00\x7f", malformed("attribute value")),
+    ];
+    for (bytes, expected) in table {
+        let found = crate::attribute::Section::parse(bytes).map(|_| ());
+        assert_eq!(found, expected, "{bytes:?}");
+    }
 }
