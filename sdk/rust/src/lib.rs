@@ -1,1 +1,45 @@
 //! The Rust client of Ringmesh's native protocol.
+//!
+//! A [`Client`] is one connection, kept up by one task: it publishes with a window of unacknowledged batches, subscribes,
+//! and after a lost connection connects again, sends everything unacknowledged again in its order, and subscribes
+//! again. Nothing that was published is lost while the client lives; an event may stand in the log twice when the
+//! connection broke before its acknowledgement came.
+//!
+//! ```no_run
+//! use ringmesh_client::{Client, ClientOptions, Event, SubscribeOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(ClientOptions::new("127.0.0.1:10300")).await?;
+//! let mut fleet = client.subscribe(SubscribeOptions::new("fleet/#").group("billing")).await?;
+//!
+//! let event = Event::json(r#"{"speed": 42}"#).source("vin-7").kind("telemetry").key("vin-7");
+//! let ack = client.publish("fleet/vin-7/telemetry", &event).await?.await?;
+//! println!("partition {} offset {}", ack.partition, ack.offset);
+//!
+//! while let Some(delivery) = fleet.next().await? {
+//!     for (offset, event) in delivery.events() {
+//!         println!("{offset}: {} bytes", event.data().len());
+//!     }
+//!     delivery.ack();
+//! }
+//! # Ok(()) }
+//! ```
+#![forbid(unsafe_code)]
+
+mod client;
+mod connection;
+mod delivery;
+mod error;
+mod event;
+mod incoming;
+mod options;
+mod publishing;
+mod state;
+
+pub use client::{BatchHandle, Client, PublishHandle};
+pub use codec::frame::{AckLevel, Welcome};
+pub use delivery::{Delivery, Subscription, Verdict};
+pub use error::{ConnectError, PublishError, ServerRefusal, SubscribeError};
+pub use event::Event;
+pub use options::{ClientOptions, Mode, Start, SubscribeOptions};
+pub use publishing::{Ack, BatchAck};

@@ -1,0 +1,194 @@
+//! Subscriptions and what they receive.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use codec::body::Body;
+use codec::event::Event;
+use codec::frame::WireVerdict;
+use codec::header::{BatchHeader, HEADER_BYTES};
+use codec::ids::{Offset, Partition};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::Client;
+use crate::error::SubscribeError;
+use crate::state::{Command, Shared};
+
+/// What became of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done with: never again for this group.
+    Done,
+    /// To be delivered again.
+    Retry,
+}
+
+impl From<Verdict> for WireVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Done => WireVerdict::Done,
+            Verdict::Retry => WireVerdict::Retry,
+        }
+    }
+}
+
+/// Events of one topic and partition. What is not settled is delivered again.
+#[derive(Debug)]
+pub struct Delivery {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) life: u64,
+    pub(crate) topic: Arc<str>,
+    pub(crate) attempt: u32,
+    pub(crate) token: Bytes,
+    pub(crate) bitmap: Option<Bytes>,
+    pub(crate) header: BatchHeader,
+    /// Header and body.
+    pub(crate) batch: Bytes,
+}
+
+impl Delivery {
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// The partition.
+    #[must_use]
+    pub fn partition(&self) -> Partition {
+        self.header.partition
+    }
+
+    /// How often these events have been delivered, this time included.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// How many events are delivered.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        match &self.bitmap {
+            None => self.header.count,
+            Some(bitmap) => bitmap.iter().map(|byte| byte.count_ones()).sum(),
+        }
+    }
+
+    /// When the batch was appended.
+    #[must_use]
+    pub fn append_time(&self) -> codec::ids::Timestamp {
+        self.header.append_time
+    }
+
+    /// The events with their offsets, read where they stand.
+    pub fn events(&self) -> impl Iterator<Item = (Offset, Event<'_>)> {
+        let body = Body::checked_before(&self.batch[HEADER_BYTES..], self.header.count).ok();
+        (0..self.header.count).filter(|index| self.has(*index)).filter_map(move |index| {
+            let offset = self.header.base_offset.plus(u64::from(index));
+            Some((offset, body?.event(index)?))
+        })
+    }
+
+    /// All events are done with.
+    pub fn ack(self) {
+        self.shared.settle(self.life, &self.token, None, WireVerdict::Done);
+    }
+
+    /// All events are to be delivered again.
+    pub fn retry(self) {
+        self.shared.settle(self.life, &self.token, None, WireVerdict::Retry);
+    }
+
+    /// Settles one event of the delivery, by its offset; the others stay open.
+    ///
+    /// # Panics
+    /// The event is not of this delivery.
+    pub fn settle(&self, offset: Offset, verdict: Verdict) {
+        let index = offset.0.checked_sub(self.header.base_offset.0);
+        let index = index.and_then(|index| u32::try_from(index).ok());
+        let index = index.filter(|index| *index < self.header.count && self.has(*index));
+        let index = index.expect("the offset is one that events() gave") as usize;
+        let mut bitmap = vec![0; self.header.count.div_ceil(8) as usize];
+        bitmap[index / 8] = 1 << (index % 8);
+        self.shared.settle(self.life, &self.token, Some(&bitmap), verdict.into());
+    }
+
+    fn has(&self, index: u32) -> bool {
+        self.bitmap.as_ref().is_none_or(|bitmap| {
+            bitmap.get(index as usize / 8).is_some_and(|byte| byte & (1 << (index % 8)) != 0)
+        })
+    }
+}
+
+/// A subscription that stands. Dropped, it leaves its group.
+#[derive(Debug)]
+pub struct Subscription {
+    pub(crate) client: Client,
+    pub(crate) number: u64,
+    pub(crate) deliveries: mpsc::UnboundedReceiver<Result<Delivery, SubscribeError>>,
+}
+
+impl Subscription {
+    /// The next delivery; `None` when the client has been closed. A lost connection is made again without a word.
+    ///
+    /// # Errors
+    /// The subscription has ended: refused after a reconnect, or the connection could not be made again.
+    pub async fn next(&mut self) -> Result<Option<Delivery>, SubscribeError> {
+        self.deliveries.recv().await.transpose()
+    }
+
+    /// A delivery that is already there.
+    ///
+    /// # Errors
+    /// As for [`Subscription::next`].
+    pub fn try_next(&mut self) -> Result<Option<Delivery>, SubscribeError> {
+        self.deliveries.try_recv().ok().transpose()
+    }
+
+    /// Changes how many events may be delivered and not settled; 0 pauses.
+    pub fn set_credit(&self, events: u32) {
+        let mut state = self.client.shared().state();
+        if let Some(subscribed) = state.subscriptions.get_mut(&self.number) {
+            subscribed.options.credit = events;
+            let command = Command::Credit { subscription: self.number, events };
+            state.commands.push(command);
+        }
+        drop(state);
+        self.client.shared().wake.notify_one();
+    }
+
+    /// Leaves the group and waits until the server has seen it.
+    ///
+    /// # Errors
+    /// The server refuses, does not answer, or is gone.
+    pub async fn unsubscribe(self) -> Result<(), SubscribeError> {
+        let (sender, receiver) = oneshot::channel();
+        let shared = self.client.shared().clone();
+        {
+            let mut state = shared.state();
+            let Some(subscribed) = state.subscriptions.get_mut(&self.number) else {
+                return Err(SubscribeError::Closed);
+            };
+            subscribed.ending = Some(sender);
+            let subscription = self.number;
+            state.commands.push(Command::Unsubscribe { subscription, end: false });
+        }
+        shared.wake.notify_one();
+        let answer = tokio::time::timeout(shared.options.request_timeout, receiver).await;
+        answer.map_err(|_| SubscribeError::TimedOut)?.map_err(|_| SubscribeError::Closed)?
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let shared = self.client.shared();
+        let mut state = shared.state();
+        let subscription = self.number;
+        if state.subscriptions.get(&subscription).is_some_and(|known| known.ending.is_none()) {
+            state.subscriptions.remove(&subscription);
+            state.commands.push(Command::Unsubscribe { subscription, end: false });
+            drop(state);
+            shared.wake.notify_one();
+        }
+    }
+}
