@@ -39,6 +39,16 @@ impl Stop {
         let _ = self.0.wait_for(|asked| *asked).await;
     }
 
+    /// Blocks until the first signal has come.
+    pub fn wait_for_signal(&mut self) {
+        let asked = self.asked();
+        // No reactor and no timer: a watch channel needs neither.
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime
+            .expect("a runtime without drivers starts no thread and opens no file")
+            .block_on(asked);
+    }
+
     /// Whether the first signal has come.
     #[must_use]
     pub fn is_asked(&self) -> bool {

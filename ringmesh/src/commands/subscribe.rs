@@ -1,0 +1,144 @@
+//! `ringmesh subscribe`: prints events and acknowledges each after it is printed.
+
+use std::io;
+use std::time::Duration;
+
+use codec::cloudevents::Place;
+use ringmesh_client::{Client, Delivery, Start, SubscribeOptions, Subscription, Verdict};
+
+use super::args::SubscribeArgs;
+use super::connection::{block_on, connect, options, subscribe_failure};
+use super::failure::{Exit, Failure};
+use super::output::Printer;
+use super::signals::Stop;
+use super::start::From;
+
+/// Events that may be on their way and not printed.
+const CREDIT: u32 = 4_096;
+/// How long acknowledgements and the goodbye may take at the end.
+const LEAVING_TIME: Duration = Duration::from_secs(5);
+
+/// Runs the command.
+///
+/// # Errors
+/// The server refuses, is gone, or does not answer in time.
+pub fn run(arguments: &SubscribeArgs) -> Result<(), Failure> {
+    let stop = Stop::listen().map_err(|error| {
+        Failure::new(Exit::Failed, format!("the process cannot listen for signals: {error}"), "")
+    })?;
+    block_on(async {
+        let client = connect(options(&arguments.server)).await?;
+        let result = receive(arguments, &client, stop).await;
+        client.close(LEAVING_TIME).await;
+        result
+    })
+}
+
+async fn receive(
+    arguments: &SubscribeArgs,
+    client: &Client,
+    mut stop: Stop,
+) -> Result<(), Failure> {
+    let printer = Printer::new(arguments.output).map_err(cannot_print)?;
+    let mut left = Left(arguments.count);
+    let wish = wish(arguments, left.credit());
+    let mut subscription = tokio::select! {
+        () = stop.asked() => return Ok(()),
+        subscription = client.subscribe(wish) => {
+            subscription.map_err(|error| subscribe_failure(&error, &arguments.server))?
+        }
+    };
+    let result = print_all(arguments, &mut subscription, &mut stop, printer, &mut left).await;
+    // What is delivered and not printed goes back now, instead of when the connection is seen to be gone.
+    let _ = subscription.unsubscribe().await;
+    result
+}
+
+fn wish(arguments: &SubscribeArgs, credit: u32) -> SubscribeOptions {
+    let mut wish = SubscribeOptions::new(arguments.filter.clone()).credit(credit);
+    wish.group.clone_from(&arguments.group);
+    wish.start = arguments.from.clone().map(|from| match from {
+        From::Tail => Start::Tail,
+        From::Earliest => Start::Earliest,
+        From::Time(time) => Start::Time(time),
+        From::Offsets(places) => Start::Offsets(places),
+    });
+    wish
+}
+
+/// How many events are still to be printed; `None` is no limit.
+struct Left(Option<u64>);
+
+impl Left {
+    /// Never more than are wanted, so that the others of the group get the rest.
+    fn credit(&self) -> u32 {
+        self.0.map_or(CREDIT, |left| u32::try_from(left).unwrap_or(CREDIT).min(CREDIT))
+    }
+
+    fn is_over(&self) -> bool {
+        self.0 == Some(0)
+    }
+
+    fn printed(&mut self) {
+        if let Some(left) = &mut self.0 {
+            *left -= 1;
+        }
+    }
+}
+
+async fn print_all(
+    arguments: &SubscribeArgs,
+    subscription: &mut Subscription,
+    stop: &mut Stop,
+    mut printer: Printer,
+    left: &mut Left,
+) -> Result<(), Failure> {
+    while !left.is_over() {
+        let delivery = tokio::select! {
+            biased;
+            () = stop.asked() => return Ok(()),
+            delivery = subscription.next() => delivery,
+        };
+        let delivery = delivery.map_err(|error| subscribe_failure(&error, &arguments.server))?;
+        let Some(delivery) = delivery else { return Ok(()) };
+        let before = left.credit();
+        match print(delivery, &mut printer, left) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            printed => printed.map_err(cannot_print)?,
+        }
+        if left.credit() < before {
+            subscription.set_credit(left.credit());
+        }
+    }
+    Ok(())
+}
+
+/// Prints a delivery as far as it is wanted, and acknowledges what is printed.
+fn print(delivery: Delivery, printer: &mut Printer, left: &mut Left) -> io::Result<()> {
+    let mut printed = Vec::new();
+    let mut result = Ok(());
+    for (offset, event) in delivery.events() {
+        let place = Place { topic: delivery.topic(), partition: delivery.partition(), offset };
+        if left.is_over() {
+            break;
+        }
+        result = printer.event(&place, delivery.attempt(), &event);
+        if result.is_err() {
+            break;
+        }
+        left.printed();
+        printed.push(offset);
+    }
+    if printed.len() == delivery.count() as usize {
+        delivery.ack();
+        return result;
+    }
+    for offset in printed {
+        delivery.settle(offset, Verdict::Done);
+    }
+    result
+}
+
+fn cannot_print(error: io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("standard output cannot be written: {error}"), "")
+}
