@@ -17,7 +17,8 @@ fuzz_target!(|bytes: &[u8]| {
     let [count, body @ ..] = bytes else { return };
     let count = u32::from(*count);
     if let Ok(body) = Body::checked_before(body, count) {
-        body.events().for_each(|event| drop(event.attributes().count()));
+        let attributes: usize = body.events().map(|event| event.attributes().count()).sum();
+        assert!(attributes <= bytes.len() * count as usize, "an attribute takes bytes");
     }
     let header = BatchHeader::unstamped(TopicId(1), Partition(0), body, count);
     let batch = [&header.encode(HeaderSeed::WIRE)[..], body].concat();

@@ -11,7 +11,8 @@ use codec::header::HeaderSeed;
 use codec::ids::{Offset, Partition, TopicId};
 
 /// Where the event is said to stand.
-pub const PLACE: Place<'static> = Place { topic: "a/b", partition: Partition(1), offset: Offset(2) };
+pub const PLACE: Place<'static> =
+    Place { topic: "a/b", partition: Partition(1), offset: Offset(2) };
 
 /// Puts a parsed event through a batch and out of it again.
 pub fn check_parsed(parsed: &ParsedEvent<'_>) {
