@@ -6,12 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+mod filters;
 pub mod match_cache;
 mod persistent_map;
 pub mod snapshot;
 pub mod subscription;
 pub mod topic;
-mod trie;
 
 #[cfg(test)]
 mod tests;

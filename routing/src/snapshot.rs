@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
+use crate::filters::{Filters, KeptAt};
 use crate::persistent_map::{PersistentMap, hash_of};
 use crate::subscription::{GroupId, Subscription, SubscriptionId};
 use crate::topic::{TopicFilter, TopicName};
-use crate::trie::Node;
 
 /// One step between a version and the one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +38,22 @@ pub struct SnapshotEditor {
 
 /// What the versions share. All of it is persistent, so a copy is a few reference counts.
 ///
-/// Invariants: each subscription of `by_id` is in the trie at its filter and in its group under its filter; a group has
+/// Invariants: each subscription of `by_id` is in `filters` where it says and in its group under its filter; a group has
 /// at least one subscription; `group_ids` names exactly the groups of `groups`.
 #[derive(Clone, Debug, Default)]
 struct Table {
-    filters: Node,
-    by_id: PersistentMap<SubscriptionId, Arc<Subscription>>,
+    filters: Filters,
+    by_id: PersistentMap<SubscriptionId, Known>,
     groups: PersistentMap<GroupId, Group>,
     group_ids: PersistentMap<Arc<str>, GroupId>,
     len: usize,
+}
+
+/// A subscription, and where the filters keep it.
+#[derive(Clone, Debug)]
+struct Known {
+    subscription: Arc<Subscription>,
+    kept_at: KeptAt,
 }
 
 type Group = PersistentMap<Arc<str>, Arc<Subscription>>;
@@ -86,7 +93,7 @@ impl RoutingSnapshot {
     /// The subscription of this number.
     #[must_use]
     pub fn subscription(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
-        self.table.by_id.get(hash_of(&id), &id)
+        self.table.subscription(id)
     }
 
     /// The subscription of a group, by name, to exactly this filter.
@@ -144,7 +151,7 @@ impl SnapshotEditor {
     /// The subscription of this number, as edited so far.
     #[must_use]
     pub fn subscription(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
-        self.table.by_id.get(hash_of(&id), &id)
+        self.table.subscription(id)
     }
 
     /// The subscription of a group, by name, to exactly this filter, as edited so far.
@@ -177,6 +184,12 @@ impl SnapshotEditor {
         self.changes.is_empty()
     }
 
+    /// What was added and removed so far, in order.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
     /// The edited version.
     #[must_use]
     pub fn finish(self) -> RoutingSnapshot {
@@ -185,6 +198,10 @@ impl SnapshotEditor {
 }
 
 impl Table {
+    fn subscription(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
+        self.by_id.get(hash_of(&id), &id).map(|known| &known.subscription)
+    }
+
     fn find(&self, group_name: &str, filter: &TopicFilter) -> Option<&Arc<Subscription>> {
         let group = self.group_by_name(group_name)?;
         let group = self.groups.get(hash_of(&group), &group)?;
@@ -206,13 +223,14 @@ impl Table {
         let members =
             self.groups.get_or_insert_with(hash_of(group), group, || (*group, Group::default()));
         members.insert_new(hash_of(filter.as_str()), filter.text().clone(), subscription.clone());
-        self.by_id.insert_new(hash_of(id), *id, subscription.clone());
-        self.filters.insert(filter, *group, *id);
+        let kept_at = self.filters.insert(filter, *group, *id);
+        let known = Known { subscription: subscription.clone(), kept_at };
+        self.by_id.insert_new(hash_of(id), *id, known);
         self.len += 1;
     }
 
     fn remove(&mut self, id: SubscriptionId) -> Option<Arc<Subscription>> {
-        let subscription = self.by_id.remove(hash_of(&id), &id)?;
+        let Known { subscription, kept_at } = self.by_id.remove(hash_of(&id), &id)?;
         let group = subscription.group;
         let filter = subscription.filter.as_str();
         let members = self.groups.get_mut(hash_of(&group), &group);
@@ -223,8 +241,7 @@ impl Table {
             self.groups.remove(hash_of(&group), &group);
             self.group_ids.remove(hash_of(&*subscription.group_name), &*subscription.group_name);
         }
-        let in_trie = self.filters.remove(&subscription.filter, id);
-        assert!(in_trie, "a subscription is at its filter");
+        self.filters.remove(&subscription.filter, kept_at, id);
         self.len -= 1;
         Some(subscription)
     }
