@@ -42,9 +42,14 @@ pub(crate) struct PersistentMap<K, V>(Slot<K, V>);
 #[derive(Debug)]
 enum Slot<K, V> {
     Empty,
-    Leaf(Arc<[Entry<K, V>]>),
+    Leaf { tags: Tags, entries: Arc<[Entry<K, V>]> },
     Branch(Arc<[Slot<K, V>; BRANCH_SLOTS]>),
 }
+
+/// Which tags the entries of a leaf have, one bit each. It lies beside the pointer, so a look-up of what is not there
+/// mostly ends before it follows that pointer: the last cache miss of a search in a large map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tags(u32);
 
 #[derive(Clone, Debug)]
 struct Entry<K, V> {
@@ -69,7 +74,8 @@ impl<K: Clone, V: Clone> PersistentMap<K, V> {
         loop {
             match slot {
                 Slot::Empty => return None,
-                Slot::Leaf(entries) => {
+                Slot::Leaf { tags, .. } if !tags.may_hold(hash) => return None,
+                Slot::Leaf { entries, .. } => {
                     let entry = entries.iter().find(|entry| entry.is(hash, key))?;
                     return Some(&entry.value);
                 }
@@ -121,7 +127,7 @@ impl<K: Clone, V: Clone> PersistentMap<K, V> {
         loop {
             match slot {
                 Slot::Empty => return None,
-                Slot::Leaf(entries) => {
+                Slot::Leaf { entries, .. } => {
                     let at = entries.iter().position(|entry| entry.is(hash, key))?;
                     return Some(&mut Arc::make_mut(entries)[at].value);
                 }
@@ -151,19 +157,38 @@ impl<K: Clone, V: Clone> PersistentMap<K, V> {
     }
 }
 
+impl<K, V> Slot<K, V> {
+    fn leaf(entries: Arc<[Entry<K, V>]>) -> Slot<K, V> {
+        let tags = entries.iter().fold(0, |tags, entry| tags | Tags::of(entry.hash).0);
+        Slot::Leaf { tags: Tags(tags), entries }
+    }
+}
+
+impl Tags {
+    /// The tag of one hash: its highest five bits, which a branch reads last.
+    fn of(hash: u64) -> Tags {
+        Tags(1 << (hash >> 59))
+    }
+
+    /// Whether an entry of this hash may be there.
+    fn may_hold(self, hash: u64) -> bool {
+        self.0 & Tags::of(hash).0 != 0
+    }
+}
+
 impl<K: Clone, V: Clone> Slot<K, V> {
     /// Adds an entry whose key is not there; `depth` branches stand above this slot.
     fn insert(&mut self, entry: Entry<K, V>, depth: u32) {
         match self {
-            Slot::Empty => *self = Slot::Leaf(Arc::new([entry])),
+            Slot::Empty => *self = Slot::leaf(Arc::new([entry])),
             Slot::Branch(slots) => {
                 let slot = &mut Arc::make_mut(slots)[digit_at(entry.hash, depth)];
                 slot.insert(entry, depth + 1);
             }
-            Slot::Leaf(entries) => {
+            Slot::Leaf { entries, .. } => {
                 let has_digits = depth * BRANCH_BITS < u64::BITS;
                 if entries.len() < LEAF_ENTRIES_MAX || !has_digits {
-                    *entries = entries.iter().cloned().chain([entry]).collect();
+                    *self = Slot::leaf(entries.iter().cloned().chain([entry]).collect());
                     return;
                 }
                 let mut slots = [const { Slot::Empty }; BRANCH_SLOTS];
@@ -183,9 +208,10 @@ impl<K: Clone, V: Clone> Slot<K, V> {
     {
         match self {
             Slot::Empty => {}
-            Slot::Leaf(entries) if entries.len() == 1 => *self = Slot::Empty,
-            Slot::Leaf(entries) => {
-                *entries = entries.iter().filter(|entry| !entry.is(hash, key)).cloned().collect();
+            Slot::Leaf { entries, .. } if entries.len() == 1 => *self = Slot::Empty,
+            Slot::Leaf { entries, .. } => {
+                let left = entries.iter().filter(|entry| !entry.is(hash, key));
+                *self = Slot::leaf(left.cloned().collect());
             }
             Slot::Branch(slots) => {
                 let slots = Arc::make_mut(slots);
@@ -197,7 +223,7 @@ impl<K: Clone, V: Clone> Slot<K, V> {
                 // A branch below that is left alone stays: lifting it would change which digit it reads.
                 match slots.iter().find(|slot| !matches!(slot, Slot::Empty)).cloned() {
                     None => *self = Slot::Empty,
-                    Some(leaf @ Slot::Leaf(_)) => *self = leaf,
+                    Some(leaf @ Slot::Leaf { .. }) => *self = leaf,
                     Some(_) => {}
                 }
             }
@@ -207,7 +233,9 @@ impl<K: Clone, V: Clone> Slot<K, V> {
     fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a K, &'a V)) {
         match self {
             Slot::Empty => {}
-            Slot::Leaf(entries) => entries.iter().for_each(|entry| visit(&entry.key, &entry.value)),
+            Slot::Leaf { entries, .. } => {
+                entries.iter().for_each(|entry| visit(&entry.key, &entry.value));
+            }
             Slot::Branch(slots) => slots.iter().for_each(|slot| slot.for_each(visit)),
         }
     }
@@ -250,7 +278,7 @@ impl<K, V> Clone for Slot<K, V> {
     fn clone(&self) -> Self {
         match self {
             Slot::Empty => Slot::Empty,
-            Slot::Leaf(entries) => Slot::Leaf(entries.clone()),
+            Slot::Leaf { tags, entries } => Slot::Leaf { tags: *tags, entries: entries.clone() },
             Slot::Branch(slots) => Slot::Branch(slots.clone()),
         }
     }

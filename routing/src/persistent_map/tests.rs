@@ -69,5 +69,5 @@ fn removing_prunes_the_branches() {
     for key in 1..many {
         map.remove(hashes(key)[3], &key);
     }
-    assert!(matches!(&map.0, Slot::Leaf(entries) if entries.len() == 1));
+    assert!(matches!(&map.0, Slot::Leaf { entries, .. } if entries.len() == 1));
 }
