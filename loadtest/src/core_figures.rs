@@ -1,0 +1,306 @@
+//! `loadtest core`: the figures that the core is judged by, each beside the floor of the same run.
+//!
+//! Every load gets a server of its own on an empty folder, so that none inherits another's log, cache or memory.
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::args::CoreArgs;
+use crate::engine::template::EventShape;
+use crate::engine::{Load, Pace};
+use crate::floor::raw_write::RawWrites;
+use crate::floor::{self, Pace as RoundTripPace};
+use crate::load_row::{self, Watched};
+use crate::machine::{self, Machine, ProcessMeter};
+use crate::report::{Report, Row};
+use crate::server::{Server, Start};
+
+/// Size of the file of the raw loop: one segment.
+const FLOOR_FILE_BYTES: u64 = 256 << 20;
+/// Commits that a log has in flight at most.
+const COMMITS_IN_FLIGHT: usize = 2;
+/// Starts on an empty folder that are timed.
+const STARTS: usize = 5;
+/// Events a second of the end to end measurements.
+const RATES: [f64; 2] = [1_000.0, 10_000.0];
+
+/// Runs what is asked for and puts it in one report.
+pub(crate) fn run(args: &CoreArgs, command: String) -> anyhow::Result<Report> {
+    let machine = Machine::look();
+    machine::pin(args.cpu)?;
+    let mut core = Core { args: args.clone(), rows: Vec::new() };
+    if args.short {
+        core.args.duration = Duration::from_millis(500);
+    }
+    core.floor()?;
+    core.starts()?;
+    core.idle()?;
+    core.single_events()?;
+    core.end_to_end()?;
+    core.durable_append()?;
+    core.connections()?;
+    Ok(Report { command, machine, rows: core.rows })
+}
+
+struct Core {
+    args: CoreArgs,
+    rows: Vec<Row>,
+}
+
+impl Core {
+    fn wanted(&self, name: &str) -> bool {
+        self.args.only.as_deref().is_none_or(|part| name.contains(part))
+    }
+
+    fn push(&mut self, row: Row) {
+        // The long form takes minutes: who waits sees that it goes on.
+        eprint!("{row}");
+        self.rows.push(row);
+    }
+
+    fn server(&self, shards: u16) -> anyhow::Result<Server> {
+        // Two shards on one core would share it; idleness is measured on any.
+        let server_cpu = (shards == 1).then_some(self.args.server_cpu);
+        Server::start(&Start {
+            binary: &self.args.serve,
+            data: &self.args.data,
+            shards,
+            cpus: (server_cpu, Some(self.args.cpu)),
+            arguments: &self.args.server_arg,
+        })
+    }
+
+    fn load(&self, server: &Server) -> Load {
+        let warm_up = if self.args.short { 100 } else { 1_000 };
+        Load {
+            server: server.address,
+            publishers: 1,
+            subscribers: 0,
+            groups: 1,
+            idle: 0,
+            topics: 1,
+            shape: EventShape { data_bytes: 100, batch: 1, keys: 1_000 },
+            pace: Pace::Window,
+            window: 1,
+            credit: 65_536,
+            warm_up: Duration::from_millis(warm_up),
+            duration: self.args.duration,
+        }
+    }
+
+    /// Runs one load on a server of its own.
+    fn measure(&mut self, name: &str, change: impl FnOnce(&mut Load)) -> anyhow::Result<Row> {
+        let server = self.server(1)?;
+        let mut load = self.load(&server);
+        change(&mut load);
+        let watched = Watched { pid: Some(server.pid()), folder: Some(server.folder()) };
+        let row = load_row::measure(name, &load, watched).with_context(|| name.to_owned())?;
+        server.stop()?;
+        Ok(row)
+    }
+
+    fn raw(&self, write_bytes: usize, in_flight: usize) -> anyhow::Result<Row> {
+        std::fs::create_dir_all(&self.args.data)?;
+        let file = floor::file_in(&self.args.data);
+        let row = RawWrites {
+            file: file.clone(),
+            file_bytes: FLOOR_FILE_BYTES,
+            write_bytes,
+            in_flight,
+            sync: true,
+            duration: self.args.duration,
+        }
+        .run()?;
+        std::fs::remove_file(file)?;
+        Ok(row)
+    }
+
+    fn floor(&mut self) -> anyhow::Result<()> {
+        let raw = self.raw(4096, 1)?;
+        self.push(raw);
+        let pace = RoundTripPace { rates: RATES.to_vec(), duration: self.args.duration };
+        for row in floor::round_trips(&pace, Some(self.args.server_cpu), Some(self.args.cpu))? {
+            self.push(row);
+        }
+        Ok(())
+    }
+
+    fn starts(&mut self) -> anyhow::Result<()> {
+        let name = "start on an empty folder, 2 shards";
+        if !self.wanted(name) {
+            return Ok(());
+        }
+        let mut after_ms = Vec::new();
+        for _ in 0..STARTS {
+            let server = self.server(2)?;
+            after_ms.push(server.ready_after.as_secs_f64() * 1e3);
+            server.stop()?;
+        }
+        after_ms.sort_by(f64::total_cmp);
+        let mut row = Row::new(name);
+        row.figure("median ms to the ready line", after_ms[STARTS / 2]);
+        row.figure("longest ms to the ready line", after_ms[STARTS - 1]);
+        row.target("ready in under 200 ms", after_ms[STARTS / 2] < 200.0);
+        self.push(row);
+        Ok(())
+    }
+
+    fn idle(&mut self) -> anyhow::Result<()> {
+        let name = "idle, 2 shards";
+        if !self.wanted(name) {
+            return Ok(());
+        }
+        let server = self.server(2)?;
+        // The durable mark, a second after the start, belongs to the start.
+        std::thread::sleep(Duration::from_secs(2));
+        let meter = ProcessMeter::start(server.pid())?;
+        std::thread::sleep(self.args.duration);
+        let used = meter.read()?;
+        let rss_mb = machine::memory_bytes(server.pid(), "VmRSS:")? as f64 / 1e6;
+        let mut row = Row::new(name);
+        row.figure("CPU, % of a core", 100.0 * used.busy_share);
+        row.figure("resident memory, MB", rss_mb);
+        row.target("under 0.5 % of a core", used.busy_share < 0.005);
+        row.target("under 30 MB", rss_mb < 30.0);
+        row.server = Some(used);
+        self.push(row);
+        server.stop()
+    }
+
+    fn single_events(&mut self) -> anyhow::Result<()> {
+        for (publishers, window) in [(1, 1), (8, 1), (64, 1), (64, 16)] {
+            let name = format!("{publishers} producers x {window} in flight, 100 B");
+            if !self.wanted(&name) {
+                continue;
+            }
+            let mut row = self.measure(&name, |load| {
+                load.publishers = publishers;
+                load.window = window;
+            })?;
+            if publishers == 1 {
+                self.compare_with_floor(&mut row);
+            }
+            self.push(row);
+        }
+        Ok(())
+    }
+
+    /// One event's ack cannot be faster than one synced write and one round trip.
+    fn compare_with_floor(&self, row: &mut Row) {
+        let floor = self
+            .rows
+            .iter()
+            .find_map(|row| row.p50_us("write"))
+            .zip(self.rows.iter().find_map(|row| row.p50_us("round trip")));
+        if let (Some((write_us, trip_us)), Some(ack_us)) = (floor, row.p50_us("ack")) {
+            row.figure("raw sync p50 + round trip p50, us", write_us + trip_us);
+            row.figure("ack p50, by that floor", ack_us / (write_us + trip_us));
+        }
+    }
+
+    fn end_to_end(&mut self) -> anyhow::Result<()> {
+        for rate in RATES {
+            let name = format!("end to end at {rate:.0}/s, 100 B");
+            if !self.wanted(&name) {
+                continue;
+            }
+            let row = self.measure(&name, |load| {
+                load.pace = Pace::Rate(rate);
+                load.window = 1_024;
+                load.subscribers = 1;
+            })?;
+            self.push(row);
+        }
+        Ok(())
+    }
+
+    /// Batches of 100 x 1 KB, and then the raw loop with the write size that the server really used.
+    fn durable_append(&mut self) -> anyhow::Result<()> {
+        for (publishers, window) in [(1, 1), (1, 4), (4, 4)] {
+            let name = format!("append {publishers} x {window} in flight, 100 x 1 KB");
+            if !self.wanted(&name) {
+                continue;
+            }
+            let mut row = self.measure(&name, |load| {
+                load.publishers = publishers;
+                load.window = window;
+                load.shape = EventShape { data_bytes: 1_000, batch: 100, keys: 1_000 };
+            })?;
+            let commit = mean_commit_bytes(&row);
+            let Some(commit) = commit else {
+                row.notes.push("the disk does not count its flushes: no floor to compare".into());
+                self.push(row);
+                continue;
+            };
+            row.figure("mean commit, KiB", commit as f64 / 1024.0);
+            let in_flight = if publishers * window == 1 { 1 } else { COMMITS_IN_FLIGHT };
+            let raw = self.raw(commit, in_flight)?;
+            let ours = row.value("disk bytes written").unwrap_or(0.0)
+                / self.args.duration.as_secs_f64()
+                / 1e6;
+            let share = ours / raw.mb_per_s.unwrap_or(f64::INFINITY);
+            row.figure("bytes written, by the raw loop's", share);
+            if publishers > 1 {
+                row.target("at least 80 % of the raw loop", share >= 0.8);
+            }
+            self.push(raw);
+            self.push(row);
+        }
+        Ok(())
+    }
+
+    fn connections(&mut self) -> anyhow::Result<()> {
+        let count = if self.args.short { 500 } else { 10_000 };
+        let name = format!("{count} idle connections");
+        if !self.wanted(&name) {
+            return Ok(());
+        }
+        let server = self.server(1)?;
+        let before = machine::memory_bytes(server.pid(), "VmRSS:")?;
+        let mut load = self.load(&server);
+        load.publishers = 0;
+        load.idle = count;
+        let pid = server.pid();
+        let watched = Watched { pid: Some(pid), folder: None };
+        let mut after = before;
+        let mut row = load_row::measure_with(&name, &load, watched, || {
+            after = machine::memory_bytes(pid, "VmRSS:")?;
+            Ok(())
+        })?;
+        let each = after.saturating_sub(before) as f64 / f64::from(count);
+        row.figure("server memory a connection, bytes", each);
+        row.target("at most 8 KiB a connection", each <= 8192.0);
+        self.push(row);
+        server.stop()
+    }
+}
+
+/// Mean size of a commit, as whole blocks: what the disk was given between two flushes.
+fn mean_commit_bytes(row: &Row) -> Option<usize> {
+    let (bytes, flushes) = (row.value("disk bytes written")?, row.value("disk flushes")?);
+    if flushes < 1.0 {
+        return None;
+    }
+    Some(((bytes / flushes) as usize).next_multiple_of(4096).min(FLOOR_FILE_BYTES as usize / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A floor with other write sizes than the server's is another floor.
+    #[test]
+    fn the_mean_commit_is_whole_blocks() {
+        let row = |bytes, flushes| {
+            let mut row = Row::new("append");
+            row.figure("disk bytes written", bytes);
+            row.figure("disk flushes", flushes);
+            mean_commit_bytes(&row)
+        };
+        assert_eq!(row(8_192_000.0, 1_000.0), Some(8_192));
+        assert_eq!(row(8_193_000.0, 1_000.0), Some(12_288));
+        assert_eq!(row(1_000.0, 0.0), None);
+        assert_eq!(mean_commit_bytes(&Row::new("elsewhere")), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! One load as a row of the report: the run itself, and what client, server and disk used meanwhile.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::engine::tally::Tally;
+use crate::engine::{Load, Run};
+use crate::machine::{CpuTime, DiskCounters, ProcessMeter};
+use crate::report::Row;
+
+/// Whom to watch during a load.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watched<'a> {
+    /// The server's process, if it is known.
+    pub(crate) pid: Option<u32>,
+    /// The folder whose disk is watched.
+    pub(crate) folder: Option<&'a Path>,
+}
+
+/// What was used between two moments.
+struct Meters {
+    began: Instant,
+    client_cpu: CpuTime,
+    server: Option<ProcessMeter>,
+    disk: Option<DiskCounters>,
+}
+
+impl Meters {
+    fn start(watched: &Watched<'_>) -> anyhow::Result<Self> {
+        Ok(Meters {
+            began: Instant::now(),
+            client_cpu: CpuTime::of_thread(),
+            server: watched.pid.map(ProcessMeter::start).transpose()?,
+            disk: watched.folder.map(DiskCounters::of).transpose()?.flatten(),
+        })
+    }
+
+    fn read(&self, watched: &Watched<'_>, row: &mut Row) -> anyhow::Result<()> {
+        let pid = std::process::id();
+        let client = CpuTime::of_thread().since(self.client_cpu, self.began.elapsed(), pid)?;
+        row.client = Some(client);
+        row.server = self.server.as_ref().map(ProcessMeter::read).transpose()?;
+        let after = watched.folder.map(DiskCounters::of).transpose()?.flatten();
+        if let (Some(before), Some(after)) = (self.disk, after) {
+            let disk = after.since(before);
+            row.figure("disk flushes", disk.flushes as f64);
+            row.figure("disk writes", disk.writes as f64);
+            row.figure("disk bytes written", disk.written_bytes as f64);
+        }
+        Ok(())
+    }
+}
+
+/// Runs a load and tells it as a row.
+pub(crate) fn measure(name: &str, load: &Load, watched: Watched<'_>) -> anyhow::Result<Row> {
+    measure_with(name, load, watched, || Ok(()))
+}
+
+/// The same, with a look at something else when the time that counts begins, and when it ends.
+pub(crate) fn measure_with(
+    name: &str,
+    load: &Load,
+    watched: Watched<'_>,
+    mut at_border: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Row> {
+    let run = Run::connect(load)?;
+    let mut row = Row::new(name);
+    let mut meters: Option<Meters> = None;
+    let tally = run.drive(|| {
+        match meters.take() {
+            None => meters = Some(Meters::start(&watched)?),
+            Some(started) => started.read(&watched, &mut row)?,
+        }
+        at_border()
+    })?;
+    tell(&tally, load, &mut row);
+    Ok(row)
+}
+
+fn tell(tally: &Tally, load: &Load, row: &mut Row) {
+    let seconds = load.duration.as_secs_f64();
+    let events = tally.acked_events_counted;
+    if load.publishers > 0 {
+        row.rate_per_s = Some(events as f64 / seconds);
+        row.mb_per_s = Some(events as f64 * load.shape.data_bytes as f64 / seconds / 1e6);
+    }
+    row.latency("ack", tally.ack.summary());
+    row.latency("end to end", tally.end_to_end.summary());
+    row.latency("publish delay", tally.delay.summary());
+    if load.subscribers > 0 {
+        row.figure("delivered events a second", tally.delivered_events_counted as f64 / seconds);
+    }
+    if let Some(server) = &row.server
+        && load.publishers > 0
+    {
+        let cpu_us = server.cpu_s * 1e6 / (events as f64).max(1.0);
+        row.figure("server CPU us an event", cpu_us);
+    }
+    if tally.unanswered() > 0 {
+        row.notes.push(format!("{} batches were never answered", tally.unanswered()));
+    }
+    if tally.refused_batches > 0 {
+        let first = tally.first_refusal.as_deref().unwrap_or_default();
+        row.notes.push(format!("{} batches were refused: {first}", tally.refused_batches));
+    }
+    let owed = tally.acked_batches * u64::from(load.shape.batch) * u64::from(load.groups);
+    if load.subscribers > 0 && tally.delivered_events < owed {
+        let missing = owed - tally.delivered_events;
+        row.notes.push(format!("{missing} of {owed} deliveries did not come"));
+    }
+    if tally.redelivered_events > 0 {
+        row.notes.push(format!("{} events were delivered again", tally.redelivered_events));
+    }
+    row.mark_limits();
+}

@@ -1,0 +1,241 @@
+//! The machine under the measurement: what it is, who runs on which core, and what a process has used of it.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::CpuSet;
+use serde::Serialize;
+
+/// The named place that figures belong to.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Machine {
+    /// The processor's own name.
+    pub(crate) processor: String,
+    /// Cores that this process may use.
+    pub(crate) cores: usize,
+    /// Kernel release.
+    pub(crate) kernel: String,
+    /// Load of the last minute before the measurement: above a few tenths somebody else was measured too.
+    pub(crate) load_before: String,
+}
+
+impl Machine {
+    /// Looks around.
+    pub(crate) fn look() -> Self {
+        let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let cpuinfo = line("/proc/cpuinfo");
+        let processor = cpuinfo
+            .lines()
+            .find_map(|l| {
+                l.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim())
+            })
+            .unwrap_or("unknown processor");
+        Machine {
+            processor: processor.to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: line("/proc/sys/kernel/osrelease"),
+            load_before: line("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { processor, cores, kernel, load_before } = self;
+        write!(f, "{processor}, {cores} cores, Linux {kernel}, load before: {load_before}")
+    }
+}
+
+/// Moves the calling thread, and the threads and processes that it starts from here on, to core `cpu`.
+pub(crate) fn pin(cpu: usize) -> anyhow::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        bail!("core {cpu} does not exist: the highest number is {}", CpuSet::MAX_CPU - 1);
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set)
+        .with_context(|| format!("cannot run on core {cpu}: name one of the cores of this machine"))
+}
+
+/// Lets the calling thread wake on time: the kernel otherwise rounds sleeps up by 50 us to save wake-ups.
+pub(crate) fn wake_on_time() {
+    // Without it paced latencies only get worse, which the publish delay shows.
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+}
+
+/// Sleeps until `moment`; returns at once when it has passed.
+pub(crate) fn sleep_until(moment: Instant) {
+    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+}
+
+/// Raises the soft limit of open files to the hard one, and returns it.
+pub(crate) fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let held = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
+    held.current.unwrap_or(u64::MAX)
+}
+
+/// What the scheduler has counted of one or more threads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CpuTime {
+    /// Time on a core.
+    pub(crate) ran: Duration,
+    /// Time ready to run, while others had the core.
+    pub(crate) waited: Duration,
+}
+
+impl CpuTime {
+    /// Of the calling thread.
+    pub(crate) fn of_thread() -> Self {
+        Self::parse(&fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default())
+    }
+
+    /// Of all threads of a process. (`/proc/PID/stat` only knows ticks of 10 ms.)
+    fn of_process(pid: u32) -> anyhow::Result<Self> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+            .with_context(|| format!("process {pid} is gone"))?;
+        let mut sum = CpuTime::default();
+        for task in tasks.flatten() {
+            // A thread may end between the listing and this.
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let CpuTime { ran, waited } = Self::parse(&text);
+            sum = CpuTime { ran: sum.ran + ran, waited: sum.waited + waited };
+        }
+        Ok(sum)
+    }
+
+    fn parse(schedstat: &str) -> Self {
+        let mut ns = schedstat.split(' ').map(|number| number.parse::<u64>().unwrap_or(0));
+        let mut next = || Duration::from_nanos(ns.next().unwrap_or(0));
+        CpuTime { ran: next(), waited: next() }
+    }
+
+    /// What was used since `before`, over `wall`, with the memory of process `pid`.
+    pub(crate) fn since(
+        self,
+        before: Self,
+        wall: Duration,
+        pid: u32,
+    ) -> anyhow::Result<ProcessUse> {
+        let wall_s = wall.as_secs_f64().max(1e-9);
+        let cpu_s = self.ran.saturating_sub(before.ran).as_secs_f64();
+        let waited_s = self.waited.saturating_sub(before.waited).as_secs_f64();
+        Ok(ProcessUse {
+            cpu_s,
+            busy_share: cpu_s / wall_s,
+            waited_share: waited_s / wall_s,
+            rss_peak_bytes: memory_bytes(pid, "VmHWM:")?,
+        })
+    }
+}
+
+/// What a process used over a while.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ProcessUse {
+    /// CPU time of all its threads, in seconds.
+    pub(crate) cpu_s: f64,
+    /// CPU time by wall time: 1.0 is one whole core.
+    pub(crate) busy_share: f64,
+    /// Time in which it was ready to run and others had the core, by wall time.
+    pub(crate) waited_share: f64,
+    /// Most memory it ever had resident.
+    pub(crate) rss_peak_bytes: u64,
+}
+
+/// Follows what a process uses from one moment on.
+#[derive(Clone, Debug)]
+pub(crate) struct ProcessMeter {
+    pid: u32,
+    since: Instant,
+    before: CpuTime,
+}
+
+impl ProcessMeter {
+    /// Starts to follow process `pid`.
+    pub(crate) fn start(pid: u32) -> anyhow::Result<Self> {
+        Ok(ProcessMeter { pid, since: Instant::now(), before: CpuTime::of_process(pid)? })
+    }
+
+    /// What it has used since.
+    pub(crate) fn read(&self) -> anyhow::Result<ProcessUse> {
+        CpuTime::of_process(self.pid)?.since(self.before, self.since.elapsed(), self.pid)
+    }
+}
+
+/// Memory of a process: `VmRSS:` now, `VmHWM:` at its peak.
+pub(crate) fn memory_bytes(pid: u32, field: &str) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.trim().split(' ').next()?.parse::<u64>().ok())
+        .with_context(|| format!("/proc/{pid}/status has no {field}"))?;
+    Ok(kib << 10)
+}
+
+/// Counters of the disk under a folder.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskCounters {
+    /// Writes that completed, after the kernel merged or split them.
+    pub(crate) writes: u64,
+    /// Bytes written.
+    pub(crate) written_bytes: u64,
+    /// Flushes that completed: one for each synced write on a disk without FUA.
+    pub(crate) flushes: u64,
+}
+
+impl DiskCounters {
+    /// Reads the counters of the disk that holds `folder`, or `None` where it has none (tmpfs, overlays).
+    pub(crate) fn of(folder: &Path) -> anyhow::Result<Option<Self>> {
+        let device = fs::metadata(folder)
+            .with_context(|| format!("cannot look at {}", folder.display()))?
+            .dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let stats = fs::read_to_string("/proc/diskstats").unwrap_or_default();
+        Ok(stats.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+            (number(0)? == u64::from(major) && number(1)? == u64::from(minor)).then_some(())?;
+            // Since Linux 5.5 the 16th statistic counts flushes.
+            Some(DiskCounters {
+                writes: number(7)?,
+                written_bytes: number(9)? * 512,
+                flushes: number(18)?,
+            })
+        }))
+    }
+
+    /// What was counted since `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        DiskCounters {
+            writes: self.writes - before.writes,
+            written_bytes: self.written_bytes - before.written_bytes,
+            flushes: self.flushes - before.flushes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A meter that reads the wrong field or the wrong unit would call every server idle, or every client bound.
+    #[test]
+    fn a_busy_process_is_seen_as_busy() {
+        let meter = ProcessMeter::start(std::process::id()).unwrap();
+        let cpu = CpuTime::of_thread();
+        let mut sum = 0u64;
+        while CpuTime::of_thread().ran - cpu.ran < Duration::from_millis(50) {
+            sum = std::hint::black_box(sum + 1);
+        }
+        let used = meter.read().unwrap();
+        assert!(used.cpu_s >= 0.045 && used.cpu_s < 60.0, "{used:?}");
+        assert!(used.rss_peak_bytes > 1 << 20, "{used:?}");
+    }
+}

@@ -1,0 +1,184 @@
+//! What a command has measured: rows for people (a table) and for programs (one JSON value).
+
+use serde::Serialize;
+
+use crate::latency::Summary;
+use crate::machine::{Machine, ProcessUse};
+
+/// Above this share of its core a client measures itself, not the server.
+const CLIENT_BOUND_SHARE: f64 = 0.85;
+/// Above this share of its time spent waiting for a core, others were measured too.
+const DISTURBED_SHARE: f64 = 0.05;
+
+/// One report: the machine and the rows measured on it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// What was run.
+    pub(crate) command: String,
+    /// Where it was run, and how busy the machine was before.
+    pub(crate) machine: Machine,
+    /// What was measured, in order.
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Row {
+    /// What was measured, with its parameters.
+    pub(crate) name: String,
+    /// Events, operations or round trips a second.
+    pub(crate) rate_per_s: Option<f64>,
+    /// Bytes of data a second, in 10^6.
+    pub(crate) mb_per_s: Option<f64>,
+    /// Each kind of latency that was measured.
+    pub(crate) latencies: Vec<Kind>,
+    /// What the load generator used.
+    pub(crate) client: Option<ProcessUse>,
+    /// What the server used.
+    pub(crate) server: Option<ProcessUse>,
+    /// Further figures by name.
+    pub(crate) figures: Vec<Figure>,
+    /// What a reader must know: client-bound, missing acks, a target that was or was not met.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One kind of latency.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Kind {
+    /// `ack`, `end to end`, `publish delay`, `write`, ...
+    pub(crate) kind: &'static str,
+    /// Its percentiles.
+    #[serde(flatten)]
+    pub(crate) summary: Summary,
+}
+
+/// One figure that is neither a rate nor a latency.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figure {
+    /// What it is, with its unit.
+    pub(crate) name: &'static str,
+    /// Its value.
+    pub(crate) value: f64,
+}
+
+impl Row {
+    /// A row without figures yet.
+    pub(crate) fn new(name: impl Into<String>) -> Self {
+        Row { name: name.into(), ..Row::default() }
+    }
+
+    /// Adds a kind of latency, if any was recorded.
+    pub(crate) fn latency(&mut self, kind: &'static str, summary: Option<Summary>) {
+        self.latencies.extend(summary.map(|summary| Kind { kind, summary }));
+    }
+
+    /// Adds a figure.
+    pub(crate) fn figure(&mut self, name: &'static str, value: f64) {
+        self.figures.push(Figure { name, value });
+    }
+
+    /// Says whether a target was met.
+    pub(crate) fn target(&mut self, what: &str, met: bool) {
+        self.notes.push(format!("{what}: {}", if met { "met" } else { "NOT MET" }));
+    }
+
+    /// The value of a figure, if it is there.
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
+    }
+
+    /// The median of one kind of latency, in microseconds.
+    pub(crate) fn p50_us(&self, kind: &str) -> Option<f64> {
+        self.latencies.iter().find(|known| known.kind == kind).map(|known| known.summary.p50_us)
+    }
+
+    /// Says so when the client was the limit, or when client or server had to wait for somebody else's work.
+    pub(crate) fn mark_limits(&mut self) {
+        if let Some(client) = &self.client
+            && client.busy_share > CLIENT_BOUND_SHARE
+        {
+            self.notes.push(format!("client-bound ({:.0} % busy)", 100.0 * client.busy_share));
+        }
+        for (who, used) in [("client", &self.client), ("server", &self.server)] {
+            if let Some(used) = used
+                && used.waited_share > DISTURBED_SHARE
+            {
+                let share = 100.0 * used.waited_share;
+                self.notes.push(format!(
+                    "disturbed: the {who} waited for its core {share:.0} % of the time"
+                ));
+            }
+        }
+    }
+}
+
+impl Report {
+    /// Prints the table, or the JSON.
+    pub(crate) fn print(&self, as_json: bool) -> anyhow::Result<()> {
+        if as_json {
+            println!("{}", serde_json::to_string(self)?);
+            return Ok(());
+        }
+        println!("# {}\n# {}", self.command, self.machine);
+        println!(
+            "{:<46} {:>11} {:>8}  {:<13} {:>9} {:>9} {:>9} {:>9} {:>9}  {:>6} {:>6} {:>7}",
+            "what",
+            "per s",
+            "MB/s",
+            "us",
+            "p50",
+            "p99",
+            "p99.9",
+            "p99.99",
+            "max",
+            "client",
+            "server",
+            "RSS MiB"
+        );
+        for row in &self.rows {
+            print!("{row}");
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let share = |used: &Option<ProcessUse>| {
+            used.as_ref().map_or(String::new(), |used| format!("{:.0} %", 100.0 * used.busy_share))
+        };
+        let rss = self.server.as_ref().map_or(String::new(), |used| {
+            format!("{:.1}", used.rss_peak_bytes as f64 / f64::from(1 << 20))
+        });
+        let head = format!(
+            "{:<46} {:>11} {:>8}",
+            self.name,
+            self.rate_per_s.map_or(String::new(), |rate| format!("{rate:.0}")),
+            self.mb_per_s.map_or(String::new(), |rate| format!("{rate:.1}")),
+        );
+        let tail = format!("{:>6} {:>6} {:>7}", share(&self.client), share(&self.server), rss);
+        for (index, Kind { kind, summary }) in self.latencies.iter().enumerate() {
+            let (head, tail) = if index == 0 { (&*head, &*tail) } else { ("", "") };
+            writeln!(
+                f,
+                "{head:<67}  {kind:<13} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1}  {tail}",
+                summary.p50_us, summary.p99_us, summary.p999_us, summary.p9999_us, summary.max_us
+            )?;
+        }
+        if self.latencies.is_empty() {
+            writeln!(f, "{head:<67}  {:<13} {:>49}  {tail}", "", "")?;
+        }
+        for Figure { name, value } in &self.figures {
+            writeln!(f, "  = {name}: {}", shown(*value))?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  ! {note}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A figure with three digits or more, and none that pretend.
+fn shown(value: f64) -> String {
+    if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") }
+}
