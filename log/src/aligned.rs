@@ -1,0 +1,256 @@
+//! Memory that the disk can write from and read into directly: 4096-aligned, shared without copying.
+//!
+//! Commits are built in [`Chunk`]s, several after one another in one chunk. What has been appended is lent as
+//! [`Bytes`] to the disk, the tail cache and deliveries; the chunk is freed, or used again, when all of them are gone.
+//! Invariant: bytes once lent are never written again.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use crossbeam::queue::ArrayQueue;
+
+/// Unit of direct access, of commits and of padding.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// Most chunks that wait, unused, to be used again.
+const CHUNKS_KEPT_MAX: usize = 3;
+
+/// Rounds up to whole blocks.
+pub(crate) const fn block_ceil(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK_BYTES as u64)
+}
+
+/// An owned buffer at a 4096-aligned address. Its bytes are zero at first, and its memory is used only once touched.
+pub struct AlignedBuf {
+    memory: NonNull<u8>,
+    len: usize,
+    layout: Layout,
+}
+
+// SAFETY: the buffer owns its memory alone; it is a `Vec<u8>` with another alignment.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    /// A buffer of `len` zero bytes.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        let layout = Layout::from_size_align(len.max(BLOCK_BYTES), BLOCK_BYTES)
+            .expect("lengths are far below the address space");
+        // SAFETY: the layout is not of size zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        AlignedBuf { memory, len, layout }
+    }
+
+    /// A buffer with a copy of `bytes`.
+    #[must_use]
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buf = AlignedBuf::zeroed(bytes.len());
+        buf.as_mut_slice().copy_from_slice(bytes);
+        buf
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: `len` bytes are allocated and initialised.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }
+    }
+
+    /// The bytes, to change.
+    #[must_use]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: `len` bytes are allocated and initialised, and `self` is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.len) }
+    }
+
+    /// Cuts the buffer to its first `len` bytes; no effect if it is shorter.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with the same layout, freed once.
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+    }
+}
+
+impl AsRef<[u8]> for AlignedBuf {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl From<AlignedBuf> for Bytes {
+    fn from(buf: AlignedBuf) -> Bytes {
+        Bytes::from_owner(buf)
+    }
+}
+
+impl fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBuf({} bytes)", self.len)
+    }
+}
+
+/// Chunks of one log: counts those in use, keeps a few to be used again.
+#[derive(Debug)]
+pub(crate) struct ChunkPool {
+    free: ArrayQueue<AlignedBuf>,
+    chunk_bytes: usize,
+    in_use_bytes: AtomicUsize,
+}
+
+impl ChunkPool {
+    pub(crate) fn new(chunk_bytes: usize) -> Arc<Self> {
+        assert!(chunk_bytes.is_multiple_of(BLOCK_BYTES), "commits are whole blocks");
+        let free = ArrayQueue::new(CHUNKS_KEPT_MAX);
+        Arc::new(ChunkPool { free, chunk_bytes, in_use_bytes: AtomicUsize::new(0) })
+    }
+
+    /// A chunk of the usual size, or larger if one batch needs more.
+    pub(crate) fn take(self: &Arc<Self>, at_least: usize) -> ChunkTail {
+        let usual = at_least <= self.chunk_bytes;
+        let memory = if usual { self.free.pop() } else { None };
+        let len = if usual { self.chunk_bytes } else { at_least.next_multiple_of(BLOCK_BYTES) };
+        let memory = memory.unwrap_or_else(|| AlignedBuf::zeroed(len));
+        assert!(memory.len >= at_least, "a chunk takes what it was taken for");
+        self.in_use_bytes.fetch_add(memory.len, Ordering::Relaxed);
+        let chunk = Chunk { start: memory.memory, len: memory.len, memory: Some(memory) };
+        let chunk = Arc::new(PooledChunk { chunk, pool: Arc::clone(self) });
+        ChunkTail { chunk, start: 0, lent_end: None }
+    }
+
+    /// Bytes of all chunks that someone still holds.
+    pub(crate) fn in_use_bytes(&self) -> usize {
+        self.in_use_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the chunks that are kept to be used again.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.free.len() * self.chunk_bytes
+    }
+}
+
+struct Chunk {
+    start: NonNull<u8>,
+    len: usize,
+    memory: Option<AlignedBuf>,
+}
+
+struct PooledChunk {
+    chunk: Chunk,
+    pool: Arc<ChunkPool>,
+}
+
+// SAFETY: the memory is reached only through `Lent` (ranges that are never written again) and through the one
+// `ChunkTail` (the rest), so no byte is ever both read and written.
+unsafe impl Send for PooledChunk {}
+// SAFETY: as above.
+unsafe impl Sync for PooledChunk {}
+
+impl Drop for PooledChunk {
+    fn drop(&mut self) {
+        if let Some(memory) = self.chunk.memory.take() {
+            self.pool.in_use_bytes.fetch_sub(memory.len, Ordering::Relaxed);
+            if memory.len == self.pool.chunk_bytes {
+                // A full pool drops the memory.
+                let _ = self.pool.free.push(memory);
+            }
+        }
+    }
+}
+
+/// A part of a chunk that is never written again.
+struct Lent {
+    chunk: Arc<PooledChunk>,
+    at: usize,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `ChunkTail` made this range, within the chunk.
+        let start = unsafe { self.chunk.chunk.start.add(self.at) };
+        // SAFETY: the tail never writes this range again, and the memory lives as long as `chunk`.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.len) }
+    }
+}
+
+/// The part of a chunk that is not finished: the only writer of the chunk.
+///
+/// A commit grows from `start`. Its first bytes (the head) may be written until [`ChunkTail::finish`], while batches
+/// behind them may already be lent to readers.
+pub(crate) struct ChunkTail {
+    chunk: Arc<PooledChunk>,
+    start: usize,
+    /// End of what is lent behind the head, counted from the start of the chunk.
+    lent_end: Option<usize>,
+}
+
+impl ChunkTail {
+    /// Bytes from the start of the commit to the end of the chunk.
+    pub(crate) fn room(&self) -> usize {
+        self.chunk.chunk.len - self.start
+    }
+
+    /// `len` bytes at `at`, counted from the start of the commit, to write. They must not have been lent.
+    pub(crate) fn slot(&mut self, at: usize, len: usize, head_len: usize) -> &mut [u8] {
+        assert!(at + len <= self.room(), "a commit stays in its chunk");
+        let begin = self.start + at;
+        match self.lent_end {
+            Some(lent_end) => {
+                let in_head = at + len <= head_len;
+                assert!(in_head || begin >= lent_end, "lent bytes are never written again");
+            }
+            None => debug_assert!(begin >= self.start, "slots count from the start of the commit"),
+        }
+        // SAFETY: the range is within the chunk, asserted above.
+        let slot = unsafe { self.chunk.chunk.start.add(begin) };
+        // SAFETY: no lent range overlaps it (asserted above; what is lent behind the head begins at or after
+        // `head_len`, see `lend`), and `self` is the only writer and is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(slot.as_ptr(), len) }
+    }
+
+    /// Lends `from..to` (from the start of the commit) of a commit that goes on. `from` must be behind the head.
+    pub(crate) fn lend(&mut self, from: usize, to: usize, head_len: usize) -> Bytes {
+        assert!(
+            head_len <= from && from <= to && to <= self.room(),
+            "only what is behind the head is lent"
+        );
+        let lent_end = self.start + to;
+        self.lent_end = Some(self.lent_end.map_or(lent_end, |end| end.max(lent_end)));
+        self.bytes(from, to)
+    }
+
+    /// Ends the commit after `len` bytes and returns it; the next one starts behind it.
+    pub(crate) fn finish(&mut self, len: usize) -> Bytes {
+        assert!(len.is_multiple_of(BLOCK_BYTES) && len <= self.room(), "a commit is whole blocks");
+        let bytes = self.bytes(0, len);
+        self.start += len;
+        self.lent_end = None;
+        bytes
+    }
+
+    fn bytes(&self, from: usize, to: usize) -> Bytes {
+        Bytes::from_owner(Lent {
+            chunk: Arc::clone(&self.chunk),
+            at: self.start + from,
+            len: to - from,
+        })
+    }
+}
+
+impl fmt::Debug for ChunkTail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChunkTail(start {}, room {})", self.start, self.room())
+    }
+}

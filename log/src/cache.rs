@@ -1,0 +1,71 @@
+//! The newest commits, kept in memory for readers at the tail.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use codec::ids::Position;
+
+/// A commit (or what there is of the open one).
+#[derive(Clone, Debug)]
+pub(crate) struct CachedCommit {
+    pub(crate) segment: u64,
+    /// Byte of the first of `bytes` in the segment.
+    pub(crate) at: u64,
+    pub(crate) number: u64,
+    pub(crate) base_position: Position,
+    pub(crate) end_position: Position,
+    pub(crate) bytes: Bytes,
+}
+
+/// Commits in a row, the newest at the back. Over budget, the oldest that are durable go.
+///
+/// Invariant: each commit starts at the position where the one before it ends.
+#[derive(Debug)]
+pub(crate) struct TailCache {
+    commits: VecDeque<CachedCommit>,
+    bytes: usize,
+    bytes_max: usize,
+    durable_end: u64,
+}
+
+impl TailCache {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        TailCache { commits: VecDeque::new(), bytes: 0, bytes_max, durable_end: 0 }
+    }
+
+    pub(crate) fn insert(&mut self, commit: CachedCommit) {
+        let last = self.commits.back();
+        assert!(
+            last.is_none_or(|last| last.end_position == commit.base_position),
+            "commits leave no gap"
+        );
+        self.bytes += commit.bytes.len();
+        self.commits.push_back(commit);
+        self.evict();
+    }
+
+    /// The commit with this number, and all before it, is durable.
+    pub(crate) fn synced(&mut self, number: u64) {
+        self.durable_end = self.durable_end.max(number + 1);
+        self.evict();
+    }
+
+    /// The commit that holds `position`.
+    pub(crate) fn find(&self, position: Position) -> Option<&CachedCommit> {
+        let after = self.commits.partition_point(|commit| commit.end_position <= position);
+        self.commits.get(after).filter(|commit| commit.base_position <= position)
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > self.bytes_max {
+            match self.commits.front() {
+                // What is not durable can be read nowhere else.
+                Some(oldest) if oldest.number < self.durable_end => {
+                    self.bytes -= oldest.bytes.len();
+                    self.commits.pop_front();
+                }
+                _ => return,
+            }
+        }
+    }
+}

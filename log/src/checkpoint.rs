@@ -1,0 +1,488 @@
+//! Checkpoints: the topic dictionary, next offsets, logical starts and cursors, so that recovery replays little.
+//!
+//! Two files in turn. A shard encodes a piece (a frame) at a time while it goes on; a chore writes it. Entries may be
+//! newer than the place where the replay starts: replaying them again changes nothing. The last frame is written only
+//! when everything that the others may contain is durable, so a checkpoint never knows more than the log.
+//!
+//! ```text
+//! frame: 0 u32 kind    4 u32 payload bytes    8 u64 sequence    16 u32 frame number
+//!       20 u32 CRC-32C of bytes 0..20 and of the payload    24 payload
+//!  1 start    u32 magic "RMCK", u32 version, u64 node id, u64 log key, u32 epoch, u32 sealed,
+//!             u64 segment, u64 byte, u64 commit, u64 position: where the replay starts
+//!  2 topics   entries: u32 id, u16 name bytes, u16 partitions, name,
+//!             partitions * (u16 partition, u64 next offset, u64 first offset kept)
+//!  3 cursors  cursor records as in control batches
+//!  4 end      u64 frames before it, u64 commit end: everything before that commit must be found
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use codec::crc32c::crc32c;
+use codec::error::DecodeError;
+use codec::ids::{Epoch, Offset, Partition, Position, TopicId};
+
+use crate::chores::ChoreOutcome;
+use crate::control::{Record, encode_cursor, take_u32, take_u64};
+use crate::cursor::Cursors;
+use crate::disk::{Chore, ChoreDone, LogKey};
+use crate::log::Log;
+use crate::segment::FORMAT_VERSION;
+use crate::storage::{FileId, OpenMode, Storage};
+use crate::topics::Topics;
+
+const CHECKPOINT_MAGIC: u32 = 0x4b43_4d52;
+const FRAME_HEADER_BYTES: usize = 24;
+/// A frame is ended once it is this long; bounds what a shard encodes in one step.
+const FRAME_BYTES: usize = 64 << 10;
+const KIND_START: u32 = 1;
+const KIND_TOPICS: u32 = 2;
+const KIND_CURSORS: u32 = 3;
+const KIND_END: u32 = 4;
+
+/// Where the replay of a checkpoint starts, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckpointStart {
+    pub(crate) node_id: u64,
+    pub(crate) log: LogKey,
+    pub(crate) epoch: Epoch,
+    pub(crate) sealed: bool,
+    /// 0: the log has no segment yet.
+    pub(crate) segment: u64,
+    pub(crate) at: u64,
+    pub(crate) commit: u64,
+    pub(crate) position: Position,
+}
+
+/// A checkpoint read back.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) sequence: u64,
+    pub(crate) start: CheckpointStart,
+    pub(crate) commit_end: u64,
+    pub(crate) topics: Topics,
+    pub(crate) cursors: Cursors,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Start,
+    Topics { next: u32 },
+    Cursors { groups: Vec<u64> },
+    End,
+}
+
+/// Encodes a checkpoint frame by frame.
+#[derive(Debug)]
+pub(crate) struct CheckpointEncoder {
+    start: CheckpointStart,
+    sequence: u64,
+    frames: u32,
+    phase: Phase,
+}
+
+impl CheckpointEncoder {
+    pub(crate) fn new(start: CheckpointStart, sequence: u64) -> Self {
+        CheckpointEncoder { start, sequence, frames: 0, phase: Phase::Start }
+    }
+
+    pub(crate) fn is_at_end(&self) -> bool {
+        matches!(self.phase, Phase::End)
+    }
+
+    /// The next frame before the last.
+    pub(crate) fn next_frame(&mut self, topics: &Topics, cursors: &Cursors) -> Vec<u8> {
+        assert!(!self.is_at_end(), "the last frame is made by `end_frame`");
+        let mut payload = Vec::new();
+        let kind = match &mut self.phase {
+            Phase::Start => {
+                encode_start(&self.start, &mut payload);
+                self.phase = Phase::Topics { next: 1 };
+                KIND_START
+            }
+            Phase::Topics { next } => {
+                while *next <= topics.len() && payload.len() < FRAME_BYTES {
+                    encode_topic(topics, TopicId(*next), &mut payload);
+                    *next += 1;
+                }
+                if *next > topics.len() {
+                    let groups = cursors.iter().map(|(group, _)| group).collect();
+                    self.phase = Phase::Cursors { groups };
+                }
+                KIND_TOPICS
+            }
+            Phase::Cursors { groups } => {
+                while payload.len() < FRAME_BYTES
+                    && let Some(group) = groups.pop()
+                {
+                    if let Some(cursor) = cursors.get(group) {
+                        encode_cursor(group, cursor, &mut payload);
+                    }
+                }
+                if groups.is_empty() {
+                    self.phase = Phase::End;
+                }
+                KIND_CURSORS
+            }
+            Phase::End => unreachable!("asserted above"),
+        };
+        self.frame(kind, &payload)
+    }
+
+    /// The last frame: what makes the file a checkpoint.
+    pub(crate) fn end_frame(&mut self, commit_end: u64) -> Vec<u8> {
+        assert!(self.is_at_end(), "the last frame comes last");
+        let mut payload = Vec::with_capacity(16);
+        payload.extend_from_slice(&u64::from(self.frames).to_le_bytes());
+        payload.extend_from_slice(&commit_end.to_le_bytes());
+        self.frame(KIND_END, &payload)
+    }
+
+    fn frame(&mut self, kind: u32, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FRAME_HEADER_BYTES + payload.len());
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.extend_from_slice(&self.frames.to_le_bytes());
+        out.extend_from_slice(&frame_crc(&out, payload).to_le_bytes());
+        out.extend_from_slice(payload);
+        self.frames += 1;
+        out
+    }
+}
+
+fn frame_crc(head: &[u8], payload: &[u8]) -> u32 {
+    assert_eq!(head.len(), 20, "the checksum covers what is before it");
+    let mut seeded = [0; 24];
+    seeded[..20].copy_from_slice(head);
+    seeded[20..].copy_from_slice(&crc32c(payload).to_le_bytes());
+    crc32c(&seeded)
+}
+
+fn encode_start(start: &CheckpointStart, out: &mut Vec<u8>) {
+    out.extend_from_slice(&CHECKPOINT_MAGIC.to_le_bytes());
+    out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    out.extend_from_slice(&start.node_id.to_le_bytes());
+    out.extend_from_slice(&start.log.as_u64().to_le_bytes());
+    out.extend_from_slice(&start.epoch.0.to_le_bytes());
+    out.extend_from_slice(&u32::from(start.sealed).to_le_bytes());
+    for number in [start.segment, start.at, start.commit, start.position.0] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+fn encode_topic(topics: &Topics, id: TopicId, out: &mut Vec<u8>) {
+    let Some(name) = topics.name(id) else { return };
+    let partitions: Vec<_> = topics.partitions(id).collect();
+    out.extend_from_slice(&id.0.to_le_bytes());
+    out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    out.extend_from_slice(&(partitions.len() as u16).to_le_bytes());
+    out.extend_from_slice(name.as_bytes());
+    for (partition, state) in partitions {
+        out.extend_from_slice(&partition.0.to_le_bytes());
+        out.extend_from_slice(&state.next.0.to_le_bytes());
+        out.extend_from_slice(&state.start.0.to_le_bytes());
+    }
+}
+
+impl Checkpoint {
+    /// Reads a checkpoint from its file's bytes.
+    ///
+    /// # Errors
+    /// It was not finished, or is damaged.
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, DecodeError> {
+        let malformed = |field| DecodeError::Malformed { field };
+        let mut sequence = None;
+        let mut start = None;
+        let mut topics = Topics::new();
+        let mut cursors = Cursors::default();
+        for number in 0u32.. {
+            let (kind, of, mut payload) = take_frame(&mut bytes, number)?;
+            if *sequence.get_or_insert(of) != of {
+                return Err(malformed("checkpoint sequence"));
+            }
+            match (kind, start) {
+                (KIND_START, None) => start = Some(decode_start(&mut payload)?),
+                (KIND_TOPICS, Some(_)) => decode_topics(payload, &mut topics)?,
+                (KIND_CURSORS, Some(_)) => decode_cursors(payload, &mut cursors)?,
+                (KIND_END, Some(start)) if take_u64(&mut payload)? == u64::from(number) => {
+                    let commit_end = take_u64(&mut payload)?;
+                    return Ok(Checkpoint { sequence: of, start, commit_end, topics, cursors });
+                }
+                _ => return Err(malformed("checkpoint frame")),
+            }
+        }
+        Err(malformed("checkpoint frames"))
+    }
+}
+
+fn take_frame<'a>(bytes: &mut &'a [u8], number: u32) -> Result<(u32, u64, &'a [u8]), DecodeError> {
+    let truncated = DecodeError::Truncated { field: "checkpoint frame" };
+    let (head, rest) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or(truncated.clone())?;
+    let mut fields = &head[..];
+    let kind = take_u32(&mut fields)?;
+    let len = take_u32(&mut fields)? as usize;
+    let sequence = take_u64(&mut fields)?;
+    let found = take_u32(&mut fields)?;
+    let crc = take_u32(&mut fields)?;
+    let (payload, rest) = rest.split_at_checked(len).ok_or(truncated)?;
+    if found != number || frame_crc(&head[..20], payload) != crc {
+        return Err(DecodeError::Malformed { field: "checkpoint frame" });
+    }
+    *bytes = rest;
+    Ok((kind, sequence, payload))
+}
+
+fn decode_start(bytes: &mut &[u8]) -> Result<CheckpointStart, DecodeError> {
+    if take_u32(bytes)? != CHECKPOINT_MAGIC {
+        return Err(DecodeError::Malformed { field: "checkpoint magic" });
+    }
+    let version = take_u32(bytes)?;
+    if version != FORMAT_VERSION {
+        return Err(DecodeError::Version { found: version as u8 });
+    }
+    Ok(CheckpointStart {
+        node_id: take_u64(bytes)?,
+        log: LogKey::from_u64(take_u64(bytes)?)
+            .ok_or(DecodeError::Malformed { field: "checkpoint log" })?,
+        epoch: Epoch(take_u32(bytes)?),
+        sealed: take_u32(bytes)? != 0,
+        segment: take_u64(bytes)?,
+        at: take_u64(bytes)?,
+        commit: take_u64(bytes)?,
+        position: Position(take_u64(bytes)?),
+    })
+}
+
+fn decode_topics(mut bytes: &[u8], topics: &mut Topics) -> Result<(), DecodeError> {
+    let malformed = DecodeError::Malformed { field: "checkpoint topic" };
+    while !bytes.is_empty() {
+        let id = TopicId(take_u32(&mut bytes)?);
+        let lens = take_u32(&mut bytes)?;
+        let (name, rest) =
+            bytes.split_at_checked((lens & 0xffff) as usize).ok_or(malformed.clone())?;
+        bytes = rest;
+        let name = std::str::from_utf8(name).map_err(|_| malformed.clone())?;
+        if topics.id(name).is_some() || topics.add(Arc::from(name)) != Some(id) {
+            return Err(malformed);
+        }
+        for _ in 0..lens >> 16 {
+            let (partition, rest) = bytes.split_first_chunk::<2>().ok_or(malformed.clone())?;
+            bytes = rest;
+            let partition = Partition(u16::from_le_bytes(*partition));
+            let state = topics.partition_mut(id, partition).ok_or(malformed.clone())?;
+            state.next = Offset(take_u64(&mut bytes)?);
+            state.start = Offset(take_u64(&mut bytes)?);
+        }
+    }
+    Ok(())
+}
+
+fn decode_cursors(mut bytes: &[u8], cursors: &mut Cursors) -> Result<(), DecodeError> {
+    while !bytes.is_empty() {
+        match Record::decode(&mut bytes)? {
+            Record::Cursor { group, cursor } => cursors.recovered(group, Some(cursor)),
+            _ => return Err(DecodeError::Malformed { field: "checkpoint cursor" }),
+        }
+    }
+    Ok(())
+}
+
+/// The file of a checkpoint: two in turn.
+pub(crate) fn checkpoint_path(dir: &Path, sequence: u64) -> PathBuf {
+    dir.join(if sequence.is_multiple_of(2) { "checkpoint-a" } else { "checkpoint-b" })
+}
+
+/// Writes a whole checkpoint and syncs it. For a log that does not run.
+pub(crate) fn write_checkpoint(
+    storage: &dyn Storage,
+    dir: &Path,
+    start: CheckpointStart,
+    sequence: u64,
+    topics: &Topics,
+    cursors: &Cursors,
+) -> io::Result<()> {
+    let mut encoder = CheckpointEncoder::new(start, sequence);
+    let mut bytes = Vec::new();
+    while !encoder.is_at_end() {
+        bytes.extend_from_slice(&encoder.next_frame(topics, cursors));
+    }
+    bytes.extend_from_slice(&encoder.end_frame(start.commit));
+    let path = checkpoint_path(dir, sequence);
+    let piece = PieceTask { dir: dir.into(), path, file: None, at: 0, bytes, last: true };
+    piece.run(storage).map(|_| ())
+}
+
+/// One piece of a checkpoint for a helper thread.
+#[derive(Debug)]
+pub(crate) struct PieceTask {
+    dir: PathBuf,
+    path: PathBuf,
+    file: Option<FileId>,
+    at: u64,
+    bytes: Vec<u8>,
+    last: bool,
+}
+
+impl PieceTask {
+    pub(crate) fn into_chore(self) -> Chore {
+        Box::new(move |storage| ChoreDone(self.run(storage)))
+    }
+
+    fn run(self, storage: &dyn Storage) -> io::Result<ChoreOutcome> {
+        let file = match self.file {
+            Some(file) => file,
+            None => storage.open(&self.path, OpenMode::Create, false)?,
+        };
+        let mut written = storage.write_at(file, self.at, &self.bytes);
+        if self.last && written.is_ok() {
+            written = storage
+                .set_len(file, self.at + self.bytes.len() as u64)
+                .and_then(|()| storage.sync(file))
+                .and_then(|()| storage.sync_dir(&self.dir));
+        }
+        if self.last || written.is_err() {
+            storage.close(file);
+        }
+        written?;
+        Ok(ChoreOutcome::Checkpointed { file: (!self.last).then_some(file) })
+    }
+}
+
+/// When a log writes its next checkpoint, and how far it is.
+#[derive(Debug)]
+pub(crate) struct Checkpointer {
+    next_sequence: u64,
+    /// Where the replays of the newest and of the second newest checkpoint start.
+    segments: [u64; 2],
+    bytes_since: u64,
+    wanted: bool,
+    running: Option<Running>,
+    /// Commit up to which the newest checkpoint knows everything.
+    commit_end: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    encoder: CheckpointEncoder,
+    segment: u64,
+    file: Option<FileId>,
+    at: u64,
+    /// Set when all but the last frame is encoded: what must be durable first.
+    commit_end: Option<u64>,
+    last_sent: bool,
+}
+
+impl Checkpointer {
+    /// After recovery from a checkpoint with `sequence` (0: none) whose replay starts in `segment`.
+    pub(crate) fn new(sequence: u64, segment: u64, commit_end: u64) -> Self {
+        let segments = [segment, 0];
+        let next_sequence = sequence + 1;
+        Checkpointer {
+            next_sequence,
+            segments,
+            bytes_since: 0,
+            wanted: false,
+            running: None,
+            commit_end,
+        }
+    }
+
+    pub(crate) fn committed(&mut self, bytes: u64) {
+        self.bytes_since += bytes;
+    }
+
+    /// Someone waits for a newer checkpoint.
+    pub(crate) fn wanted(&mut self) {
+        self.wanted = true;
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.running.is_none() && !self.wanted && self.bytes_since == 0
+    }
+
+    /// Segments before it are in no checkpoint's replay.
+    pub(crate) fn oldest_segment_needed(&self) -> u64 {
+        self.segments[0].min(self.segments[1])
+    }
+}
+
+impl Log {
+    /// The next piece of a checkpoint, if one is due and may be written now.
+    pub(crate) fn next_checkpoint_piece(&mut self) -> Option<PieceTask> {
+        if self.checkpointer.running.is_none() {
+            self.begin_checkpoint()?;
+        }
+        let running = self.checkpointer.running.as_mut()?;
+        let (bytes, last) = if !running.encoder.is_at_end() {
+            (running.encoder.next_frame(&self.topics, &self.cursors), false)
+        } else {
+            let commit_end = *running.commit_end.get_or_insert(self.next_commit);
+            if self.durable_commit_end < commit_end || running.last_sent {
+                return None;
+            }
+            running.last_sent = true;
+            (running.encoder.end_frame(commit_end), true)
+        };
+        let sequence = self.checkpointer.next_sequence;
+        let (at, file) = (running.at, running.file);
+        running.at += bytes.len() as u64;
+        let path = checkpoint_path(&self.dir, sequence);
+        Some(PieceTask { dir: self.dir.clone(), path, file, at, bytes, last })
+    }
+
+    fn begin_checkpoint(&mut self) -> Option<()> {
+        let checkpointer = &self.checkpointer;
+        let due = checkpointer.bytes_since >= self.options.checkpoint_every_bytes;
+        let ending = self.ends_with_checkpoint() && checkpointer.bytes_since > 0;
+        if !(due || ending || checkpointer.wanted) {
+            return None;
+        }
+        let (segment, at, commit, position) = self.next_commit_place()?;
+        let start = CheckpointStart {
+            node_id: self.node_id,
+            log: self.key,
+            epoch: self.epoch,
+            sealed: self.sealed,
+            segment,
+            at,
+            commit,
+            position,
+        };
+        self.checkpointer.bytes_since = 0;
+        self.checkpointer.wanted = false;
+        let encoder = CheckpointEncoder::new(start, self.checkpointer.next_sequence);
+        self.checkpointer.running = Some(Running {
+            encoder,
+            segment,
+            file: None,
+            at: 0,
+            commit_end: None,
+            last_sent: false,
+        });
+        Some(())
+    }
+
+    pub(crate) fn on_checkpoint_piece(&mut self, done: ChoreDone) {
+        let Some(running) = self.checkpointer.running.as_mut() else { return };
+        match done.0 {
+            Ok(ChoreOutcome::Checkpointed { file }) => running.file = file,
+            Ok(other) => unreachable!("a checkpoint came to {other:?}"),
+            Err(error) => {
+                // The other file still stands, and so do the segments that it needs: try again later.
+                tracing::warn!(log = %self.key, %error, "writing a checkpoint failed");
+                self.checkpointer.running = None;
+                return;
+            }
+        }
+        if running.last_sent {
+            let Some(done) = self.checkpointer.running.take() else { return };
+            let checkpointer = &mut self.checkpointer;
+            assert!(checkpointer.segments[0] <= done.segment, "checkpoints move forward");
+            checkpointer.segments = [done.segment, checkpointer.segments[0]];
+            checkpointer.next_sequence += 1;
+            checkpointer.commit_end = done.commit_end.unwrap_or(checkpointer.commit_end);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The non-blocking way to the disk: what a shard submits while it runs, and how it learns of the end.
+//!
+//! Implemented by the runtime (its ring and a helper thread) and by the simulator. Completions come in any order.
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+
+use crate::chores::ChoreOutcome;
+use crate::storage::{FileId, Storage};
+
+/// Names one log of a folder: logs of a generation are numbered from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LogKey {
+    /// Which set of logs, from 1.
+    pub generation: u32,
+    /// Which log of the set.
+    pub log: u16,
+}
+
+impl LogKey {
+    /// The key as one number, as it seeds header checksums.
+    #[must_use]
+    pub fn as_u64(self) -> u64 {
+        (u64::from(self.generation) << 16) | u64::from(self.log)
+    }
+
+    /// The key from its number; `None` if it is not one.
+    #[must_use]
+    pub fn from_u64(number: u64) -> Option<Self> {
+        let generation = u32::try_from(number >> 16).ok()?;
+        Some(LogKey { generation, log: (number & 0xffff) as u16 })
+    }
+}
+
+impl fmt::Display for LogKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gen-{:06}/log-{:03}", self.generation, self.log)
+    }
+}
+
+/// Pairs a completion with its operation. Chosen by the log, unique in it while the operation runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// One operation for the disk.
+pub enum DiskOp {
+    /// Write bytes.
+    Write {
+        /// Comes back with the completion.
+        ticket: Ticket,
+        /// Where to.
+        file: FileId,
+        /// Byte in the file, a multiple of 4096.
+        at: u64,
+        /// What; its address and its length are multiples of 4096.
+        bytes: Bytes,
+        /// The completion must mean that the bytes survive a power loss (`RWF_DSYNC`).
+        durable: bool,
+    },
+    /// Read bytes into a new 4096-aligned buffer ([`crate::aligned::AlignedBuf`]). What is past the end of the file
+    /// may be left out of the answer.
+    Read {
+        /// Comes back with the completion.
+        ticket: Ticket,
+        /// Where from.
+        file: FileId,
+        /// Byte in the file, a multiple of 4096.
+        at: u64,
+        /// How many bytes, a multiple of 4096.
+        len: u32,
+    },
+    /// Blocking work for a helper thread.
+    Chore {
+        /// Comes back with the completion.
+        ticket: Ticket,
+        /// The work.
+        chore: Chore,
+    },
+}
+
+/// Blocking work that a log has done elsewhere.
+pub type Chore = Box<dyn FnOnce(&dyn Storage) -> ChoreDone + Send>;
+
+impl fmt::Debug for DiskOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DiskOp::Write { ticket, file, at, bytes, durable } => {
+                write!(
+                    f,
+                    "Write({ticket:?} {file:?} at {at} len {} durable {durable})",
+                    bytes.len()
+                )
+            }
+            DiskOp::Read { ticket, file, at, len } => {
+                write!(f, "Read({ticket:?} {file:?} at {at} len {len})")
+            }
+            DiskOp::Chore { ticket, .. } => write!(f, "Chore({ticket:?})"),
+        }
+    }
+}
+
+impl DiskOp {
+    /// The ticket of the operation.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        match self {
+            DiskOp::Write { ticket, .. }
+            | DiskOp::Read { ticket, .. }
+            | DiskOp::Chore { ticket, .. } => *ticket,
+        }
+    }
+}
+
+/// What a chore came to. Only the log that submitted it looks inside.
+#[derive(Debug)]
+pub struct ChoreDone(pub(crate) io::Result<ChoreOutcome>);
+
+impl ChoreDone {
+    /// A chore that could not be run, or did not return.
+    #[must_use]
+    pub fn failed(error: io::Error) -> Self {
+        ChoreDone(Err(error))
+    }
+}
+
+/// How an operation ended.
+#[derive(Debug)]
+pub enum Completed {
+    /// A write.
+    Written(io::Result<()>),
+    /// A read.
+    Read(io::Result<Bytes>),
+    /// A chore.
+    Chore(ChoreDone),
+}
+
+/// An operation that has ended.
+#[derive(Debug)]
+pub struct Completion {
+    /// The log that submitted it.
+    pub log: LogKey,
+    /// Its ticket.
+    pub ticket: Ticket,
+    /// How it ended.
+    pub result: Completed,
+}
+
+/// Where operations are submitted. Never blocks, takes every operation, keeps no order among completions.
+pub trait Disk {
+    /// Takes an operation of `log`.
+    fn submit(&mut self, log: LogKey, op: DiskOp);
+}

@@ -1,0 +1,412 @@
+//! The life of a commit: opened on a fresh block, filled, closed, in flight, durable.
+//!
+//! A durable block is never written again. `durable_end` moves only when the synced write of every commit up to it
+//! has returned; a write that failed is never retried.
+
+use std::io;
+
+use bytes::Bytes;
+use codec::header::{BatchHeader, HEADER_BYTES};
+use codec::ids::{Position, Timestamp};
+
+use super::{Log, batch_slot_bytes, control_header, micros, seed};
+use crate::active_index::CommitEntry;
+use crate::aligned::{BLOCK_BYTES, ChunkTail, block_ceil};
+use crate::batch::{LogState, NoAppend};
+use crate::cache::CachedCommit;
+use crate::control::CommitRecord;
+use crate::cursor::CursorMark;
+use crate::disk::{Disk, DiskOp, Ticket};
+use crate::options::COMMIT_LARGE_BYTES;
+use crate::scan::COMMIT_HEAD_BYTES;
+use crate::storage::FileId;
+
+/// Most commits that are closed and wait for their turn.
+const CLOSED_MAX: usize = 2;
+/// How much of a commit changed cursors may take beside batches.
+const CURSORS_BYTES_MAX: usize = 1 << 20;
+
+/// The commit that batches are appended to.
+#[derive(Debug)]
+pub(crate) struct OpenCommit {
+    pub(crate) segment: u64,
+    file: FileId,
+    /// Byte of the commit's head in the segment.
+    pub(crate) at: u64,
+    /// Bytes in the buffer before the head: the segment's first block, with its first commit.
+    pub(crate) lead: usize,
+    /// Bytes of the buffer that are used, lead included.
+    pub(crate) used: usize,
+    batches: u32,
+    base_position: Position,
+    time: Timestamp,
+    number: u64,
+}
+
+/// A commit that waits to be submitted.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    number: u64,
+    file: FileId,
+    at: u64,
+    bytes: Bytes,
+    end: Position,
+    cursors: CursorMark,
+}
+
+/// A commit on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    ticket: Ticket,
+    number: u64,
+    bytes: usize,
+    end: Position,
+    cursors: CursorMark,
+    returned: bool,
+}
+
+/// Where a batch goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Byte in the segment.
+    pub(crate) at: u64,
+    /// Byte in the commit's buffer.
+    buffer_at: usize,
+    len: usize,
+}
+
+impl OpenCommit {
+    fn head_end(&self) -> usize {
+        self.lead + COMMIT_HEAD_BYTES
+    }
+}
+
+impl Log {
+    /// Makes sure that the open commit has room for `len` more bytes.
+    pub(super) fn make_room(&mut self, len: usize, control: bool) -> Result<(), NoAppend> {
+        if let Some(open) = &self.open {
+            if open.used + len <= self.open_limit(open, control) {
+                return Ok(());
+            }
+            if self.closed.len() >= CLOSED_MAX {
+                return Err(NoAppend::NoRoom);
+            }
+            self.close_commit();
+        }
+        self.open_commit(len, control)
+    }
+
+    /// Bytes that the open commit may grow to, lead included.
+    fn open_limit(&self, open: &OpenCommit, control: bool) -> usize {
+        let Some(active) = &self.segments.active else { return 0 };
+        let from = open.at - open.lead as u64;
+        let place = active.capacity.saturating_sub(from).min(self.prepared_room(from, control));
+        let chunk = self.chunk.as_ref().map_or(0, ChunkTail::room);
+        chunk.min(place as usize).min(self.options.commit_bytes_max)
+    }
+
+    /// Prepared bytes of the active segment from `from` on. Events leave the reserve to control records.
+    fn prepared_room(&self, from: u64, control: bool) -> u64 {
+        let Some(active) = &self.segments.active else { return 0 };
+        let next = self.segments.next.as_ref().map_or(0, |next| next.prepared_end);
+        let reserve = if control { 0 } else { self.options.reserve_bytes.saturating_sub(next) };
+        active.prepared_end.saturating_sub(from + reserve)
+    }
+
+    fn open_commit(&mut self, len: usize, control: bool) -> Result<(), NoAppend> {
+        assert!(self.open.is_none(), "one commit is open at a time");
+        let need = block_ceil((COMMIT_HEAD_BYTES + len) as u64);
+        if !self.find_place(need, control) {
+            self.wanted_bytes = self.wanted_bytes.max(need + BLOCK_BYTES as u64);
+            return Err(NoAppend::NoRoom);
+        }
+        let active = self.segments.active.as_mut().expect("a place was found in it");
+        let lead = if active.header_written { 0 } else { BLOCK_BYTES };
+        let at = active.tail + lead as u64;
+        assert!(at.is_multiple_of(BLOCK_BYTES as u64), "a commit starts on a fresh block");
+        let least = lead + need as usize;
+        if self.chunk.as_ref().is_none_or(|chunk| chunk.room() < least) {
+            self.chunk = Some(self.pool.take(least));
+        }
+        active.opened_at.get_or_insert(self.now);
+        let position = self.positions.end();
+        active.index.commit_opened(CommitEntry { at, position, time: self.now });
+        self.open = Some(OpenCommit {
+            segment: active.number,
+            file: active.file,
+            at,
+            lead,
+            used: lead + COMMIT_HEAD_BYTES,
+            batches: 1,
+            base_position: position,
+            time: self.now,
+            number: self.next_commit,
+        });
+        self.next_commit += 1;
+        Ok(())
+    }
+
+    /// Finds `need` bytes for a commit in the active segment, or makes the next one active.
+    fn find_place(&mut self, need: u64, control: bool) -> bool {
+        let seal = self.segments.active.as_ref().is_some_and(|active| self.should_seal(active));
+        if let Some(active) = &mut self.segments.active {
+            let lead = if active.header_written { 0 } else { BLOCK_BYTES as u64 };
+            let end = active.tail + lead + need;
+            if active.is_empty() {
+                // One batch that is larger than a segment gets a segment of its own size.
+                active.capacity = active.capacity.max(end);
+            }
+            let tail = active.tail;
+            if end <= active.capacity && !seal {
+                return self.prepared_room(tail, control) >= end - tail;
+            }
+        }
+        let reserve = if control { 0 } else { self.options.reserve_bytes };
+        let needed = need + BLOCK_BYTES as u64 + reserve;
+        let Some(next) = &mut self.segments.next else { return false };
+        next.capacity = next.capacity.max(needed);
+        if next.prepared_end < needed {
+            return false;
+        }
+        self.segments.roll(self.positions.end(), self.next_commit, self.epoch);
+        true
+    }
+
+    /// Where the next batch of the open commit goes. The room was made.
+    pub(super) fn place_batch(&self, len: usize) -> Place {
+        let open = self.open.as_ref().expect("room was made");
+        Place { at: open.at + (open.used - open.lead) as u64, buffer_at: open.used, len }
+    }
+
+    /// Writes a batch into the place that was found for it.
+    pub(super) fn write_batch(&mut self, place: Place, header: &BatchHeader, body: &[u8]) {
+        let open = self.open.as_mut().expect("room was made");
+        assert_eq!(open.used, place.buffer_at, "batches follow each other");
+        let chunk = self.chunk.as_mut().expect("an open commit has a chunk");
+        let slot = chunk.slot(place.buffer_at, place.len, open.head_end());
+        let (head, rest) = slot.split_at_mut(HEADER_BYTES);
+        head.copy_from_slice(&header.encode(seed(self.key, open.segment, place.at)));
+        let (data, padding) = rest.split_at_mut(body.len());
+        data.copy_from_slice(body);
+        padding.fill(0);
+        open.used += place.len;
+        open.batches += 1;
+    }
+
+    /// Appends a control batch.
+    pub(super) fn append_control(&mut self, body: &[u8], reserved: bool) -> Result<(), NoAppend> {
+        let len = batch_slot_bytes(body.len());
+        self.make_room(len, reserved)?;
+        self.write_control(body);
+        Ok(())
+    }
+
+    fn write_control(&mut self, body: &[u8]) {
+        let place = self.place_batch(batch_slot_bytes(body.len()));
+        let (end, durable_end) = (self.positions.end(), self.positions.durable_end());
+        let header = control_header(body, self.epoch, end, durable_end, self.now);
+        self.write_batch(place, &header, body);
+    }
+
+    /// Opens a commit for what is due without any event: cursors that waited long enough, a durable mark.
+    pub(super) fn open_due_commit(&mut self) {
+        if !self.cursors.is_dirty() {
+            self.cursors_dirty_since = None;
+        } else if self.cursors_dirty_since.is_none() {
+            self.cursors_dirty_since = Some(self.now);
+        }
+        let busy = self.open.is_some() || !self.closed.is_empty() || !self.flights.is_empty();
+        if busy || !(self.cursors_due() || self.mark_due()) {
+            return;
+        }
+        let cursors = self.cursors.first_dirty_len().map_or(0, batch_slot_bytes);
+        // No room: tried again at the next run; nothing is lost, cursors stay changed.
+        let _ = self.open_commit(cursors, true);
+    }
+
+    fn cursors_due(&self) -> bool {
+        let due = self.cursors_due_at();
+        due.is_some_and(|due| self.shutting_down || self.now >= due)
+    }
+
+    fn cursors_due_at(&self) -> Option<Timestamp> {
+        let wait = match self.state {
+            // The reserve must last for as long as the disk is full.
+            LogState::DiskFull => 10 * self.options.cursor_commit_after,
+            _ => self.options.cursor_commit_after,
+        };
+        let since = self.cursors_dirty_since.or(self.cursors.is_dirty().then_some(self.now));
+        since.map(|since| Timestamp(since.0 + micros(wait)))
+    }
+
+    fn mark_due(&self) -> bool {
+        let waited = self.shutting_down || self.now >= self.mark_due_at();
+        !self.last_commit_is_mark && !self.cursors.is_dirty() && waited
+    }
+
+    fn mark_due_at(&self) -> Timestamp {
+        Timestamp(self.active_at.0 + micros(self.options.idle_mark_after))
+    }
+
+    /// When [`Log::run`] has something to do even if nothing happens before.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        if matches!(self.state, LogState::Stopped(_)) {
+            return None;
+        }
+        let mark = (!self.last_commit_is_mark).then(|| self.mark_due_at());
+        [self.cursors_due_at(), mark, self.upkeep.retry_at()].into_iter().flatten().min()
+    }
+
+    /// Closes the open commit if one may fly, and submits what waits.
+    pub(super) fn submit_commits(&mut self, disk: &mut impl Disk) -> u32 {
+        let mut submitted = 0;
+        while self.flights.len() < self.options.commits_in_flight_max {
+            let large = self.flights.iter().any(|flight| flight.bytes >= COMMIT_LARGE_BYTES);
+            let next_bytes = match (self.closed.front(), &self.open) {
+                (Some(closed), _) => closed.bytes.len(),
+                (None, Some(open)) => open.used,
+                (None, None) => break,
+            };
+            if !self.flights.is_empty() && (large || next_bytes >= COMMIT_LARGE_BYTES) {
+                break;
+            }
+            if self.closed.is_empty() {
+                self.close_commit();
+            }
+            submitted += self.submit_closed(disk);
+        }
+        submitted
+    }
+
+    fn submit_closed(&mut self, disk: &mut impl Disk) -> u32 {
+        let Some(closed) = self.closed.pop_front() else { return 0 };
+        let ticket = self.take_ticket();
+        let Closed { number, file, at, bytes, end, cursors } = closed;
+        let len = bytes.len();
+        let flight = Flight { ticket, number, bytes: len, end, cursors, returned: false };
+        self.flights.push_back(flight);
+        assert!(self.flights.len() <= self.options.commits_in_flight_max, "few commits fly");
+        self.positions.submitted(end);
+        disk.submit(self.key, DiskOp::Write { ticket, file, at, bytes, durable: true });
+        u32::try_from(len).expect("a commit is far below 4 GiB")
+    }
+
+    /// Ends the open commit: cursors ride along, head and padding are written.
+    fn close_commit(&mut self) {
+        self.add_cursors();
+        let Some(open) = self.open.take() else { return };
+        let chunk = self.chunk.as_mut().expect("an open commit has a chunk");
+        let padded = block_ceil(open.used as u64) as usize;
+        let head_end = open.head_end();
+        chunk.slot(open.used, padded - open.used, head_end).fill(0);
+        if open.lead > 0 {
+            let header = self.segments.active_header(self.node_id, self.key);
+            header.encode(chunk.slot(0, BLOCK_BYTES, head_end));
+        }
+        let record = CommitRecord {
+            number: open.number,
+            durable_commit_end: self.durable_commit_end,
+            bytes: u32::try_from(open.used - open.lead).expect("commits are far below 4 GiB"),
+            batches: open.batches,
+        };
+        let body = record.encode();
+        let durable_end = self.positions.durable_end();
+        let header = control_header(&body, self.epoch, open.base_position, durable_end, open.time);
+        let head = chunk.slot(open.lead, COMMIT_HEAD_BYTES, head_end);
+        head[..HEADER_BYTES].copy_from_slice(&header.encode(seed(self.key, open.segment, open.at)));
+        head[HEADER_BYTES..].copy_from_slice(&body);
+        let bytes = chunk.finish(padded);
+        self.commit_closed(&open, bytes);
+    }
+
+    fn commit_closed(&mut self, open: &OpenCommit, bytes: Bytes) {
+        let write_at = open.at - open.lead as u64;
+        self.segments.commit_closed(write_at + bytes.len() as u64);
+        let end = self.positions.end();
+        self.cache.insert(CachedCommit {
+            segment: open.segment,
+            at: open.at,
+            number: open.number,
+            base_position: open.base_position,
+            end_position: end,
+            bytes: bytes.slice(open.lead..),
+        });
+        self.last_commit_is_mark = open.batches == 1;
+        self.active_at = self.now;
+        self.checkpointer.committed(bytes.len() as u64);
+        let (number, file, cursors) = (open.number, open.file, self.cursors.encoded_mark());
+        self.closed.push_back(Closed { number, file, at: write_at, bytes, end, cursors });
+    }
+
+    fn add_cursors(&mut self) {
+        let Some(open) = &self.open else { return };
+        let Some(first) = self.cursors.first_dirty_len() else { return };
+        let mut room = self.open_limit(open, true).saturating_sub(open.used);
+        if open.batches == 1 {
+            // The commit may have been opened for one large cursor: then its chunk and place are large enough.
+            let chunk = self.chunk.as_ref().map_or(0, ChunkTail::room) - open.used;
+            room = room.max(chunk.min(batch_slot_bytes(first)));
+        }
+        let Some(room) = room.min(CURSORS_BYTES_MAX.max(first + 128)).checked_sub(HEADER_BYTES + 8)
+        else {
+            return;
+        };
+        let mut body = std::mem::take(&mut self.scratch);
+        body.clear();
+        self.cursors.encode_dirty(room, &mut body);
+        if !body.is_empty() {
+            self.write_control(&body);
+        }
+        self.scratch = body;
+    }
+
+    /// A commit's write has returned.
+    pub(super) fn on_written(&mut self, ticket: Ticket, result: io::Result<()>) {
+        let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) else {
+            return;
+        };
+        if let Err(error) = result {
+            let number = flight.number;
+            // What was on its way beside it never counts, whatever it returns.
+            self.flights.clear();
+            self.closed.clear();
+            self.stop(format!("commit {number} failed: {error}"));
+            return;
+        }
+        flight.returned = true;
+        while self.flights.front().is_some_and(|flight| flight.returned) {
+            let Some(flight) = self.flights.pop_front() else { break };
+            assert_eq!(flight.number, self.durable_commit_end, "commits become durable in order");
+            self.durable_commit_end = flight.number + 1;
+            self.positions.synced(flight.end);
+            self.cursors.synced(flight.cursors);
+            self.cache.synced(flight.number);
+        }
+    }
+
+    /// The batches of the open commit, for readers of topics that are visible once received.
+    pub(crate) fn open_batches(&mut self) -> Option<CachedCommit> {
+        let open = self.open.as_ref()?;
+        let chunk = self.chunk.as_mut()?;
+        let head_end = open.head_end();
+        Some(CachedCommit {
+            segment: open.segment,
+            at: open.at + COMMIT_HEAD_BYTES as u64,
+            number: open.number,
+            base_position: open.base_position,
+            end_position: self.positions.end(),
+            bytes: chunk.lend(head_end, open.used, head_end),
+        })
+    }
+
+    /// Where the open commit starts, or the next one will: what a checkpoint begun now must replay from.
+    pub(crate) fn next_commit_place(&self) -> Option<(u64, u64, u64, Position)> {
+        if let Some(open) = &self.open {
+            return Some((open.segment, open.at, open.number, open.base_position));
+        }
+        let active = self.segments.active.as_ref()?;
+        let lead = if active.header_written { 0 } else { BLOCK_BYTES as u64 };
+        Some((active.number, active.tail + lead, self.next_commit, self.positions.end()))
+    }
+}

@@ -1,0 +1,334 @@
+//! Work beside the path of an event, each piece done by a chore: segments prepared ahead, indexes written, the
+//! oldest segments retired, checkpoints.
+
+use codec::ids::Timestamp;
+
+use super::Log;
+use crate::aligned::BLOCK_BYTES;
+use crate::batch::LogState;
+use crate::chores::{ChoreOutcome, PrepareTask, RetireTask};
+use crate::disk::{ChoreDone, Disk, DiskOp, Ticket};
+use crate::index::IndexTask;
+use crate::options::PREPARE_AT_OPEN_BYTES;
+use crate::segments::{Active, Prepared, Sealed, SegmentIndex};
+
+/// How long to wait before space is looked for again.
+const SPACE_RETRY_US: u64 = 250_000;
+
+/// Most indexes of sealed segments that stay mapped.
+const INDEXES_MAPPED_MAX: usize = 16;
+
+/// Chores in flight, one of a kind at most.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    prepare: Option<Ticket>,
+    index: Option<(Ticket, u64)>,
+    retire: Option<Ticket>,
+    checkpoint: Option<Ticket>,
+    /// Space was lacking; when to look again.
+    no_space_until: Option<Timestamp>,
+    /// A reader waits for the index of this segment.
+    index_wanted: Option<u64>,
+    /// An index could not be made; not tried again before then.
+    index_retry_at: Option<Timestamp>,
+}
+
+impl Upkeep {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.prepare.is_none()
+            && self.index.is_none()
+            && self.retire.is_none()
+            && self.checkpoint.is_none()
+    }
+
+    pub(crate) fn retry_at(&self) -> Option<Timestamp> {
+        [self.no_space_until, self.index_retry_at].into_iter().flatten().min()
+    }
+}
+
+impl Log {
+    pub(super) fn should_seal(&self, active: &Active) -> bool {
+        if active.is_empty() || !active.header_written {
+            return false;
+        }
+        let age_max = self.options.segment_age_max.map(super::micros);
+        let aged = age_max.zip(active.opened_at).is_some_and(|(max, at)| self.now.0 >= at.0 + max);
+        aged || active.index.memory_bytes() >= self.options.index_bytes_max
+    }
+
+    pub(super) fn submit_upkeep(&mut self, disk: &mut impl Disk) {
+        if self.upkeep.prepare.is_none()
+            && let Some(task) = self.next_prepare()
+        {
+            let chore = task.into_chore();
+            self.upkeep.prepare = Some(self.submit_chore(chore, disk));
+        }
+        if self.upkeep.retire.is_none()
+            && let Some(task) = self.next_retire()
+        {
+            let chore = task.into_chore();
+            self.upkeep.retire = Some(self.submit_chore(chore, disk));
+        }
+        if self.upkeep.index.is_none() {
+            self.submit_index(disk);
+        }
+        if self.upkeep.checkpoint.is_none()
+            && let Some(piece) = self.next_checkpoint_piece()
+        {
+            let chore = piece.into_chore();
+            self.upkeep.checkpoint = Some(self.submit_chore(chore, disk));
+        }
+    }
+
+    fn submit_chore(&mut self, chore: crate::disk::Chore, disk: &mut impl Disk) -> Ticket {
+        let ticket = self.take_ticket();
+        disk.submit(self.key, DiskOp::Chore { ticket, chore });
+        ticket
+    }
+
+    /// The next piece to be prepared, if the tail is near enough to what is prepared.
+    fn next_prepare(&mut self) -> Option<PrepareTask> {
+        if self.upkeep.no_space_until.is_some_and(|until| self.now < until) {
+            return None;
+        }
+        let piece = self.options.piece_bytes();
+        let wanted = self.wanted_bytes + self.options.reserve_bytes;
+        let (piece, ahead) = if self.sealed {
+            if !self.cursors.is_dirty() {
+                return None;
+            }
+            (PREPARE_AT_OPEN_BYTES, wanted)
+        } else {
+            (piece, wanted.max(2 * piece))
+        };
+        let active_left = self.segments.active.as_ref().map_or(0, |a| a.prepared_end - a.tail);
+        let next_left = self.segments.next.map_or(0, |next| next.prepared_end);
+        let active = self.segments.active.as_ref().filter(|a| a.prepared_end < a.capacity);
+        let (number, file, from, capacity) = if let Some(active) = active
+            && active_left < ahead
+        {
+            (active.number, Some(active.file), active.prepared_end, active.capacity)
+        } else if let Some(next) = self.prepared().copied() {
+            let short = next_left < wanted || active_left + next_left < ahead;
+            if next.prepared_end >= next.capacity || !short {
+                return None;
+            }
+            (next.number, Some(next.file), next.prepared_end, next.capacity)
+        } else if active_left < ahead || self.active_is_to_be_sealed() {
+            (self.segments.last_number + 1, None, 0, self.options.segment_bytes)
+        } else {
+            return None;
+        };
+        let to = capacity.min(from + piece);
+        assert!(from < to, "a piece is not empty");
+        let recycle = if file.is_none() { self.segments.spares.pop() } else { None };
+        if recycle.is_none() && self.over_limit(to - from) {
+            self.space_lacks("folder_bytes_max is reached");
+            return None;
+        }
+        if file.is_none() {
+            self.segments.last_number = number;
+        }
+        let keep_free = 2 * self.options.reserve_bytes;
+        let (dir, direct) = (self.dir.clone(), self.direct);
+        Some(PrepareTask { dir, number, file, recycle, from, to, direct, keep_free })
+    }
+
+    fn active_is_to_be_sealed(&self) -> bool {
+        self.segments.active.as_ref().is_none_or(|active| self.should_seal(active))
+    }
+
+    fn over_limit(&self, more: u64) -> bool {
+        self.options.bytes_max.is_some_and(|max| self.segments.allocated() + more > max)
+    }
+
+    /// There is no space to prepare. Events are refused once what is prepared is used up to the reserve.
+    fn space_lacks(&mut self, why: &str) {
+        self.upkeep.no_space_until = Some(Timestamp(self.now.0 + SPACE_RETRY_US));
+        if self.wanted_bytes > 0 && self.state == LogState::Running {
+            tracing::warn!(log = %self.key, why, "no space: events are refused until there is");
+            self.state = LogState::DiskFull;
+        }
+    }
+
+    /// A chore has ended.
+    pub(super) fn on_chore(&mut self, ticket: Ticket, done: ChoreDone, disk: &mut impl Disk) {
+        if self.upkeep.prepare == Some(ticket) {
+            self.upkeep.prepare = None;
+            self.on_prepared(done);
+        } else if self.upkeep.index.is_some_and(|(index, _)| index == ticket) {
+            self.upkeep.index = None;
+            self.on_indexed(done);
+        } else if self.upkeep.retire == Some(ticket) {
+            self.upkeep.retire = None;
+            self.on_retired(done);
+        } else if self.upkeep.checkpoint == Some(ticket) {
+            self.upkeep.checkpoint = None;
+            self.on_checkpoint_piece(done);
+        }
+        if !matches!(self.state, LogState::Stopped(_)) {
+            self.submit_upkeep(disk);
+        }
+    }
+
+    fn on_prepared(&mut self, done: ChoreDone) {
+        let (file, number, end) = match done.0 {
+            Ok(ChoreOutcome::Prepared { file, number, prepared_end }) => {
+                (file, number, prepared_end)
+            }
+            Ok(other) => unreachable!("a preparation came to {other:?}"),
+            Err(error) if is_no_space(&error) => return self.space_lacks("the disk is full"),
+            Err(error) => return self.stop(format!("preparing a segment failed: {error}")),
+        };
+        self.upkeep.no_space_until = None;
+        if self.state == LogState::DiskFull {
+            tracing::info!(log = %self.key, "there is space again: events are taken");
+            self.state = LogState::Running;
+        }
+        if let Some(active) = self.segments.active.as_mut().filter(|a| a.number == number) {
+            assert!(active.prepared_end <= end, "preparation moves forward");
+            active.prepared_end = end;
+        } else {
+            let usual = self.options.segment_bytes;
+            let capacity = self.segments.next.map_or(usual, |next| next.capacity);
+            let capacity = capacity.max(self.wanted_bytes + self.options.reserve_bytes);
+            let capacity = if self.wanted_bytes + self.options.reserve_bytes > usual {
+                capacity
+            } else {
+                usual
+            };
+            assert!(self.segments.next.is_none_or(|n| n.number == number), "one at a time");
+            self.segments.next = Some(Prepared { number, file, capacity, prepared_end: end });
+        }
+        let left = self.segments.active.as_ref().map_or(0, |a| a.prepared_end - a.tail);
+        let next = self.segments.next.map_or(0, |next| next.prepared_end);
+        let enough = self.wanted_bytes + self.options.reserve_bytes + BLOCK_BYTES as u64;
+        if left.max(next) >= enough {
+            self.wanted_bytes = 0;
+        }
+    }
+
+    /// Writes the index of a sealed segment, or maps or rebuilds one that a reader waits for.
+    fn submit_index(&mut self, disk: &mut impl Disk) {
+        if self.upkeep.index_retry_at.is_some_and(|at| self.now < at) {
+            return;
+        }
+        let durable = self.durable_commit_end;
+        let wanted = self.upkeep.index_wanted;
+        let waiting = self.segments.sealed.iter().find(|sealed| match sealed.index {
+            SegmentIndex::Memory(_) => sealed.commit_end <= durable,
+            SegmentIndex::Unmapped => wanted == Some(sealed.number),
+            SegmentIndex::Mapped(_) => false,
+        });
+        let Some(sealed) = waiting else { return };
+        let memory = match &sealed.index {
+            SegmentIndex::Memory(index) => Some(std::sync::Arc::clone(index)),
+            _ => None,
+        };
+        let number = sealed.number;
+        let task = IndexTask {
+            dir: self.dir.clone(),
+            log: self.key,
+            number,
+            file: sealed.file,
+            base_position: sealed.base_position,
+            end_bytes: sealed.end_bytes,
+            memory,
+        };
+        let ticket = self.submit_chore(task.into_chore(), disk);
+        self.upkeep.index = Some((ticket, number));
+    }
+
+    fn on_indexed(&mut self, done: ChoreDone) {
+        match done.0 {
+            Ok(ChoreOutcome::Indexed { number, index }) => {
+                self.upkeep.index_retry_at = None;
+                if self.upkeep.index_wanted == Some(number) {
+                    self.upkeep.index_wanted = None;
+                }
+                if let Some(sealed) = self.segments.sealed_mut(number) {
+                    sealed.index = SegmentIndex::Mapped(index);
+                }
+                self.unmap_beyond_limit(number);
+            }
+            Ok(other) => unreachable!("an index came to {other:?}"),
+            Err(error) => {
+                // Readers of that segment wait; the log itself goes on.
+                tracing::warn!(log = %self.key, %error, "writing a segment's index failed");
+                self.upkeep.index_retry_at = Some(Timestamp(self.now.0 + SPACE_RETRY_US));
+            }
+        }
+    }
+
+    /// A reader needs the index of a sealed segment.
+    pub(crate) fn want_index(&mut self, number: u64, disk: &mut impl Disk) {
+        self.upkeep.index_wanted = Some(number);
+        if self.upkeep.index.is_none() {
+            self.submit_index(disk);
+        }
+    }
+
+    /// Keeps few indexes mapped; what is unmapped here is mapped again when a reader needs it.
+    fn unmap_beyond_limit(&mut self, keep: u64) {
+        let mapped = |sealed: &&mut Sealed| matches!(sealed.index, SegmentIndex::Mapped(_));
+        let count = self.segments.sealed.iter_mut().filter(mapped).count();
+        let beyond = count.saturating_sub(INDEXES_MAPPED_MAX);
+        let others = self.segments.sealed.iter_mut().filter(mapped);
+        for sealed in others.filter(|sealed| sealed.number != keep).take(beyond) {
+            sealed.index = SegmentIndex::Unmapped;
+        }
+    }
+
+    /// The oldest segment, if retention lets it go and no checkpoint needs it.
+    fn next_retire(&mut self) -> Option<RetireTask> {
+        let max = self.options.retention_bytes?;
+        let oldest = self.segments.sealed.front()?;
+        let total: u64 = self.segments.sealed.iter().map(|sealed| sealed.end_bytes).sum();
+        if total <= max || oldest.quarantined || oldest.commit_end > self.durable_commit_end {
+            return None;
+        }
+        if oldest.number >= self.checkpointer.oldest_segment_needed() {
+            self.checkpointer.wanted();
+            return None;
+        }
+        let SegmentIndex::Mapped(index) = &oldest.index else {
+            if matches!(oldest.index, SegmentIndex::Unmapped) {
+                self.upkeep.index_wanted.get_or_insert(oldest.number);
+            }
+            return None;
+        };
+        Some(RetireTask {
+            dir: self.dir.clone(),
+            number: oldest.number,
+            file: oldest.file,
+            recycle: self.segments.spares.len() < 2,
+            segment_bytes: self.options.segment_bytes,
+            index: std::sync::Arc::clone(index),
+        })
+    }
+
+    fn on_retired(&mut self, done: ChoreDone) {
+        match done.0 {
+            Ok(ChoreOutcome::Retired { number, spare, starts }) => {
+                let gone = self.segments.sealed.pop_front();
+                let gone = gone.expect("the oldest segment waits for its retirement");
+                assert_eq!(gone.number, number, "the oldest goes first");
+                self.segments.spares.extend(spare);
+                self.positions.trimmed(gone.end_position);
+                for (topic, partition, offset) in starts {
+                    if let Some(state) = self.topics.partition_mut(topic, partition) {
+                        state.start = state.start.max(offset);
+                        assert!(state.start <= state.next, "only what was appended expires");
+                    }
+                }
+            }
+            Ok(other) => unreachable!("a retirement came to {other:?}"),
+            Err(error) => self.stop(format!("removing a segment failed: {error}")),
+        }
+    }
+}
+
+fn is_no_space(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}

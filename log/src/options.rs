@@ -1,0 +1,99 @@
+//! What a log can be told, with defaults and bounds.
+
+use std::time::Duration;
+
+use codec::limits::BATCH_BYTES_MAX;
+
+use crate::aligned::BLOCK_BYTES;
+
+/// Smallest segment that can be configured. Tests use it; a server has no reason to.
+pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// Size of a segment unless configured.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 256 << 20;
+/// Zeros are written ahead of the tail in pieces of this size.
+pub(crate) const PREPARE_PIECE_BYTES: u64 = 8 << 20;
+/// What a start prepares before it serves, beyond the reserve.
+pub(crate) const PREPARE_AT_OPEN_BYTES: u64 = 1 << 20;
+/// From this size on a commit flies alone: two large ones only lengthen each other's way.
+pub(crate) const COMMIT_LARGE_BYTES: usize = 256 << 10;
+
+const _: () = {
+    assert!(SEGMENT_BYTES_DEFAULT >= 8 * BATCH_BYTES_MAX as u64, "sealing must stay rare");
+    assert!(SEGMENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
+    assert!(PREPARE_AT_OPEN_BYTES <= SEGMENT_BYTES_MIN, "a start prepares one segment at most");
+};
+
+/// Options of one log.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Size of a segment; one batch that is larger gets a segment of its own size. Rounded up to whole blocks.
+    pub segment_bytes: u64,
+    /// A commit is closed when it would grow beyond this, unless one batch alone is larger.
+    pub commit_bytes_max: usize,
+    /// Most commits in flight while they are small.
+    pub commits_in_flight_max: usize,
+    /// Most bytes of recent commits that are kept in memory for readers at the tail.
+    pub cache_bytes: usize,
+    /// A checkpoint is begun after so many bytes of commits.
+    pub checkpoint_every_bytes: u64,
+    /// A log that is idle for so long writes down that all of it is durable.
+    pub idle_mark_after: Duration,
+    /// Changed cursors that no commit took along get one of their own after this.
+    pub cursor_commit_after: Duration,
+    /// The active segment is sealed at this age.
+    pub segment_age_max: Option<Duration>,
+    /// The active segment is sealed when its index in memory takes so many bytes.
+    pub index_bytes_max: usize,
+    /// Prepared space that events leave to cursors and marks, for when the disk is full.
+    pub reserve_bytes: u64,
+    /// Most bytes that this log's files may take, as its share of the folder's limit.
+    pub bytes_max: Option<u64>,
+    /// When the sealed segments take more than this, the oldest are recycled.
+    pub retention_bytes: Option<u64>,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions {
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            commit_bytes_max: 4 << 20,
+            commits_in_flight_max: 2,
+            cache_bytes: 64 << 20,
+            checkpoint_every_bytes: SEGMENT_BYTES_DEFAULT / 2,
+            idle_mark_after: Duration::from_secs(1),
+            cursor_commit_after: Duration::from_millis(100),
+            segment_age_max: Some(Duration::from_secs(3600)),
+            index_bytes_max: 32 << 20,
+            reserve_bytes: 256 << 10,
+            bytes_max: None,
+            retention_bytes: None,
+        }
+    }
+}
+
+impl LogOptions {
+    /// The options with every value brought into its bounds.
+    #[must_use]
+    pub(crate) fn bounded(mut self) -> Self {
+        let block = BLOCK_BYTES as u64;
+        self.segment_bytes = self.segment_bytes.max(SEGMENT_BYTES_MIN).next_multiple_of(block);
+        self.commit_bytes_max = self
+            .commit_bytes_max
+            .clamp(4 * BLOCK_BYTES, 64 << 20)
+            .next_multiple_of(BLOCK_BYTES)
+            .min((self.segment_bytes / 2) as usize);
+        self.commits_in_flight_max = self.commits_in_flight_max.clamp(1, 8);
+        self.reserve_bytes =
+            self.reserve_bytes.clamp(4 * block, self.segment_bytes / 8).next_multiple_of(block);
+        self.checkpoint_every_bytes =
+            self.checkpoint_every_bytes.clamp(SEGMENT_BYTES_MIN / 4, self.segment_bytes);
+        self.index_bytes_max = self.index_bytes_max.max(64 << 10);
+        assert!(self.commit_bytes_max as u64 <= self.segment_bytes, "a commit fits a segment");
+        self
+    }
+
+    /// The most a step of preparation writes.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        PREPARE_PIECE_BYTES.min(self.segment_bytes)
+    }
+}

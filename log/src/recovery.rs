@@ -1,0 +1,567 @@
+//! Opens one log: reads its newest checkpoint, replays the commits behind it, and tells a torn tail from damage.
+//!
+//! The walk stops at the first bad byte, in a commit C, at a position P. If any later commit says that C, or an event
+//! at or behind P, was durable, the bytes were whole once: damage. It is reported beside the segment, the segment is
+//! kept, and the walk goes on behind it. Else nobody was ever told of what is behind P: a torn tail, which is cut.
+
+use std::io;
+use std::path::Path;
+
+use codec::error::DecodeError;
+use codec::header::{BatchHeader, ContentKind};
+use codec::ids::{Epoch, Partition, Position, Timestamp};
+
+use crate::aligned::{AlignedBuf, BLOCK_BYTES, block_ceil};
+use crate::checkpoint::{Checkpoint, CheckpointStart, Checkpointer, checkpoint_path};
+use crate::chores::{ChoreOutcome, PrepareTask, is_quarantined, remove_if_there};
+use crate::control::Record;
+use crate::cursor::Cursors;
+use crate::disk::LogKey;
+use crate::folder::OpenError;
+use crate::log::{Log, LogParts};
+use crate::options::{LogOptions, PREPARE_AT_OPEN_BYTES};
+use crate::positions::LogPositions;
+use crate::scan::{Expected, SegmentScan, Stop, Visit};
+use crate::segment::{
+    HeaderError, SegmentHeader, damage_path, index_path, segment_number, segment_path,
+};
+use crate::segments::{Prepared, Sealed, SegmentIndex, Segments};
+use crate::storage::{FileId, OpenMode, Storage, read_blocks};
+use crate::topics::Topics;
+
+const FIRST_COMMIT_AT: u64 = BLOCK_BYTES as u64;
+
+/// Bytes that were whole once and are not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Segment that holds them.
+    pub segment: u64,
+    /// First bad byte.
+    pub at: u64,
+    /// First position that cannot be read.
+    pub start: Position,
+    /// The first one behind it that can.
+    pub end: Position,
+    /// What is wrong with the first bad byte.
+    pub why: &'static str,
+}
+
+/// What opening a log found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Which log.
+    pub log: LogKey,
+    /// Its epoch from now on.
+    pub epoch: Epoch,
+    /// Position of its next event.
+    pub end: Position,
+    /// Where an unfinished tail was cut: segment and byte.
+    pub cut: Option<(u64, u64)>,
+    /// Damage, quarantined: the segment's file is kept, with a report beside it.
+    pub damage: Vec<Damage>,
+    /// Bytes of segments that were read.
+    pub bytes_read: u64,
+}
+
+struct Opened {
+    number: u64,
+    file: FileId,
+    len: u64,
+    header: Option<SegmentHeader>,
+}
+
+/// How one log is opened.
+pub(crate) struct RecoveryTask<'a> {
+    pub(crate) storage: &'a dyn Storage,
+    pub(crate) dir: &'a Path,
+    pub(crate) key: LogKey,
+    pub(crate) node_id: u64,
+    pub(crate) options: &'a LogOptions,
+    pub(crate) direct: bool,
+    /// It becomes an older generation's: takes no events.
+    pub(crate) sealed: bool,
+}
+
+/// Walks all commits of `at..end`, past bad ones, for an index.
+pub(crate) fn walk_through(
+    scan: &mut SegmentScan<'_>,
+    mut at: u64,
+    end: Option<u64>,
+    mut expected: Expected,
+    visit: &mut Visit<'_>,
+) -> io::Result<()> {
+    while let Stop::Bad { at: bad, .. } = scan.walk(at, end, &mut expected, visit)? {
+        let Some((next, head)) = scan.next_head(bad + 1, expected.commit)? else { return Ok(()) };
+        if end.is_some_and(|end| end <= next) {
+            return Ok(());
+        }
+        assert!(next > at, "the walk moves forward");
+        at = next;
+        expected = head.as_expected();
+    }
+    Ok(())
+}
+
+struct Replay {
+    topics: Topics,
+    cursors: Cursors,
+    last_time: Timestamp,
+    bytes_read: u64,
+}
+
+impl Replay {
+    fn visit(&mut self, header: &BatchHeader, body: &[u8]) {
+        self.last_time = self.last_time.max(header.append_time);
+        if header.content == ContentKind::Events {
+            self.place_holders_up_to(header.topic.0);
+            if let Some(state) = self.topics.partition_mut(header.topic, header.partition) {
+                state.next = state.next.max(header.base_offset.plus(u64::from(header.count)));
+            }
+            return;
+        }
+        let mut rest = body;
+        while let Ok(record) = Record::decode(&mut rest) {
+            match record {
+                Record::Commit(_) => {}
+                Record::Topic { id, name } => {
+                    self.place_holders_up_to(id.0.saturating_sub(1));
+                    if self.topics.id(&name).is_none() && id.0 == self.topics.len() + 1 {
+                        self.topics.add(name);
+                    }
+                }
+                Record::Cursor { group, cursor } => self.cursors.recovered(group, Some(cursor)),
+                Record::CursorRemoved { group } => self.cursors.recovered(group, None),
+            }
+        }
+    }
+
+    /// Ids are dense. The record of a topic may have been in damaged bytes: its events are kept under a made-up name.
+    fn place_holders_up_to(&mut self, id: u32) {
+        while self.topics.len() < id.min(codec::limits::TOPICS_MAX) {
+            let name = format!("$damaged/topic-{}", self.topics.len() + 1);
+            self.topics.add(name.into());
+        }
+    }
+}
+
+impl RecoveryTask<'_> {
+    /// Opens the log, and (unless it is sealed) makes the segment that its next commits go to.
+    pub(crate) fn run(&self) -> Result<(Log, RecoveryReport), OpenError> {
+        let names = self.storage.list(self.dir)?;
+        self.remove_left_overs(&names)?;
+        let checkpoint = self.newest_checkpoint()?;
+        let mut opened = self.open_segments(&names)?;
+        let (first, mut expected) = self.replay_start(&checkpoint, &opened)?;
+        let at = checkpoint.as_ref().map(|c| (c.start.segment, c.start.at));
+        let (sequence, commit_end, cp_segment) =
+            checkpoint.as_ref().map_or((0, 0, 0), |c| (c.sequence, c.commit_end, c.start.segment));
+        let cp_epoch = checkpoint.as_ref().map_or(Epoch(0), |c| c.start.epoch);
+        let epochs = opened.iter().filter_map(|o| o.header.map(|h| h.epoch));
+        let epoch = Epoch(epochs.fold(cp_epoch, Epoch::max).0 + 1);
+        let (topics, cursors) = checkpoint.map_or_else(Default::default, |c| (c.topics, c.cursors));
+        let mut replay = Replay { topics, cursors, last_time: Timestamp(0), bytes_read: 0 };
+        let mut report = RecoveryReport {
+            log: self.key,
+            epoch,
+            end: Position(0),
+            cut: None,
+            damage: Vec::new(),
+            bytes_read: 0,
+        };
+        let mut sealed = self.older_segments(&names, &opened[..first]);
+        if let (Some(last), Some(header)) =
+            (sealed.last_mut(), opened.get(first).and_then(|first| first.header))
+        {
+            last.end_position = header.base_position;
+            last.end_bytes = header.previous_end_bytes;
+        } else if let Some(last) = sealed.last_mut() {
+            last.end_position = expected.position;
+        }
+        let highest = opened.last().map_or(0, |last| last.number);
+        let mut index = first;
+        let mut from = opened.get(first).map_or(FIRST_COMMIT_AT, |o| match at {
+            Some((segment, at)) if segment == o.number => at,
+            _ => FIRST_COMMIT_AT,
+        });
+        while index < opened.len() {
+            let walked =
+                self.walk_segment(&opened, index, from, &mut expected, &mut replay, &mut report)?;
+            sealed.push(Sealed {
+                number: opened[index].number,
+                file: opened[index].file,
+                base_position: walked.base,
+                end_position: expected.position,
+                end_bytes: walked.end_bytes,
+                allocated: opened[index].len,
+                commit_end: expected.commit,
+                index: SegmentIndex::Unmapped,
+                quarantined: is_quarantined(&names, self.dir, opened[index].number)
+                    || report.damage.iter().any(|d| d.segment == opened[index].number),
+            });
+            from = FIRST_COMMIT_AT;
+            index += 1;
+            if walked.is_last {
+                break;
+            }
+            if let Some(next) = opened[index].header {
+                sealed.last_mut().expect("just added").end_position =
+                    next.base_position.max(walked.base);
+                expected.position = next.base_position;
+                expected.commit = next.first_commit;
+            }
+        }
+        let discarded = opened.split_off(index);
+        self.finish_tail(&mut sealed, discarded)?;
+        if expected.commit < commit_end {
+            report.damage.push(Damage {
+                segment: highest,
+                at: 0,
+                start: expected.position,
+                end: expected.position,
+                why: "the log ends before what its checkpoint knows",
+            });
+            expected.commit = commit_end;
+        }
+        report.end = expected.position;
+        report.bytes_read = replay.bytes_read;
+        self.write_damage_reports(&report)?;
+        let start = sealed.first().map_or(expected.position, |first| first.base_position);
+        let mut segments =
+            Segments { sealed: sealed.into(), last_number: highest, ..Segments::default() };
+        if !self.sealed {
+            self.open_active(&mut segments, &expected, epoch)?;
+        }
+        let log = Log::from_parts(LogParts {
+            key: self.key,
+            node_id: self.node_id,
+            dir: self.dir.into(),
+            options: self.options.clone(),
+            direct: self.direct,
+            sealed: self.sealed,
+            epoch,
+            positions: LogPositions::recovered(start, expected.position),
+            topics: replay.topics,
+            cursors: replay.cursors,
+            segments,
+            checkpointer: Checkpointer::new(sequence, cp_segment, commit_end),
+            next_commit: expected.commit,
+            last_time: replay.last_time,
+        });
+        Ok((log, report))
+    }
+
+    fn remove_left_overs(&self, names: &[String]) -> io::Result<()> {
+        let left = names.iter().filter(|n| n.starts_with("spare-") || n.ends_with(".rmx-new"));
+        for name in left {
+            self.storage.remove(&self.dir.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn newest_checkpoint(&self) -> Result<Option<Checkpoint>, OpenError> {
+        let mut newest: Option<Checkpoint> = None;
+        for sequence in 0..2 {
+            let path = checkpoint_path(self.dir, sequence);
+            let Some(bytes) = read_file(self.storage, &path)? else { continue };
+            match Checkpoint::decode(&bytes) {
+                Ok(found) if newest.as_ref().is_none_or(|n| n.sequence < found.sequence) => {
+                    newest = Some(found);
+                }
+                Ok(_) => {}
+                Err(DecodeError::Version { found }) => {
+                    return Err(OpenError::Version { path, found: u32::from(found) });
+                }
+                // Unfinished or damaged: the other one stands, with all segments that it needs.
+                Err(error) => tracing::info!(log = %self.key, %error, "a checkpoint is not whole"),
+            }
+        }
+        Ok(newest)
+    }
+
+    fn open_segments(&self, names: &[String]) -> Result<Vec<Opened>, OpenError> {
+        let mut opened = Vec::new();
+        for number in names.iter().filter_map(|name| segment_number(name)) {
+            let path = segment_path(self.dir, number);
+            let file = self.storage.open(&path, OpenMode::ReadWrite, self.direct)?;
+            let len = self.storage.len(file)?;
+            let block = read_blocks(self.storage, file, 0, BLOCK_BYTES)?;
+            let header = match SegmentHeader::decode(block.as_slice()) {
+                Ok(header) if header.log == self.key && header.number == number => Some(header),
+                Err(HeaderError::Version { found }) => {
+                    return Err(OpenError::Version { path, found });
+                }
+                _ => None,
+            };
+            opened.push(Opened { number, file, len, header });
+        }
+        opened.sort_by_key(|opened| opened.number);
+        Ok(opened)
+    }
+
+    /// The segment that the replay starts in, and what must stand there.
+    fn replay_start(
+        &self,
+        checkpoint: &Option<Checkpoint>,
+        opened: &[Opened],
+    ) -> Result<(usize, Expected), OpenError> {
+        if let Some(Checkpoint { start, .. }) = checkpoint {
+            let CheckpointStart { segment, commit, position, epoch, .. } = *start;
+            let first = opened.partition_point(|opened| opened.number < segment);
+            return Ok((first, Expected { commit, position, epoch }));
+        }
+        let expected = Expected { commit: 1, position: Position(0), epoch: Epoch(0) };
+        match opened.first().and_then(|first| first.header) {
+            Some(header) if header.previous != 0 => {
+                Err(OpenError::NoCheckpoint { dir: self.dir.into() })
+            }
+            _ => Ok((0, expected)),
+        }
+    }
+
+    /// Segments before the replay: their headers tell all.
+    fn older_segments(&self, names: &[String], opened: &[Opened]) -> Vec<Sealed> {
+        let mut sealed: Vec<Sealed> = Vec::new();
+        for one in opened {
+            let Some(header) = one.header else {
+                tracing::error!(log = %self.key, segment = one.number, "a segment's first block is damaged");
+                continue;
+            };
+            if let Some(last) = sealed.last_mut() {
+                last.end_position = header.base_position.max(last.base_position);
+                last.end_bytes = header.previous_end_bytes;
+            }
+            sealed.push(Sealed {
+                number: one.number,
+                file: one.file,
+                base_position: header.base_position,
+                end_position: header.base_position,
+                end_bytes: block_ceil(one.len),
+                allocated: one.len,
+                commit_end: 0,
+                index: SegmentIndex::Unmapped,
+                quarantined: is_quarantined(names, self.dir, one.number),
+            });
+        }
+        sealed
+    }
+}
+
+struct Walked {
+    base: Position,
+    end_bytes: u64,
+    is_last: bool,
+}
+
+impl RecoveryTask<'_> {
+    /// Replays one segment from byte `from` on.
+    fn walk_segment(
+        &self,
+        opened: &[Opened],
+        index: usize,
+        from: u64,
+        expected: &mut Expected,
+        replay: &mut Replay,
+        report: &mut RecoveryReport,
+    ) -> Result<Walked, OpenError> {
+        let one = &opened[index];
+        let next = opened[index + 1..].iter().find_map(|later| later.header);
+        let next = next.filter(|next| next.previous == one.number);
+        let end = next.map(|next| next.previous_end_bytes);
+        let base = one.header.map_or(expected.position, |header| header.base_position);
+        let mut scan = SegmentScan::new(self.storage, one.file, self.key, one.number)?;
+        if let Some(header) = one.header {
+            expected.epoch = header.epoch;
+        } else if let Some((_, head)) = scan.next_head(from, expected.commit)? {
+            expected.epoch = head.header.epoch;
+        }
+        let mut at = from;
+        loop {
+            let stop = scan.walk(at, end, expected, &mut |header, _, body| {
+                replay.visit(header, body);
+            })?;
+            let Stop::Bad { at: bad, why } = stop else {
+                replay.bytes_read += scan.bytes_read;
+                let end_bytes = end.unwrap_or(bad_end(from));
+                return Ok(Walked { base, end_bytes, is_last: false });
+            };
+            let durable_next = next.is_some_and(|next| next.epoch > expected.epoch);
+            let known = durable_next || self.is_known_durable(opened, index, bad, end, expected)?;
+            if !known {
+                replay.bytes_read += scan.bytes_read;
+                report.cut = Some((one.number, bad));
+                return Ok(Walked { base, end_bytes: bad, is_last: true });
+            }
+            let resume = scan.next_head(bad + 1, expected.commit)?;
+            let resume = resume.filter(|(next, _)| end.is_none_or(|end| *next < end));
+            let start = expected.position;
+            if let Some((next_at, head)) = resume {
+                *expected = head.as_expected();
+                at = next_at;
+            } else if let Some(header) = opened[index + 1..].iter().find_map(|o| o.header) {
+                expected.position = header.base_position.max(start);
+            }
+            let (segment, end_position) = (one.number, expected.position);
+            report.damage.push(Damage { segment, at: bad, start, end: end_position, why });
+            if resume.is_none() {
+                replay.bytes_read += scan.bytes_read;
+                let end_bytes = end.unwrap_or(block_ceil(one.len));
+                return Ok(Walked { base, end_bytes, is_last: index + 1 == opened.len() });
+            }
+        }
+    }
+
+    /// Whether a commit behind `bad` says that what stands there was durable.
+    fn is_known_durable(
+        &self,
+        opened: &[Opened],
+        index: usize,
+        bad: u64,
+        end: Option<u64>,
+        expected: &Expected,
+    ) -> io::Result<bool> {
+        let mut from = bad + 1;
+        for (offset, one) in opened[index..].iter().enumerate() {
+            let mut scan = SegmentScan::new(self.storage, one.file, self.key, one.number)?;
+            let end = if offset == 0 { end } else { None };
+            while let Some((at, head)) = scan.next_head(from, expected.commit)? {
+                if end.is_some_and(|end| end <= at) {
+                    break;
+                }
+                if head.record.durable_commit_end > expected.commit
+                    || head.header.durable_end > expected.position
+                {
+                    return Ok(true);
+                }
+                from = at + 1;
+            }
+            from = FIRST_COMMIT_AT;
+        }
+        Ok(false)
+    }
+
+    /// Makes the tail final: cut, synced, without the segments behind it and without an empty last one.
+    fn finish_tail(&self, sealed: &mut Vec<Sealed>, discarded: Vec<Opened>) -> io::Result<()> {
+        let mut gone: Vec<(u64, FileId)> = discarded.iter().map(|d| (d.number, d.file)).collect();
+        while let Some(last) = sealed.last()
+            && last.end_bytes <= FIRST_COMMIT_AT
+            && !last.quarantined
+        {
+            gone.push((last.number, last.file));
+            sealed.pop();
+        }
+        if let Some(last) = sealed.last_mut() {
+            if !last.quarantined {
+                let len = block_ceil(last.end_bytes);
+                if len < last.allocated {
+                    self.storage.set_len(last.file, len)?;
+                    last.allocated = len;
+                }
+            }
+            self.storage.sync(last.file)?;
+        }
+        for (number, file) in gone {
+            self.storage.close(file);
+            self.storage.remove(&segment_path(self.dir, number))?;
+            remove_if_there(self.storage, &index_path(self.dir, number))?;
+        }
+        self.storage.sync_dir(self.dir)
+    }
+
+    fn write_damage_reports(&self, report: &RecoveryReport) -> io::Result<()> {
+        for damage in &report.damage {
+            tracing::error!(log = %self.key, ?damage, "damage found: its segment is kept");
+            let text = format!(
+                "Ringmesh found damage in this segment: {}.\nFirst bad byte: {}. Positions {} to {} (exclusive) \
+                 cannot be read.\nThe segment is kept. Read it with `ringmesh inspect`; remove this report to let \
+                 retention take it.\n",
+                damage.why, damage.at, damage.start, damage.end
+            );
+            let path = damage_path(self.dir, damage.segment);
+            let file = self.storage.open(&path, OpenMode::Create, false)?;
+            let written = self.storage.write_at(file, 0, text.as_bytes());
+            let synced = self.storage.sync(file);
+            self.storage.close(file);
+            written.and(synced)?;
+            self.storage.sync_dir(self.dir)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the segment for the next commits, its first block synced: the new epoch is on the disk before use.
+    fn open_active(
+        &self,
+        segments: &mut Segments,
+        expected: &Expected,
+        epoch: Epoch,
+    ) -> io::Result<()> {
+        let options = self.options.clone().bounded();
+        let number = segments.last_number + 1;
+        let to = (PREPARE_AT_OPEN_BYTES + options.reserve_bytes).min(options.segment_bytes);
+        let task = PrepareTask {
+            dir: self.dir.into(),
+            number,
+            file: None,
+            recycle: None,
+            from: 0,
+            to,
+            direct: self.direct,
+            keep_free: 0,
+        };
+        let ChoreOutcome::Prepared { file, prepared_end, .. } = task.run(self.storage)? else {
+            unreachable!("a preparation prepares");
+        };
+        segments.last_number = number;
+        let capacity = options.segment_bytes;
+        segments.next = Some(Prepared { number, file, capacity, prepared_end });
+        segments.roll(expected.position, expected.commit, epoch);
+        let mut block = AlignedBuf::zeroed(BLOCK_BYTES);
+        segments.active_header(self.node_id, self.key).encode(block.as_mut_slice());
+        self.storage.write_at(file, 0, block.as_slice())?;
+        self.storage.sync(file)?;
+        segments.header_synced();
+        Ok(())
+    }
+}
+
+fn bad_end(from: u64) -> u64 {
+    assert!(from >= FIRST_COMMIT_AT, "a walk without a known end stops at a bad byte");
+    from
+}
+
+/// A whole file, `None` if it is not there.
+pub(crate) fn read_file(storage: &dyn Storage, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match storage.open(path, OpenMode::Read, false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = vec![0; usize::try_from(storage.len(file)?).map_err(io::Error::other)?];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match storage.read_at(file, filled as u64, &mut bytes[filled..])? {
+            0 => break,
+            got => filled += got,
+        }
+    }
+    storage.close(file);
+    bytes.truncate(filled);
+    Ok(Some(bytes))
+}
+
+/// Next offsets are carried to a new generation's logs under the same names.
+pub(crate) fn merge_topics(into: &mut Topics, from: &Topics) {
+    for id in 1..=from.len() {
+        let id = codec::ids::TopicId(id);
+        let Some(name) = from.name(id) else { continue };
+        let Some(own) = into.id(name).or_else(|| into.add(std::sync::Arc::clone(name))) else {
+            continue;
+        };
+        let partitions: Vec<(Partition, _)> = from.partitions(id).collect();
+        for (partition, state) in partitions {
+            if let Some(merged) = into.partition_mut(own, partition) {
+                merged.next = merged.next.max(state.next);
+                merged.start = merged.next;
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The chain of a log's segments: sealed ones, the active one, the one that is being prepared.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use codec::ids::{Epoch, Position, Timestamp};
+
+use crate::active_index::ActiveIndex;
+use crate::disk::LogKey;
+use crate::index::SealedIndex;
+use crate::segment::SegmentHeader;
+use crate::storage::FileId;
+
+/// A segment that never changes again.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) number: u64,
+    pub(crate) file: FileId,
+    pub(crate) base_position: Position,
+    pub(crate) end_position: Position,
+    /// Bytes after this are not part of the log.
+    pub(crate) end_bytes: u64,
+    /// Bytes that the file takes.
+    pub(crate) allocated: u64,
+    /// Number after its last commit; it may be indexed once they are all durable.
+    pub(crate) commit_end: u64,
+    pub(crate) index: SegmentIndex,
+    /// There is a report about damage in it: it is neither removed nor recycled.
+    pub(crate) quarantined: bool,
+}
+
+/// Where the index of a sealed segment is.
+#[derive(Debug)]
+pub(crate) enum SegmentIndex {
+    /// Just sealed: still in memory, to be written.
+    Memory(Arc<ActiveIndex>),
+    /// To be mapped, or rebuilt.
+    Unmapped,
+    /// Mapped and checked.
+    Mapped(Arc<SealedIndex>),
+}
+
+/// The segment that commits go to.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) number: u64,
+    pub(crate) file: FileId,
+    pub(crate) epoch: Epoch,
+    pub(crate) base_position: Position,
+    pub(crate) first_commit: u64,
+    pub(crate) previous: u64,
+    pub(crate) previous_end_bytes: u64,
+    /// The first block stands on the disk, or is in a commit that was closed.
+    pub(crate) header_written: bool,
+    /// Byte after the last closed commit.
+    pub(crate) tail: u64,
+    pub(crate) capacity: u64,
+    /// Everything before it was zero-written.
+    pub(crate) prepared_end: u64,
+    pub(crate) opened_at: Option<Timestamp>,
+    pub(crate) index: ActiveIndex,
+}
+
+/// A segment that is being prepared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) number: u64,
+    pub(crate) file: FileId,
+    pub(crate) capacity: u64,
+    pub(crate) prepared_end: u64,
+}
+
+/// A file of a former segment, to be used again.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) path: PathBuf,
+    pub(crate) file: FileId,
+    pub(crate) len: u64,
+}
+
+impl Active {
+    /// No commit was closed or opened in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.index.commits.is_empty()
+    }
+}
+
+/// See the module. Invariant: numbers rise along the chain, and each segment starts where the one before it ends.
+#[derive(Debug, Default)]
+pub(crate) struct Segments {
+    pub(crate) sealed: VecDeque<Sealed>,
+    pub(crate) active: Option<Active>,
+    pub(crate) next: Option<Prepared>,
+    pub(crate) spares: Vec<Spare>,
+    /// The highest number ever given.
+    pub(crate) last_number: u64,
+    /// Number after the last run of any segment's index in memory.
+    pub(crate) next_run: u64,
+}
+
+impl Segments {
+    /// Seals the active segment at `end` and makes the prepared one active.
+    pub(crate) fn roll(&mut self, end: Position, next_commit: u64, epoch: Epoch) {
+        let next = self.next.take().expect("a segment is prepared before it is needed");
+        if let Some(active) = self.active.take() {
+            assert!(!active.is_empty() && active.header_written, "an empty segment is not sealed");
+            self.next_run = active.index.next_run();
+            self.sealed.push_back(Sealed {
+                number: active.number,
+                file: active.file,
+                base_position: active.base_position,
+                end_position: end,
+                end_bytes: active.tail,
+                allocated: active.prepared_end.max(active.tail),
+                commit_end: next_commit,
+                index: SegmentIndex::Memory(Arc::new(active.index)),
+                quarantined: false,
+            });
+        }
+        let last = self.sealed.back();
+        assert!(last.is_none_or(|last| last.number < next.number), "numbers rise");
+        assert!(last.is_none_or(|last| last.end_position == end), "segments leave no gap");
+        self.active = Some(Active {
+            number: next.number,
+            file: next.file,
+            epoch,
+            base_position: end,
+            first_commit: next_commit,
+            previous: last.map_or(0, |last| last.number),
+            previous_end_bytes: last.map_or(0, |last| last.end_bytes),
+            header_written: false,
+            tail: 0,
+            capacity: next.capacity,
+            prepared_end: next.prepared_end,
+            opened_at: None,
+            index: ActiveIndex::starting_at_run(self.next_run.max(1)),
+        });
+    }
+
+    pub(crate) fn active_index(&mut self) -> &mut ActiveIndex {
+        &mut self.active.as_mut().expect("a commit is open in it").index
+    }
+
+    /// A commit up to byte `tail` was closed, the first block with it or before it.
+    pub(crate) fn commit_closed(&mut self, tail: u64) {
+        let active = self.active.as_mut().expect("a commit was open in it");
+        assert!(active.tail < tail && tail <= active.capacity, "commits follow each other");
+        assert!(tail <= active.prepared_end, "only prepared blocks are written");
+        active.header_written = true;
+        active.tail = tail;
+    }
+
+    /// The first block of the active segment stands on the disk, before any commit.
+    pub(crate) fn header_synced(&mut self) {
+        let active = self.active.as_mut().expect("an active segment was opened");
+        assert!(active.tail == 0 && !active.header_written, "the first block is written once");
+        active.header_written = true;
+        active.tail = crate::aligned::BLOCK_BYTES as u64;
+    }
+
+    /// The first block of the active segment.
+    pub(crate) fn active_header(&self, node_id: u64, log: LogKey) -> SegmentHeader {
+        let active = self.active.as_ref().expect("only an active segment is begun");
+        SegmentHeader {
+            node_id,
+            log,
+            number: active.number,
+            epoch: active.epoch,
+            base_position: active.base_position,
+            first_commit: active.first_commit,
+            previous: active.previous,
+            previous_end_bytes: active.previous_end_bytes,
+        }
+    }
+
+    /// The sealed segment that holds `position`.
+    pub(crate) fn sealed_of(&self, position: Position) -> Option<&Sealed> {
+        let after = self.sealed.partition_point(|sealed| sealed.end_position <= position);
+        self.sealed.get(after).filter(|sealed| sealed.base_position <= position)
+    }
+
+    pub(crate) fn sealed_mut(&mut self, number: u64) -> Option<&mut Sealed> {
+        let at = self.sealed.binary_search_by_key(&number, |sealed| sealed.number).ok()?;
+        self.sealed.get_mut(at)
+    }
+
+    /// Bytes that all files of the segments take.
+    pub(crate) fn allocated(&self) -> u64 {
+        let sealed: u64 = self.sealed.iter().map(|sealed| sealed.allocated).sum();
+        let active = self.active.as_ref().map_or(0, |active| active.prepared_end);
+        let next = self.next.as_ref().map_or(0, |next| next.prepared_end);
+        sealed + active + next + self.spares.iter().map(|spare| spare.len).sum::<u64>()
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let sealed = self.sealed.iter().map(|sealed| match &sealed.index {
+            SegmentIndex::Memory(index) => index.memory_bytes(),
+            _ => 0,
+        });
+        let active = self.active.as_ref().map_or(0, |active| active.index.memory_bytes());
+        sealed.sum::<usize>() + active
+    }
+}

@@ -1,0 +1,6 @@
+//! The log against a model, on the simulated disk and on real files.
+
+mod crash;
+mod damage;
+mod files;
+mod harness;

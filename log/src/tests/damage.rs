@@ -1,0 +1,1 @@
+//! Damage, told apart from a torn tail.
