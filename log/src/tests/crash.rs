@@ -8,7 +8,7 @@ use crate::batch::{LogState, NoAppend};
 #[test]
 fn what_is_durable_survives_power_loss() {
     let mut losses = crate::sim_disk::SimDiskCounts::default();
-    for seed in 0..60 {
+    for seed in 0..80 {
         let mut bench = Bench::new(seed, small_options());
         for _ in 0..3 {
             for _ in 0..bench.random.below(250) {
@@ -30,7 +30,7 @@ fn what_is_durable_survives_power_loss() {
         losses.torn += counts.torn;
         losses.reordered += counts.reordered;
     }
-    assert!(losses.lost > 100 && losses.torn > 100 && losses.reordered > 100, "{losses:?}");
+    assert!(losses.lost > 20 && losses.torn > 20 && losses.reordered > 100, "{losses:?}");
 }
 
 /// Many segments, checkpoints and recycled files, with crashes between: what is told must hold over all of them.
