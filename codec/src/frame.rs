@@ -93,9 +93,11 @@ pub enum Kind {
     Reply = 18,
     /// Reserved: connect to another node.
     Redirect = 19,
+    /// Server to client: all that was there when this client subscribed has been delivered.
+    CaughtUp = 20,
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind::Hello,
     Kind::Welcome,
     Kind::Topic,
@@ -115,6 +117,7 @@ const KINDS: [Kind; 19] = [
     Kind::Request,
     Kind::Reply,
     Kind::Redirect,
+    Kind::CaughtUp,
 ];
 
 impl Kind {
@@ -182,6 +185,8 @@ pub enum Frame<'a> {
     Goodbye(GoodbyeFrame<'a>),
     /// See [`Kind::Refusal`].
     Refusal(RefusalFrame<'a>),
+    /// See [`Kind::CaughtUp`]; the frame's request is the subscription's number.
+    CaughtUp,
     /// A frame of a kind this build does not know, which its sender allows to be skipped.
     Skipped,
 }
@@ -340,6 +345,7 @@ fn decode_body(kind: Kind, body: &[u8]) -> Result<Frame<'_>, DecodeError> {
         Kind::Pong => Frame::Pong(echo(body)?),
         Kind::Goodbye => Frame::Goodbye(GoodbyeFrame::decode(body)?),
         Kind::Refusal => Frame::Refusal(RefusalFrame::decode(body)?),
+        Kind::CaughtUp => empty(body, Frame::CaughtUp)?,
         Kind::Request | Kind::Reply | Kind::Redirect => Frame::Skipped,
     })
 }
@@ -368,6 +374,13 @@ pub fn encode_header(kind: Kind, request: u64, body_len: usize, out: &mut Vec<u8
 pub fn encode_plain(kind: Kind, request: u64, body: &[u8], out: &mut Vec<u8>) {
     encode_header(kind, request, body.len(), out);
     out.extend_from_slice(body);
+}
+
+/// Appends a caught-up frame. A client that does not know it skips it.
+pub fn encode_caught_up(subscription: u64, out: &mut Vec<u8>) {
+    let flags_at = out.len() + 5;
+    encode_header(Kind::CaughtUp, subscription, 0, out);
+    out[flags_at] = FLAG_MAY_IGNORE;
 }
 
 /// Appends an unsubscribe frame.

@@ -1,1 +1,16 @@
-//! The shard, a synchronous state machine, and the glommio runtime that drives it.
+//! The shard: one core's synchronous state machine, and the thread-per-core runtime that drives it.
+//!
+//! Read in this order: [`session`] (what a door sees), [`control`] (what the control plane sees), [`kernel`] (what a
+//! shard stands on), [`shard`] (the machine), [`group`] (who gets what), [`runtime`] (the real kernel).
+#![deny(unsafe_code)]
+
+pub mod control;
+pub mod group;
+pub mod kernel;
+pub mod mail;
+pub mod options;
+pub mod outbound;
+pub mod selection;
+pub mod session;
+pub mod shard;
+pub mod token;

@@ -47,12 +47,13 @@ impl MatchCache {
         MatchCache { entries: Vec::new(), topics_max, matches_max, matches_held: 0 }
     }
 
-    /// The subscriptions that match the topic in this snapshot: sorted, each once. `name` is the name of `topic`.
+    /// The subscriptions that match the topic in this snapshot: sorted, each once. `name` gives the name of `topic`; it
+    /// is asked for only when the answer is not remembered.
     pub fn get(
         &mut self,
         snapshot: &RoutingSnapshot,
         topic: TopicId,
-        name: &TopicName,
+        name: impl FnOnce() -> TopicName,
     ) -> &[(GroupId, SubscriptionId)] {
         assert!(topic != TopicId(0), "0 is no topic");
         let at = topic.0 as usize % self.topics_max;
@@ -61,7 +62,7 @@ impl MatchCache {
         }
         let entry = &self.entries[at];
         if entry.topic != topic || entry.version != snapshot.version() {
-            self.fill(at, snapshot, topic, name);
+            self.fill(at, snapshot, topic, &name());
         }
         &self.entries[at].matches
     }

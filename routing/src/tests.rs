@@ -284,7 +284,7 @@ fn the_cache_says_what_the_snapshot_says() {
                 let at = random.below(names.len() as u64) as usize;
                 let topic = TopicId(1 + at as u32);
                 let expected = matches(&snapshot, &names[at]);
-                assert_eq!(cache.get(&snapshot, topic, &names[at]), expected);
+                assert_eq!(cache.get(&snapshot, topic, || names[at].clone()), expected);
             }
         }
         // One topic alone may exceed the limit; each match takes 16 bytes, an entry 40.

@@ -65,6 +65,7 @@ fn encode_again(request: u64, frame: &Frame<'_>) -> Vec<u8> {
             }
         }
         Frame::Subscribe(subscribe) => subscribe.encode(request, &mut out),
+        Frame::CaughtUp => encode_caught_up(request, &mut out),
         Frame::Subscribed => encode_plain(Kind::Subscribed, request, &[], &mut out),
         Frame::Unsubscribe { end } => encode_unsubscribe(request, *end, &mut out),
         Frame::Unsubscribed => encode_plain(Kind::Unsubscribed, request, &[], &mut out),

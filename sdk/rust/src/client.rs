@@ -166,7 +166,7 @@ impl Client {
         };
         shared.wake.notify_one();
         // Made now, so that a subscribe that is given up is undone.
-        let subscription = Subscription { client: self.clone(), number, deliveries: received };
+        let subscription = Subscription { client: self.clone(), number, heard: received };
         let answer = tokio::time::timeout(shared.options.request_timeout, answered).await;
         answer.map_err(|_| SubscribeError::TimedOut)?.map_err(|_| SubscribeError::Closed)??;
         Ok(subscription)

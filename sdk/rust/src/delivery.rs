@@ -125,7 +125,17 @@ impl Delivery {
 pub struct Subscription {
     pub(crate) client: Client,
     pub(crate) number: u64,
-    pub(crate) deliveries: mpsc::UnboundedReceiver<Result<Delivery, SubscribeError>>,
+    pub(crate) heard: mpsc::UnboundedReceiver<Result<Received, SubscribeError>>,
+}
+
+/// What a subscription hears.
+#[derive(Debug)]
+pub enum Received {
+    /// Events.
+    Delivery(Delivery),
+    /// All that had been acknowledged when the subscription was answered has been delivered, to this member or to
+    /// others of its group. Said again after a reconnect.
+    CaughtUp,
 }
 
 impl Subscription {
@@ -134,15 +144,30 @@ impl Subscription {
     /// # Errors
     /// The subscription has ended: refused after a reconnect, or the connection could not be made again.
     pub async fn next(&mut self) -> Result<Option<Delivery>, SubscribeError> {
-        self.deliveries.recv().await.transpose()
+        loop {
+            match self.receive().await? {
+                Some(Received::Delivery(delivery)) => return Ok(Some(delivery)),
+                Some(Received::CaughtUp) => {}
+                None => return Ok(None),
+            }
+        }
     }
 
-    /// A delivery that is already there.
+    /// The next delivery, or the news that all that was there at the start has been delivered; `None` when the client
+    /// has been closed.
     ///
     /// # Errors
     /// As for [`Subscription::next`].
-    pub fn try_next(&mut self) -> Result<Option<Delivery>, SubscribeError> {
-        self.deliveries.try_recv().ok().transpose()
+    pub async fn receive(&mut self) -> Result<Option<Received>, SubscribeError> {
+        self.heard.recv().await.transpose()
+    }
+
+    /// What is already there.
+    ///
+    /// # Errors
+    /// As for [`Subscription::next`].
+    pub fn try_receive(&mut self) -> Result<Option<Received>, SubscribeError> {
+        self.heard.try_recv().ok().transpose()
     }
 
     /// Changes how many events may be delivered and not settled; 0 pauses.

@@ -9,7 +9,7 @@ use codec::frame::{self, DeliveryFrame, Frame, Kind, Parsed, RefusalFrame};
 use codec::header::{ContentKind, HeaderSeed};
 use codec::ids::TopicId;
 
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Received};
 use crate::error::{PublishError, ServerRefusal, SubscribeError};
 use crate::state::{Shared, State};
 
@@ -89,6 +89,11 @@ impl Incoming {
                 ended.and_then(|ended| ended.ending).map(|answer| answer.send(Ok(())));
             }
             Frame::Refusal(refusal) => return on_refusal(request, refusal, state),
+            Frame::CaughtUp => {
+                if let Some(subscribed) = state.subscriptions.get(&request) {
+                    let _ = subscribed.deliveries.send(Ok(Received::CaughtUp));
+                }
+            }
             Frame::Ping(echo) => {
                 frame::encode_plain(Kind::Pong, request, echo, &mut self.pongs);
             }
@@ -132,7 +137,7 @@ impl Incoming {
             batch,
         };
         // Nobody listens any more: it is not settled and comes again to others.
-        let _ = subscribed.deliveries.send(Ok(delivery));
+        let _ = subscribed.deliveries.send(Ok(Received::Delivery(delivery)));
         Ok(())
     }
 }

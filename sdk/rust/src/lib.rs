@@ -38,7 +38,7 @@ mod state;
 
 pub use client::{BatchHandle, Client, PublishHandle};
 pub use codec::frame::{AckLevel, Welcome};
-pub use delivery::{Delivery, Subscription, Verdict};
+pub use delivery::{Delivery, Received, Subscription, Verdict};
 pub use error::{ConnectError, PublishError, ServerRefusal, SubscribeError};
 pub use event::Event;
 pub use options::{ClientOptions, Mode, Start, SubscribeOptions};

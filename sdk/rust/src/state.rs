@@ -8,13 +8,13 @@ use bytes::Bytes;
 use codec::frame::{Settlement, Welcome, WireVerdict};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::delivery::Delivery;
+use crate::delivery::Received;
 use crate::error::{PublishError, SubscribeError};
 use crate::options::{ClientOptions, SubscribeOptions};
 use crate::publishing::Publishing;
 
 /// What a subscription hears.
-pub(crate) type DeliverySender = mpsc::UnboundedSender<Result<Delivery, SubscribeError>>;
+pub(crate) type DeliverySender = mpsc::UnboundedSender<Result<Received, SubscribeError>>;
 
 /// Answers a subscribe or an unsubscribe.
 pub(crate) type Answer = oneshot::Sender<Result<(), SubscribeError>>;

@@ -1,0 +1,191 @@
+//! Batches that are not yet settled for a group: which of their events are in flight, and which are idle.
+
+use std::collections::VecDeque;
+
+use codec::ids::Position;
+
+use crate::group::keys::KeyHash;
+use crate::mail::MemberId;
+use crate::selection::{Bitmap, Selection};
+
+/// Events of one batch that went to one member as one delivery.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The number of this delivery of the batch.
+    pub delivery: u32,
+    /// To whom.
+    pub member: MemberId,
+    /// How often these events have been delivered.
+    pub attempt: u32,
+    /// Those of them that are not yet settled.
+    pub events: Selection,
+    /// Keys of the unsettled events that have one, by index; `None` if keys were not looked at, since the group had
+    /// one member.
+    pub keys: Option<Vec<(u32, KeyHash)>>,
+    /// Bytes of the batch, counted against the member until the piece is settled.
+    pub bytes: u32,
+    /// When it was sent.
+    pub sent_us: u64,
+}
+
+/// Events of one batch that are owed and in flight to nobody.
+#[derive(Clone, Debug)]
+pub struct Idle {
+    /// Which.
+    pub events: Bitmap,
+    /// How often they will have been delivered after the next time.
+    pub attempt: u32,
+    /// Not to be sent before.
+    pub not_before_us: u64,
+    /// Keys of those that have one, by index; `None` until the batch has been read again.
+    pub keys: Option<Vec<(u32, KeyHash)>>,
+    /// Who had them last: others come first.
+    pub avoid: Option<MemberId>,
+}
+
+impl Idle {
+    /// Both as one. Their keys must be known.
+    #[must_use]
+    pub fn join(mut self, other: Idle) -> Idle {
+        assert!(self.keys.is_some() && other.keys.is_some(), "keys are learned before");
+        self.events.add(&other.events);
+        let keys = self.keys.get_or_insert_default();
+        keys.extend(other.keys.into_iter().flatten());
+        keys.sort_unstable_by_key(|(index, _)| *index);
+        self.attempt = self.attempt.max(other.attempt);
+        self.avoid = other.avoid.or(self.avoid);
+        self
+    }
+}
+
+/// One batch that a group has taken and not settled.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    /// Position of the batch's first event.
+    pub base: Position,
+    /// Events in the batch.
+    pub count: u32,
+    /// The number the next delivery of this batch gets.
+    pub next_delivery: u32,
+    /// The first piece stands apart: nearly all flights have just one.
+    first: Option<Piece>,
+    more: Vec<Piece>,
+    /// What is in flight to nobody.
+    pub idle: Vec<Idle>,
+}
+
+impl Flight {
+    /// A batch of which nothing is sent yet.
+    #[must_use]
+    pub fn new(base: Position, count: u32) -> Self {
+        Flight { base, count, next_delivery: 0, first: None, more: Vec::new(), idle: Vec::new() }
+    }
+
+    /// Adds a piece and numbers it.
+    pub fn send(&mut self, mut piece: Piece) -> u32 {
+        piece.delivery = self.next_delivery;
+        self.next_delivery += 1;
+        let number = piece.delivery;
+        if self.first.is_none() {
+            self.first = Some(piece);
+        } else {
+            self.more.push(piece);
+        }
+        number
+    }
+
+    /// The piece of this delivery.
+    pub fn piece_mut(&mut self, delivery: u32) -> Option<&mut Piece> {
+        self.first.iter_mut().chain(&mut self.more).find(|piece| piece.delivery == delivery)
+    }
+
+    /// Takes a piece out.
+    pub fn take(&mut self, delivery: u32) -> Option<Piece> {
+        if self.first.as_ref().is_some_and(|piece| piece.delivery == delivery) {
+            return self.first.take();
+        }
+        let index = self.more.iter().position(|piece| piece.delivery == delivery)?;
+        Some(self.more.swap_remove(index))
+    }
+
+    /// The pieces in flight.
+    pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.first.iter().chain(&self.more)
+    }
+
+    /// Whether every event of the batch that was owed is settled.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.first.is_none() && self.more.is_empty() && self.idle.is_empty()
+    }
+
+    /// The events that are owed.
+    #[must_use]
+    pub fn owed(&self) -> Bitmap {
+        let mut owed = Bitmap::none(self.count);
+        for piece in self.pieces() {
+            owed.add(&piece.events.to_bitmap(self.count));
+        }
+        for idle in &self.idle {
+            owed.add(&idle.events);
+        }
+        owed
+    }
+}
+
+/// The flights of one group in one log, by rising position.
+#[derive(Debug, Default)]
+pub struct Flights {
+    list: VecDeque<Flight>,
+}
+
+impl Flights {
+    /// Adds a batch. Mostly it is the newest; a batch that is delivered again keeps its place.
+    pub fn push(&mut self, flight: Flight) {
+        if self.list.back().is_none_or(|last| last.base < flight.base) {
+            self.list.push_back(flight);
+            return;
+        }
+        let index = self.list.partition_point(|other| other.base < flight.base);
+        assert!(self.list[index].base != flight.base, "a batch is taken once");
+        self.list.insert(index, flight);
+    }
+
+    /// The flight of the batch at `base`.
+    pub fn get_mut(&mut self, base: Position) -> Option<&mut Flight> {
+        let index = self.list.partition_point(|flight| flight.base < base);
+        self.list.get_mut(index).filter(|flight| flight.base == base)
+    }
+
+    /// Forgets settled flights at the front; those behind an unsettled one keep their place until it is settled.
+    pub fn pop_settled(&mut self) {
+        while self.list.front().is_some_and(Flight::is_settled) {
+            self.list.pop_front();
+        }
+        if self.list.is_empty() && self.list.capacity() > 256 {
+            self.list = VecDeque::new();
+        }
+    }
+
+    /// All flights, also settled ones behind an unsettled one.
+    pub fn iter(&self) -> impl Iterator<Item = &Flight> {
+        self.list.iter()
+    }
+
+    /// All flights.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight> {
+        self.list.iter_mut()
+    }
+
+    /// How many there are, settled ones behind an unsettled one included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether nothing is owed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}

@@ -1,0 +1,637 @@
+//! A group's place in one log: what it has taken, what of that is in flight to whom, and what waits.
+//!
+//! A batch is offered once, in order. Its eligible events are handed to members, or become idle when nobody can take
+//! them now: their key is in flight to a member without credit, or an earlier event of their key waits. While a group
+//! has one member and nothing waits, keys are not looked at: one member gets everything in order anyway.
+
+use std::collections::BTreeSet;
+
+use codec::body::Body;
+use codec::ids::Position;
+
+use crate::group::flight::{Flight, Flights, Idle, Piece};
+use crate::group::keys::{KeyHash, KeyMap, KeySet, Keys, key_hash};
+use crate::group::members::{Member, Members};
+use crate::mail::MemberId;
+use crate::options::FLIGHTS_MAX;
+use crate::selection::{Bitmap, Selection};
+use crate::session::Verdict;
+
+/// Most keys that may wait before the group takes no more batches.
+pub const WAITING_KEYS_MAX: usize = 4_096;
+
+/// One delivery to be made of the batch at hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatch {
+    /// To whom.
+    pub member: MemberId,
+    /// The number of this delivery of the batch.
+    pub delivery: u32,
+    /// How often these events have been delivered, this time included.
+    pub attempt: u32,
+    /// Which events.
+    pub selection: Selection,
+}
+
+/// What became of an offered batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Offered {
+    /// The group owns it now.
+    Taken,
+    /// Nobody can take any of it now; offer it again.
+    Refused,
+}
+
+/// A batch at hand, as this module needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchView<'a> {
+    /// Position of the first event.
+    pub base: Position,
+    /// Events.
+    pub count: u32,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+impl BatchView<'_> {
+    /// The keys of `events` that have one.
+    fn keys_of(&self, events: &Bitmap) -> Vec<(u32, KeyHash)> {
+        let Ok(body) = Body::checked_before(self.body, self.count) else { return Vec::new() };
+        let key = |index| {
+            let event = body.event(index)?;
+            Some((index, key_hash(event.partition_key()?)))
+        };
+        events.iter().filter_map(key).collect()
+    }
+
+    fn bytes(&self) -> u32 {
+        self.body.len() as u32
+    }
+}
+
+/// Time and place of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// The shard this runs on: members here come first.
+    pub shard: u16,
+    /// The monotonic clock.
+    pub mono_us: u64,
+    /// The delay before the second attempt of an event that was handed back; doubles from there.
+    pub retry_delay_us: u64,
+    /// The longest such delay.
+    pub retry_delay_max_us: u64,
+}
+
+/// What a turn works with: a batch, who may get it, and where the deliveries to be made are put.
+pub struct Hand<'a> {
+    /// The batch.
+    pub batch: BatchView<'a>,
+    /// The group's members.
+    pub members: &'a mut Members,
+    /// Time and place.
+    pub turn: Turn,
+    /// Deliveries to be made.
+    pub out: &'a mut Vec<Dispatch>,
+}
+
+/// Credit that goes back to a member's home, since another shard asked for it.
+pub type Returned = (MemberId, u32);
+
+/// One group in one log.
+#[derive(Debug, Default)]
+pub struct GroupLog {
+    flights: Flights,
+    keys: Keys,
+    /// Batches with idle events.
+    idle: BTreeSet<Position>,
+    /// Of those, batches whose idle events' keys are not known yet. While there are any, nothing new is taken, since
+    /// it could overtake one of them.
+    unread: u32,
+    /// Events in flight whose keys were not looked at, and to whom.
+    untracked: u32,
+    untracked_member: Option<MemberId>,
+    /// No piece in flight is older. Never too late; may be too early.
+    oldest_sent_us: u64,
+}
+
+/// What one member takes of a batch: the events, and the keys of those that have one.
+type Share = (MemberId, Bitmap, Vec<(u32, KeyHash)>);
+
+/// A way for the events of one batch: who takes what, and what must wait.
+#[derive(Default)]
+struct Assignment {
+    pieces: Vec<Share>,
+    waiting: Bitmap,
+    waiting_keys: Vec<(u32, KeyHash)>,
+    /// Where each key of this batch went; `None` if it waits.
+    decided: KeyMap<Option<MemberId>>,
+}
+
+impl GroupLog {
+    /// Whether a batch may be offered at all.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.unread == 0
+            && self.flights.len() < FLIGHTS_MAX
+            && self.keys.waiting() < WAITING_KEYS_MAX
+    }
+
+    /// Whether nothing is owed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// Whether something is owed that is in flight to nobody.
+    #[must_use]
+    pub fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Whether a delivery is still in flight, in whole or in part.
+    pub fn is_in_flight(&mut self, base: Position, delivery: u32) -> bool {
+        self.flights.get_mut(base).is_some_and(|flight| flight.piece_mut(delivery).is_some())
+    }
+
+    /// Offers the next batch. `eligible` are the events that the group is to get; at least one.
+    pub fn offer(&mut self, hand: &mut Hand<'_>, eligible: Selection) -> Offered {
+        if !self.is_open() || !hand.members.any_ready() {
+            return Offered::Refused;
+        }
+        let batch = hand.batch;
+        let mut flight = Flight::new(batch.base, batch.count);
+        if let Some(member) = self.whole_batch_to(&batch, &eligible, hand.members) {
+            self.send_untracked(&mut flight, member, eligible, hand);
+            self.flights.push(flight);
+            return Offered::Taken;
+        }
+        let eligible = eligible.to_bitmap(batch.count);
+        let keys = batch.keys_of(&eligible);
+        let waits = |keys: &Keys, key| keys.is_waiting(key);
+        let plan = self.assign(&eligible, &keys, &waits, None, hand);
+        if plan.pieces.is_empty() {
+            return Offered::Refused;
+        }
+        hand.members.take_turn();
+        self.send_tracked(&mut flight, plan.pieces, 1, hand);
+        if !plan.waiting.is_empty() {
+            for (_, key) in &plan.waiting_keys {
+                self.keys.wait(*key);
+            }
+            self.idle.insert(batch.base);
+            let keys = Some(plan.waiting_keys);
+            let events = plan.waiting;
+            flight.idle.push(Idle { events, attempt: 1, not_before_us: 0, keys, avoid: None });
+        }
+        self.flights.push(flight);
+        Offered::Taken
+    }
+
+    /// The first batch after `after` whose idle events have to be read: since their keys are unknown, or since they
+    /// may go out now. Keys of the batches that are passed over are `blocked`: nothing may overtake them.
+    #[must_use]
+    pub fn next_idle(
+        &mut self,
+        after: Option<Position>,
+        blocked: &mut KeySet,
+        members: &Members,
+        turn: Turn,
+    ) -> Option<Position> {
+        let from = after.map_or(Position(0), |after| after.plus(1));
+        let can_send = members.any_ready();
+        if !can_send && self.unread == 0 {
+            return None;
+        }
+        let flights = &mut self.flights;
+        self.idle.range(from..).copied().find(|base| {
+            let flight = flights.get_mut(*base).expect("idle batches are flights");
+            let due = |idle: &Idle| can_send && idle.not_before_us <= turn.mono_us;
+            if flight.idle.iter().any(|idle| idle.keys.is_none() || due(idle)) {
+                return true;
+            }
+            let passed = flight.idle.iter().flat_map(|idle| idle.keys.iter().flatten());
+            blocked.extend(passed.map(|(_, key)| *key));
+            false
+        })
+    }
+
+    /// The earliest time at which an idle event that waits out a delay may go.
+    #[must_use]
+    pub fn next_idle_at(&mut self) -> Option<u64> {
+        let flights = &mut self.flights;
+        let first = self.idle.first()?;
+        let flight = flights.get_mut(*first).expect("idle batches are flights");
+        flight.idle.iter().map(|idle| idle.not_before_us).min()
+    }
+
+    /// Sends what can be sent of a batch's idle events. `blocked` collects the keys that may not be sent after this in
+    /// one pass, since an event of theirs stays behind; passes go by rising position.
+    pub fn redeliver(&mut self, hand: &mut Hand<'_>, blocked: &mut KeySet) {
+        let base = hand.batch.base;
+        let place = self.flights.get_mut(base).expect("idle batches are flights");
+        let mut flight = std::mem::replace(place, Flight::new(base, hand.batch.count));
+        let mut due: Option<Idle> = None;
+        for mut idle in std::mem::take(&mut flight.idle) {
+            self.learn_keys(&hand.batch, &mut idle);
+            if idle.not_before_us > hand.turn.mono_us {
+                blocked.extend(idle.keys.iter().flatten().map(|(_, key)| *key));
+                flight.idle.push(idle);
+            } else {
+                // Joined, so that they go by their order in the batch, whatever made each of them idle.
+                due = Some(match due {
+                    Some(first) => first.join(idle),
+                    None => idle,
+                });
+            }
+        }
+        if let Some(idle) = due {
+            self.redeliver_due(&mut flight, idle, hand, blocked);
+        }
+        if flight.idle.is_empty() {
+            self.idle.remove(&base);
+        }
+        *self.flights.get_mut(base).expect("it kept its place") = flight;
+    }
+
+    fn redeliver_due(
+        &mut self,
+        flight: &mut Flight,
+        idle: Idle,
+        hand: &mut Hand<'_>,
+        blocked: &mut KeySet,
+    ) {
+        let keys = idle.keys.unwrap_or_default();
+        let is_blocked = |_: &Keys, key| blocked.contains(&key);
+        let plan = self.assign(&idle.events, &keys, &is_blocked, idle.avoid, hand);
+        keys.iter().for_each(|(_, key)| self.keys.wait_over(*key));
+        self.send_tracked(flight, plan.pieces, idle.attempt, hand);
+        if !plan.waiting.is_empty() {
+            for (_, key) in &plan.waiting_keys {
+                self.keys.wait(*key);
+                blocked.insert(*key);
+            }
+            let keys = Some(plan.waiting_keys);
+            flight.idle.push(Idle { events: plan.waiting, keys, ..idle });
+        }
+    }
+
+    /// A member has settled events of a delivery. `None`: the delivery is over, its token is stale.
+    pub fn settle(
+        &mut self,
+        base: Position,
+        delivery: u32,
+        selection: &Selection,
+        verdict: Verdict,
+        members: &mut Members,
+        turn: Turn,
+    ) -> Option<Vec<Returned>> {
+        let flight = self.flights.get_mut(base)?;
+        let count = flight.count;
+        let piece = flight.piece_mut(delivery)?;
+        let whole = match (&piece.events, selection) {
+            (_, Selection::All) => true,
+            (events, Selection::Some(chosen)) => {
+                let mut rest = events.to_bitmap(count);
+                rest.subtract(chosen);
+                rest.is_empty()
+            }
+        };
+        if whole {
+            let piece = flight.take(delivery).expect("found above");
+            let returned = self.release(&piece, count, members);
+            if verdict == Verdict::Retry {
+                let delay = retry_delay(piece.attempt, turn);
+                self.make_idle(base, piece, count, turn.mono_us + delay);
+            }
+            self.flights.pop_settled();
+            return Some(returned);
+        }
+        let part = split_off(piece, selection, count)?;
+        let returned = self.release_part(&part, count, members);
+        if verdict == Verdict::Retry {
+            let delay = retry_delay(part.attempt, turn);
+            self.make_idle(base, part, count, turn.mono_us + delay);
+        }
+        Some(returned)
+    }
+
+    /// A member has gone: all that was in flight to it is idle.
+    pub fn member_left(&mut self, member: &Member) {
+        for (base, count, piece) in self.take_pieces(|piece| piece.member == member.id) {
+            self.untrack(&piece, count);
+            self.make_idle(base, piece, count, 0);
+        }
+    }
+
+    /// Takes back every delivery that was sent at or before `sent_end_us`. Returns credit and how many events.
+    pub fn expire(&mut self, sent_end_us: u64, members: &mut Members) -> (Vec<Returned>, u32) {
+        if self.flights.is_empty() || self.oldest_sent_us > sent_end_us {
+            return (Vec::new(), 0);
+        }
+        let is_late = |piece: &Piece| piece.sent_us <= sent_end_us;
+        let late_pieces = self.flights.iter().flat_map(Flight::pieces).filter(|p| is_late(p));
+        let late_keys: KeySet = late_pieces
+            .flat_map(|piece| piece.keys.iter().flatten())
+            .map(|(_, key)| *key)
+            .collect();
+        // What follows a late event of its key goes with it: the key must be free to move to another member.
+        let follows =
+            |piece: &Piece| piece.keys.iter().flatten().any(|(_, key)| late_keys.contains(key));
+        let late = self.take_pieces(|piece| is_late(piece) || follows(piece));
+        let sent = self.flights.iter().flat_map(Flight::pieces).map(|piece| piece.sent_us);
+        self.oldest_sent_us = sent.min().unwrap_or(u64::MAX);
+        let mut returned = Vec::new();
+        let mut events = 0;
+        for (base, count, piece) in late {
+            events += piece.events.len(count);
+            returned.extend(self.release(&piece, count, members));
+            self.make_idle(base, piece, count, 0);
+        }
+        (returned, events)
+    }
+
+    /// Gives up the idle events of a batch that can no longer be read. Returns how many they were.
+    pub fn forget(&mut self, base: Position) -> u32 {
+        let flight = self.flights.get_mut(base).expect("idle batches are flights");
+        let mut events = 0;
+        for idle in std::mem::take(&mut flight.idle) {
+            events += idle.events.len();
+            match idle.keys {
+                Some(keys) => keys.iter().for_each(|(_, key)| self.keys.wait_over(*key)),
+                None => self.unread -= 1,
+            }
+        }
+        self.idle.remove(&base);
+        self.flights.pop_settled();
+        events
+    }
+
+    /// What is owed below the group's next position: runs of positions, end exclusive, rising.
+    #[must_use]
+    pub fn unsettled(&self) -> Vec<(Position, Position)> {
+        let mut runs: Vec<(Position, Position)> = Vec::new();
+        for flight in self.flights.iter().filter(|flight| !flight.is_settled()) {
+            for index in flight.owed().iter() {
+                let at = flight.base.plus(u64::from(index));
+                match runs.last_mut() {
+                    Some((_, end)) if *end == at => *end = at.plus(1),
+                    _ => runs.push((at, at.plus(1))),
+                }
+            }
+        }
+        runs
+    }
+
+    /// The base of the oldest batch that still owes something.
+    #[must_use]
+    pub fn low(&self) -> Option<Position> {
+        self.flights.iter().next().map(|flight| flight.base)
+    }
+
+    /// The one member that can take the whole batch without a look at its keys.
+    fn whole_batch_to(
+        &self,
+        batch: &BatchView<'_>,
+        eligible: &Selection,
+        members: &Members,
+    ) -> Option<MemberId> {
+        let member = members.only()?;
+        let fits = member.is_ready() && eligible.len(batch.count) <= member.lease;
+        let free = self.keys.waiting() == 0 && self.idle.is_empty();
+        let same = self.untracked == 0 || self.untracked_member == Some(member.id);
+        (fits && free && same).then_some(member.id)
+    }
+
+    /// Takes out every piece that `chosen` accepts, with its batch's base and count.
+    fn take_pieces(&mut self, chosen: impl Fn(&Piece) -> bool) -> Vec<(Position, u32, Piece)> {
+        let mut taken = Vec::new();
+        for flight in self.flights.iter_mut() {
+            let numbers: Vec<u32> =
+                flight.pieces().filter(|piece| chosen(piece)).map(|piece| piece.delivery).collect();
+            for number in numbers {
+                let piece = flight.take(number).expect("listed just now");
+                taken.push((flight.base, flight.count, piece));
+            }
+        }
+        taken
+    }
+
+    fn send_untracked(
+        &mut self,
+        flight: &mut Flight,
+        member: MemberId,
+        events: Selection,
+        hand: &mut Hand<'_>,
+    ) {
+        let count = events.len(hand.batch.count);
+        let state = hand.members.get_mut(member).expect("chosen from the members");
+        state.sent(count, hand.batch.bytes());
+        self.untracked += count;
+        self.untracked_member = Some(member);
+        self.send(flight, (member, events, None), 1, hand);
+    }
+
+    fn send_tracked(
+        &mut self,
+        flight: &mut Flight,
+        pieces: Vec<Share>,
+        attempt: u32,
+        hand: &mut Hand<'_>,
+    ) {
+        for (member, events, keys) in pieces {
+            // `assign` has taken the credit event by event; here only the bytes are added.
+            let state = hand.members.get_mut(member).expect("chosen from the members");
+            state.in_flight_bytes += u64::from(hand.batch.bytes());
+            for (_, key) in &keys {
+                self.keys.sent(*key, member);
+            }
+            let events = Selection::from_bitmap(events, hand.batch.count);
+            self.send(flight, (member, events, Some(keys)), attempt, hand);
+        }
+    }
+
+    fn send(
+        &mut self,
+        flight: &mut Flight,
+        (member, events, keys): (MemberId, Selection, Option<Vec<(u32, KeyHash)>>),
+        attempt: u32,
+        hand: &mut Hand<'_>,
+    ) {
+        self.note_sent(hand.turn.mono_us);
+        let selection = events.clone();
+        let (bytes, sent_us) = (hand.batch.bytes(), hand.turn.mono_us);
+        let piece = Piece { delivery: 0, member, attempt, events, keys, bytes, sent_us };
+        let delivery = flight.send(piece);
+        hand.out.push(Dispatch { member, delivery, attempt, selection });
+    }
+
+    fn note_sent(&mut self, mono_us: u64) {
+        if self.flights.is_empty() {
+            self.oldest_sent_us = mono_us;
+        }
+        self.oldest_sent_us = self.oldest_sent_us.min(mono_us);
+    }
+
+    /// Decides event by event, and takes the credit of those that go. Events whose key must wait, or is bound to a
+    /// member without credit, wait.
+    fn assign(
+        &self,
+        events: &Bitmap,
+        keys: &[(u32, KeyHash)],
+        must_wait: &dyn Fn(&Keys, KeyHash) -> bool,
+        avoid: Option<MemberId>,
+        hand: &mut Hand<'_>,
+    ) -> Assignment {
+        let shard = hand.turn.shard;
+        let members = &mut *hand.members;
+        let mut plan = Assignment::default();
+        let mut keys = keys.iter().copied().peekable();
+        let mut current = members.pick(shard, avoid);
+        for index in events.iter() {
+            let key = keys.next_if(|(at, _)| *at == index).map(|(_, key)| key);
+            if !current.and_then(|id| members.get(id)).is_some_and(Member::is_ready) {
+                current = members.pick(shard, avoid);
+            }
+            let member = match key {
+                Some(key) if must_wait(&self.keys, key) => None,
+                Some(key) => self.member_for(key, &plan, current),
+                None => current,
+            };
+            let ready = member.filter(|id| members.get(*id).is_some_and(Member::is_ready));
+            if let Some(id) = ready {
+                members.get_mut(id).expect("found just now").sent(1, 0);
+                plan.give(id, index, key);
+            } else {
+                plan.hold_back(index, key);
+            }
+        }
+        plan
+    }
+
+    /// Who must get an event of `key`: the member that has events of the key in flight, else `current`. `None` if an
+    /// earlier event of this batch and key waits.
+    fn member_for(
+        &self,
+        key: KeyHash,
+        plan: &Assignment,
+        current: Option<MemberId>,
+    ) -> Option<MemberId> {
+        if let Some(decided) = plan.decided.get(&key) {
+            return *decided;
+        }
+        // Any key may be among the untracked events, so their member gets the key, or nobody for now.
+        let untracked = self.untracked_member.filter(|_| self.untracked > 0);
+        self.keys.bound_to(key).or(untracked).or(current)
+    }
+
+    fn learn_keys(&mut self, batch: &BatchView<'_>, idle: &mut Idle) {
+        if idle.keys.is_none() {
+            let keys = batch.keys_of(&idle.events);
+            for (_, key) in &keys {
+                self.keys.wait(*key);
+            }
+            idle.keys = Some(keys);
+            assert!(self.unread > 0, "unknown keys are counted");
+            self.unread -= 1;
+        }
+    }
+
+    /// Gives back all that a piece holds of its member.
+    fn release(&mut self, piece: &Piece, count: u32, members: &mut Members) -> Vec<Returned> {
+        let returned = self.release_part(piece, count, members);
+        if let Some(member) = members.get_mut(piece.member) {
+            member.freed_bytes(piece.bytes);
+        }
+        returned
+    }
+
+    fn release_part(&mut self, part: &Piece, count: u32, members: &mut Members) -> Vec<Returned> {
+        self.untrack(part, count);
+        let events = part.events.len(count);
+        let Some(member) = members.get_mut(part.member) else { return Vec::new() };
+        match member.freed(events) {
+            0 => Vec::new(),
+            returned => vec![(part.member, returned)],
+        }
+    }
+
+    fn untrack(&mut self, piece: &Piece, count: u32) {
+        match &piece.keys {
+            Some(keys) => keys.iter().for_each(|(_, key)| self.keys.returned(*key)),
+            None => {
+                let events = piece.events.len(count);
+                assert!(events <= self.untracked, "untracked events are counted");
+                self.untracked -= events;
+            }
+        }
+    }
+
+    fn make_idle(&mut self, base: Position, piece: Piece, count: u32, not_before_us: u64) {
+        let known = piece.keys.is_some();
+        for (_, key) in piece.keys.iter().flatten() {
+            self.keys.wait(*key);
+        }
+        if !known {
+            self.unread += 1;
+        }
+        let flight = self.flights.get_mut(base).expect("its piece came from it");
+        flight.idle.push(Idle {
+            events: piece.events.to_bitmap(count),
+            attempt: piece.attempt + 1,
+            not_before_us,
+            keys: piece.keys,
+            avoid: Some(piece.member),
+        });
+        self.idle.insert(base);
+    }
+}
+
+impl Assignment {
+    fn give(&mut self, member: MemberId, index: u32, key: Option<KeyHash>) {
+        let found = self.pieces.iter().position(|(id, _, _)| *id == member);
+        let at = found.unwrap_or_else(|| {
+            self.pieces.push((member, Bitmap::default(), Vec::new()));
+            self.pieces.len() - 1
+        });
+        let (_, events, keys) = &mut self.pieces[at];
+        events.set(index);
+        if let Some(key) = key {
+            keys.push((index, key));
+            self.decided.insert(key, Some(member));
+        }
+    }
+
+    fn hold_back(&mut self, index: u32, key: Option<KeyHash>) {
+        self.waiting.set(index);
+        if let Some(key) = key {
+            self.waiting_keys.push((index, key));
+            self.decided.insert(key, None);
+        }
+    }
+}
+
+/// Takes the selected events out of a piece that keeps others. `None` if it has none of them.
+fn split_off(piece: &mut Piece, selection: &Selection, count: u32) -> Option<Piece> {
+    let all = piece.events.to_bitmap(count);
+    let part = all.common(&selection.to_bitmap(count));
+    if part.is_empty() {
+        return None;
+    }
+    let mut rest = all;
+    rest.subtract(&part);
+    assert!(!rest.is_empty(), "a whole piece is taken, not split");
+    let in_part = |(index, _): &(u32, KeyHash)| part.contains(*index);
+    let keys = piece.keys.as_mut().map(|keys| {
+        let taken: Vec<_> = keys.iter().copied().filter(in_part).collect();
+        keys.retain(|key| !in_part(key));
+        taken
+    });
+    piece.events = Selection::Some(rest);
+    Some(Piece { events: Selection::Some(part), keys, ..piece.clone() })
+}
+
+fn retry_delay(attempt: u32, turn: Turn) -> u64 {
+    let doubled = turn.retry_delay_us.saturating_mul(1 << attempt.saturating_sub(1).min(20));
+    doubled.min(turn.retry_delay_max_us)
+}

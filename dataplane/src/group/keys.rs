@@ -1,0 +1,100 @@
+//! Which keys are bound to a member, and which wait: what keeps the events of one key in order.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use codec::crc32c::crc32c;
+use codec::murmur2::murmur2;
+
+use crate::mail::MemberId;
+
+/// A hash of a partition key. Two keys with one hash are ordered as one key, which is harmless.
+pub type KeyHash = u64;
+
+/// The hash of a partition key.
+#[must_use]
+pub fn key_hash(key: &str) -> KeyHash {
+    u64::from(murmur2(key.as_bytes())) << 32 | u64::from(crc32c(key.as_bytes()))
+}
+
+/// The keys are hashes already.
+#[derive(Default)]
+pub struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("only KeyHash is hashed here")
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// A map by key.
+pub type KeyMap<T> = HashMap<KeyHash, T, BuildHasherDefault<KeyHasher>>;
+/// A set of keys.
+pub type KeySet = HashSet<KeyHash, BuildHasherDefault<KeyHasher>>;
+
+/// The keys of one group in one log.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Keys with tracked events in flight: to whom, and how many.
+    bound: KeyMap<(MemberId, u32)>,
+    /// Keys with idle events: how many.
+    waiting: KeyMap<u32>,
+}
+
+impl Keys {
+    /// The member that has events of `key` in flight.
+    #[must_use]
+    pub fn bound_to(&self, key: KeyHash) -> Option<MemberId> {
+        self.bound.get(&key).map(|(member, _)| *member)
+    }
+
+    /// Whether an event of `key` waits, so that later ones must wait too.
+    #[must_use]
+    pub fn is_waiting(&self, key: KeyHash) -> bool {
+        self.waiting.contains_key(&key)
+    }
+
+    /// Keys that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// An event of `key` is in flight to `member`.
+    pub fn sent(&mut self, key: KeyHash, member: MemberId) {
+        let (bound, count) = self.bound.entry(key).or_insert((member, 0));
+        assert!(*bound == member, "a key is in flight to one member at a time");
+        *count += 1;
+    }
+
+    /// An event of `key` is no longer in flight.
+    pub fn returned(&mut self, key: KeyHash) {
+        let (_, count) = self.bound.get_mut(&key).expect("what was sent is bound");
+        *count -= 1;
+        if *count == 0 {
+            self.bound.remove(&key);
+        }
+    }
+
+    /// An event of `key` waits.
+    pub fn wait(&mut self, key: KeyHash) {
+        *self.waiting.entry(key).or_insert(0) += 1;
+    }
+
+    /// An event of `key` waits no longer.
+    pub fn wait_over(&mut self, key: KeyHash) {
+        let count = self.waiting.get_mut(&key).expect("what waits is counted");
+        *count -= 1;
+        if *count == 0 {
+            self.waiting.remove(&key);
+        }
+    }
+}

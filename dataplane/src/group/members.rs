@@ -1,0 +1,146 @@
+//! The members of a group as one shard sees them: how much credit each has leased to this shard.
+
+use crate::mail::MemberId;
+use crate::options::MEMBER_BYTES_MAX;
+
+/// One member, seen from a shard that delivers to it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Who.
+    pub id: MemberId,
+    /// Events that may still be sent to it from here.
+    pub lease: u32,
+    /// Events sent from here and not yet settled.
+    pub in_flight: u32,
+    /// Bytes of the batches those events stand in.
+    pub in_flight_bytes: u64,
+    /// Credit that another shard has asked for; paid back before it is used again.
+    pub owes: u32,
+    /// Whether more credit has been asked for.
+    pub wanted: bool,
+}
+
+impl Member {
+    /// Whether an event may be sent to it now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.lease > 0 && self.in_flight_bytes < MEMBER_BYTES_MAX
+    }
+
+    /// `events` have been handed to it, out of a batch of `bytes`.
+    pub fn sent(&mut self, events: u32, bytes: u32) {
+        assert!(events <= self.lease, "only leased credit can be used");
+        self.lease -= events;
+        self.in_flight += events;
+        self.in_flight_bytes += u64::from(bytes);
+    }
+
+    /// `events` are no longer in flight to it. Returns how many of them go back to the member's home.
+    pub fn freed(&mut self, events: u32) -> u32 {
+        assert!(events <= self.in_flight, "only what was sent can come back");
+        self.in_flight -= events;
+        let returned = events.min(self.owes);
+        self.owes -= returned;
+        self.lease += events - returned;
+        returned
+    }
+
+    /// The last event of a batch of `bytes` is no longer in flight to it.
+    pub fn freed_bytes(&mut self, bytes: u32) {
+        assert!(u64::from(bytes) <= self.in_flight_bytes, "bytes are counted once a delivery");
+        self.in_flight_bytes -= u64::from(bytes);
+    }
+}
+
+/// All members of a group, wherever they are.
+#[derive(Clone, Debug, Default)]
+pub struct Members {
+    list: Vec<Member>,
+    /// Where the next search for a ready member begins, so that members take turns.
+    turn: usize,
+}
+
+impl Members {
+    /// A member has come with credit for this shard.
+    pub fn join(&mut self, id: MemberId, lease: u32) {
+        assert!(self.get(id).is_none(), "a member joins once");
+        let member = Member { id, lease, in_flight: 0, in_flight_bytes: 0, owes: 0, wanted: false };
+        self.list.push(member);
+    }
+
+    /// A member has gone. Its state comes back, so that what it had in flight can be accounted for.
+    pub fn leave(&mut self, id: MemberId) -> Option<Member> {
+        let index = self.list.iter().position(|member| member.id == id)?;
+        Some(self.list.remove(index))
+    }
+
+    /// The member called `id`.
+    #[must_use]
+    pub fn get(&self, id: MemberId) -> Option<&Member> {
+        self.list.iter().find(|member| member.id == id)
+    }
+
+    /// The member called `id`.
+    pub fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.list.iter_mut().find(|member| member.id == id)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.list.iter()
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.list.iter_mut()
+    }
+
+    /// Whether any member can take an event now.
+    #[must_use]
+    pub fn any_ready(&self) -> bool {
+        self.list.iter().any(Member::is_ready)
+    }
+
+    /// The only member, if there is exactly one.
+    #[must_use]
+    pub fn only(&self) -> Option<&Member> {
+        match self.list.as_slice() {
+            [member] => Some(member),
+            _ => None,
+        }
+    }
+
+    /// A member that can take an event: one on `shard` if there is one, so that the event stays on its core, and not
+    /// `avoid` unless there is no other. Those of equal standing take turns.
+    #[must_use]
+    pub fn pick(&self, shard: u16, avoid: Option<MemberId>) -> Option<MemberId> {
+        let count = self.list.len();
+        let in_turn = || (0..count).map(|step| &self.list[(self.turn + step) % count]);
+        let ready = |member: &&Member| member.is_ready();
+        let wanted = |member: &&Member| Some(member.id) != avoid;
+        in_turn()
+            .filter(ready)
+            .filter(wanted)
+            .find(|member| member.id.shard == shard)
+            .or_else(|| in_turn().filter(ready).find(wanted))
+            .or_else(|| in_turn().find(ready))
+            .map(|member| member.id)
+    }
+
+    /// The next search begins one further.
+    pub fn take_turn(&mut self) {
+        self.turn = if self.list.is_empty() { 0 } else { (self.turn + 1) % self.list.len() };
+    }
+}

@@ -1,0 +1,293 @@
+//! A group under random offers, settles, losses and time-outs, against a model that knows what is owed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use codec::attribute::{Key, Value};
+use codec::builder::BatchBuilder;
+use codec::event::DataKind;
+use codec::header::HEADER_BYTES;
+use codec::ids::{Partition, Position, TopicId};
+
+use crate::group::group_log::{BatchView, Dispatch, GroupLog, Hand, Offered, Turn};
+use crate::group::keys::KeySet;
+use crate::group::members::Members;
+use crate::mail::MemberId;
+use crate::selection::{Bitmap, Selection};
+use crate::session::Verdict;
+
+const DEADLINE_US: u64 = 1_000;
+
+/// A small generator, so that a failure names its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// One delivery that a member holds.
+#[derive(Clone)]
+struct Held {
+    member: MemberId,
+    base: u64,
+    delivery: u32,
+    events: Bitmap,
+    sent_us: u64,
+}
+
+struct World {
+    random: Random,
+    group: GroupLog,
+    members: Members,
+    bodies: BTreeMap<u64, (u32, Vec<u8>)>,
+    keys: BTreeMap<u64, Option<u64>>,
+    refused: VecDeque<u64>,
+    next: u64,
+    owed: BTreeSet<u64>,
+    held: Vec<Held>,
+    /// The last event of each key that was sent for the first time.
+    first_sent: BTreeMap<u64, u64>,
+    sent_once: BTreeSet<u64>,
+    now_us: u64,
+    joined: u32,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        World {
+            random: Random(seed),
+            group: GroupLog::default(),
+            members: Members::default(),
+            bodies: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            refused: VecDeque::new(),
+            next: 0,
+            owed: BTreeSet::new(),
+            held: Vec::new(),
+            first_sent: BTreeMap::new(),
+            sent_once: BTreeSet::new(),
+            now_us: 0,
+            joined: 0,
+        }
+    }
+
+    fn turn(&self) -> Turn {
+        Turn { shard: 0, mono_us: self.now_us, retry_delay_us: 50, retry_delay_max_us: 400 }
+    }
+
+    fn step(&mut self) {
+        self.now_us += self.random.below(40);
+        match self.random.below(12) {
+            0 => self.join(),
+            1 if self.members.len() > 1 => self.leave(),
+            2 => self.expire(),
+            3..=6 => self.settle(),
+            _ => self.offer(),
+        }
+        self.send_again();
+        self.check();
+    }
+
+    fn join(&mut self) {
+        if self.members.len() < 4 {
+            self.joined += 1;
+            let shard = (self.joined % 2) as u16;
+            let id = MemberId { shard, slot: self.joined, life: 1 };
+            self.members.join(id, 1 + self.random.below(20) as u32);
+        }
+    }
+
+    fn leave(&mut self) {
+        let at = self.random.below(self.members.len() as u64) as usize;
+        let id = self.members.iter().nth(at).unwrap().id;
+        let left = self.members.leave(id).unwrap();
+        self.group.member_left(&left);
+        self.held.retain(|held| held.member != id);
+    }
+
+    fn expire(&mut self) {
+        let Some(end) = self.now_us.checked_sub(DEADLINE_US) else { return };
+        self.group.expire(end, &mut self.members);
+        // What followed a late event of its key was taken back too: ask the group what is still in flight.
+        let group = &mut self.group;
+        self.held.retain(|held| {
+            held.sent_us > end && group.is_in_flight(Position(held.base), held.delivery)
+        });
+    }
+
+    fn settle(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.held.len() as u64) as usize;
+        let mut held = self.held.swap_remove(at);
+        let count = self.bodies[&held.base].0;
+        let mut part = Bitmap::none(count);
+        for index in held.events.iter() {
+            if self.random.below(3) > 0 {
+                part.set(index);
+            }
+        }
+        let selection = if part.is_empty() || part == held.events {
+            part = held.events.clone();
+            Selection::All
+        } else {
+            Selection::Some(part.clone())
+        };
+        let verdict = if self.random.below(4) == 0 { Verdict::Retry } else { Verdict::Done };
+        let (base, turn) = (Position(held.base), self.turn());
+        let settled =
+            self.group.settle(base, held.delivery, &selection, verdict, &mut self.members, turn);
+        assert!(settled.is_some(), "a held delivery is not stale");
+        if verdict == Verdict::Done {
+            for index in part.iter() {
+                assert!(self.owed.remove(&(held.base + u64::from(index))), "settled once");
+            }
+        }
+        held.events.subtract(&part);
+        if !held.events.is_empty() {
+            self.held.push(held);
+        }
+    }
+
+    fn offer(&mut self) {
+        let base = self.refused.pop_front().unwrap_or_else(|| self.make_batch());
+        let (count, body) = self.bodies[&base].clone();
+        let mut eligible = Bitmap::none(count);
+        for index in 0..count {
+            if self.owed.contains(&(base + u64::from(index))) {
+                eligible.set(index);
+            }
+        }
+        let mut out = Vec::new();
+        let turn = self.turn();
+        let batch = BatchView { base: Position(base), count, body: &body };
+        let mut hand = Hand { batch, members: &mut self.members, turn, out: &mut out };
+        let eligible = Selection::from_bitmap(eligible, count);
+        match self.group.offer(&mut hand, eligible) {
+            Offered::Taken => self.take(base, out),
+            Offered::Refused => {
+                assert!(out.is_empty(), "nothing is sent of a refused batch");
+                self.refused.push_back(base);
+            }
+        }
+    }
+
+    fn make_batch(&mut self) -> u64 {
+        let base = self.next;
+        let count = 1 + self.random.below(6) as u32;
+        let mut builder = BatchBuilder::new(&mut []).unwrap();
+        for index in 0..count {
+            let key = self.random.below(5).checked_sub(1);
+            let name = format!("key-{}", key.unwrap_or(0));
+            let attribute = [(Key::PartitionKey, Value::String(&name))];
+            let mut attributes = if key.is_some() { attribute.to_vec() } else { Vec::new() };
+            builder.push(&mut attributes, DataKind::Binary, b"x").unwrap();
+            self.keys.insert(base + u64::from(index), key);
+            self.owed.insert(base + u64::from(index));
+        }
+        let batch = builder.finish(TopicId(1), Partition(0));
+        self.bodies.insert(base, (count, batch[HEADER_BYTES..].to_vec()));
+        self.next += u64::from(count);
+        base
+    }
+
+    fn send_again(&mut self) {
+        let mut blocked = KeySet::default();
+        let mut after = None;
+        let turn = self.turn();
+        while let Some(base) = self.group.next_idle(after, &mut blocked, &self.members, turn) {
+            let (count, body) = self.bodies[&base.0].clone();
+            let mut out = Vec::new();
+            let batch = BatchView { base, count, body: &body };
+            let mut hand = Hand { batch, members: &mut self.members, turn, out: &mut out };
+            self.group.redeliver(&mut hand, &mut blocked);
+            self.take(base.0, out);
+            after = Some(base);
+        }
+    }
+
+    fn take(&mut self, base: u64, out: Vec<Dispatch>) {
+        let count = self.bodies[&base].0;
+        for Dispatch { member, delivery, selection, .. } in out {
+            let events = selection.to_bitmap(count);
+            for index in events.iter() {
+                let at = base + u64::from(index);
+                assert!(self.owed.contains(&at), "only what is owed is sent");
+                self.check_first(at);
+            }
+            self.held.push(Held { member, base, delivery, events, sent_us: self.now_us });
+        }
+    }
+
+    /// Within a key, events are sent for the first time in order.
+    fn check_first(&mut self, at: u64) {
+        let (true, Some(key)) = (self.sent_once.insert(at), self.keys[&at]) else { return };
+        if let Some(last) = self.first_sent.insert(key, at) {
+            assert!(last < at, "event {at} of key {key} came after {last}");
+        }
+    }
+
+    fn check(&self) {
+        let mut in_flight = BTreeSet::new();
+        let mut of_key: BTreeMap<u64, MemberId> = BTreeMap::new();
+        for held in &self.held {
+            for index in held.events.iter() {
+                let at = held.base + u64::from(index);
+                assert!(in_flight.insert(at), "event {at} is in flight once");
+                if let Some(key) = self.keys[&at] {
+                    let member = *of_key.entry(key).or_insert(held.member);
+                    assert_eq!(member, held.member, "key {key} is in flight to one member");
+                }
+            }
+        }
+        let unsettled: BTreeSet<u64> =
+            self.group.unsettled().iter().flat_map(|(start, end)| start.0..end.0).collect();
+        let taken = self.owed.iter().filter(|at| !self.is_refused(**at)).copied().collect();
+        assert_eq!(unsettled, taken, "what is owed is known, and nothing else");
+    }
+
+    fn is_refused(&self, at: u64) -> bool {
+        self.refused.iter().any(|base| (*base..base + u64::from(self.bodies[base].0)).contains(&at))
+    }
+
+    /// No faults any more: everything must get through.
+    fn finish(&mut self) {
+        for _ in 0..10_000 {
+            self.now_us += 100;
+            self.join();
+            while self.refused.front().is_some_and(|_| self.group.is_open()) {
+                let before = self.refused.len();
+                self.offer();
+                if self.refused.len() == before {
+                    break;
+                }
+            }
+            while !self.held.is_empty() {
+                self.settle();
+            }
+            self.send_again();
+            self.check();
+            if self.owed.is_empty() && self.refused.is_empty() {
+                return;
+            }
+        }
+        panic!("{} events were never delivered", self.owed.len());
+    }
+}
+
+/// The heart of delivery: an event lost here is lost for ever, one sent twice at once or out of its key's order breaks
+/// what financial users rely on.
+#[test]
+fn nothing_is_lost_doubled_or_overtaken() {
+    for seed in 0..400 {
+        let mut world = World::new(seed);
+        for _ in 0..400 {
+            world.step();
+        }
+        world.finish();
+    }
+}

@@ -1,0 +1,170 @@
+//! What shards send each other. From one shard to another, mail arrives in the order sent.
+//!
+//! Nothing here can pile up without bound: a publish is sent only below a count and a sum of bytes, a delivery only
+//! within the credit leased to the sender, a settle answers a delivery, and the rest is a few words a member.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use codec::header::BatchHeader;
+use codec::ids::{Offset, Partition};
+use codec::refusal::Refusal;
+use routing::subscription::{GroupId, SubscriptionId};
+
+use crate::control::ControlReply;
+use crate::selection::Selection;
+use crate::session::{Delivery, SessionKey, Verdict};
+use crate::token::TokenFields;
+
+/// Names a member wherever it is: its home shard and its place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberId {
+    /// The shard of its session.
+    pub shard: u16,
+    /// Index into that shard's members.
+    pub slot: u32,
+    /// Rises each time the slot is given away.
+    pub life: u32,
+}
+
+/// A batch on its way to the shard that owns its partition.
+#[derive(Clone, Debug)]
+pub struct RemotePublish {
+    /// Shard of the publisher's session.
+    pub from: u16,
+    /// The publisher's session there.
+    pub session: SessionKey,
+    /// The publisher's number of the publish.
+    pub request: u64,
+    /// The topic's name; each log numbers its topics itself.
+    pub topic: Arc<str>,
+    /// A partition that the receiver owns.
+    pub partition: Partition,
+    /// The publisher's header.
+    pub header: BatchHeader,
+    /// The body, copied out of the receive buffer: the one copy more that crossing a core costs.
+    pub body: Bytes,
+}
+
+/// What became of a [`RemotePublish`].
+#[derive(Clone, Debug)]
+pub struct PublishOutcome {
+    /// The publisher's session.
+    pub session: SessionKey,
+    /// The publisher's number of the publish.
+    pub request: u64,
+    /// Where the events went.
+    pub partition: Partition,
+    /// Events in the batch.
+    pub count: u32,
+    /// Bytes that the reservation held.
+    pub bytes: u32,
+    /// Offset of the first event, or why there is none.
+    pub result: Result<Offset, Refusal>,
+}
+
+/// One message between shards, or from the control plane to a shard.
+#[derive(Clone, Debug)]
+pub enum Mail {
+    /// From the control plane.
+    Control(ControlReply),
+    /// A batch for a partition of the receiver.
+    Publish(Box<RemotePublish>),
+    /// The answer to a publish.
+    Published {
+        /// The shard that answers.
+        from: u16,
+        /// What became of it.
+        outcome: Box<PublishOutcome>,
+    },
+    /// A member of a group has come; `lease` of its credit is the receiver's to use.
+    Join {
+        /// Who.
+        member: MemberId,
+        /// Which group.
+        group: GroupId,
+        /// Which of the group's subscriptions it came by.
+        subscription: SubscriptionId,
+        /// Events the receiver may have in flight to it.
+        lease: u32,
+    },
+    /// A member has gone; all that is in flight to it goes to others.
+    Leave {
+        /// Who.
+        member: MemberId,
+        /// Which group.
+        group: GroupId,
+    },
+    /// More credit for the receiver.
+    Lease {
+        /// Whose credit.
+        member: MemberId,
+        /// Which group.
+        group: GroupId,
+        /// How many events.
+        events: u32,
+    },
+    /// Another shard wants credit: give back what is not in use.
+    Recall {
+        /// Whose credit.
+        member: MemberId,
+        /// Which group.
+        group: GroupId,
+        /// How many events at most.
+        events: u32,
+    },
+    /// Credit that comes back to the member's home.
+    LeaseReturned {
+        /// The shard that gives it back.
+        from: u16,
+        /// Whose credit.
+        member: MemberId,
+        /// How many events.
+        events: u32,
+    },
+    /// A shard has events for a member and no credit left.
+    LeaseWanted {
+        /// The shard that wants it.
+        from: u16,
+        /// Whose credit.
+        member: MemberId,
+    },
+    /// Events for a member, to its home.
+    Deliver {
+        /// Who.
+        member: MemberId,
+        /// What.
+        delivery: Box<Delivery>,
+    },
+    /// The sender has delivered all that was there when a member joined its group.
+    CaughtUp {
+        /// Who joined.
+        member: MemberId,
+    },
+    /// A delivery is settled, to the shard that owns its log.
+    Settle {
+        /// The delivery's token.
+        token: Box<TokenFields>,
+        /// Which of its events.
+        selection: Selection,
+        /// Done with, or to be delivered again.
+        verdict: Verdict,
+    },
+    /// A shard holds nothing more of an earlier generation for a group.
+    OlderDone {
+        /// Which shard.
+        from: u16,
+        /// Which group.
+        group: GroupId,
+    },
+    /// A session of a client with ephemeral subscriptions has come, to the client's home shard.
+    ClientUp {
+        /// The client's id.
+        client: Arc<str>,
+    },
+    /// A session of a client with ephemeral subscriptions has gone.
+    ClientDown {
+        /// The client's id.
+        client: Arc<str>,
+    },
+}

@@ -1,0 +1,181 @@
+//! What a door sees of a shard: requests, events, and the traits by which the runtime drives a door's sessions.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use codec::ids::{Offset, Partition};
+use codec::refusal::Refusal;
+use log::batch::StoredBatch;
+use log::disk::LogKey;
+use routing::subscription::{Mode, Start};
+use routing::topic::TopicFilter;
+
+use crate::kernel::Now;
+use crate::outbound::Outbound;
+use crate::selection::Selection;
+use crate::shard::Shard;
+use crate::token::Token;
+
+/// Names a session on its shard. `life` tells a slot's former tenants apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey {
+    /// Index into the shard's sessions.
+    pub slot: u32,
+    /// Rises each time the slot is given away.
+    pub life: u32,
+}
+
+/// How durable an event is when its publisher is told, and when subscribers may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AckLevel {
+    /// In memory, its commit handed to the disk.
+    Received = 1,
+    /// The write returned: survives the process, not power loss.
+    Written = 2,
+    /// The synced write returned: survives power loss.
+    Durable = 3,
+}
+
+/// What became of a publish that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Admission {
+    /// Taken; a [`SessionEvent::Published`] or [`SessionEvent::Refused`] follows.
+    Taken,
+    /// No room now. Nothing was taken: keep the bytes, read no more, and try again at [`SessionEvent::Room`].
+    NoRoom,
+}
+
+/// A client's wish to subscribe.
+#[derive(Clone, Debug)]
+pub struct SubscribeRequest {
+    /// Chosen by the client; the subscription's number on this session from now on.
+    pub request: u64,
+    /// Group to share with; without one the subscription is ephemeral.
+    pub group: Option<Arc<str>>,
+    /// What to match.
+    pub filter: TopicFilter,
+    /// Share the work, or each member everything.
+    pub mode: Mode,
+    /// Where a new group begins; `None` is the tail. Refused for a group that exists.
+    pub start: Option<Start>,
+    /// Most events in flight to this member; at least 1.
+    pub credit: u32,
+}
+
+/// What a subscriber says of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done with: never deliver again.
+    Done,
+    /// Not done: deliver again, to whoever can.
+    Retry,
+}
+
+/// Events for a member of a group.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The client's number of the subscription.
+    pub subscription: u64,
+    /// Names this delivery when it is settled.
+    pub token: Token,
+    /// 1 at first, one more at each redelivery.
+    pub attempt: u32,
+    /// The log it comes from; with the batch's topic id it names the topic in short.
+    pub log: LogKey,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The batch, body shared with the tail cache.
+    pub batch: StoredBatch,
+    /// Which of the batch's events are meant.
+    pub selection: Selection,
+}
+
+/// What a shard says to a session.
+#[derive(Clone, Debug)]
+pub enum SessionEvent {
+    /// A publish has reached the ack level.
+    Published {
+        /// The client's number of the publish.
+        request: u64,
+        /// Where the events stand.
+        partition: Partition,
+        /// Offset of the first.
+        base_offset: Offset,
+        /// How many there are.
+        count: u32,
+        /// What can be relied on.
+        ack: AckLevel,
+    },
+    /// A request is refused.
+    Refused {
+        /// The client's number of the request.
+        request: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The subscription stands: every event acknowledged from now on that matches will be delivered.
+    Subscribed {
+        /// The client's number of the request.
+        request: u64,
+    },
+    /// The subscription is over on this session.
+    Unsubscribed {
+        /// The client's number of the subscription.
+        request: u64,
+    },
+    /// Events.
+    Delivery(Delivery),
+    /// All that was there when the subscription was answered has been delivered. Said once.
+    CaughtUp {
+        /// The client's number of the subscription.
+        request: u64,
+    },
+    /// There may be room again for what [`Admission::NoRoom`] left.
+    Room,
+    /// The server ends this session.
+    Goodbye(Refusal),
+}
+
+/// What the runtime does with a connection next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Feed {
+    /// Go on reading.
+    More,
+    /// Read no more until an event answers [`Feed::More`].
+    Paused,
+    /// Flush what is outbound, then close.
+    Close,
+}
+
+/// One connection's protocol, without I/O. Implemented by doors, driven by the runtime.
+pub trait Session {
+    /// Bytes from the peer. The session takes all of them and keeps a partial frame itself, within its limits.
+    fn on_bytes(&mut self, bytes: &[u8], shard: &mut Shard, out: &mut Outbound) -> Feed;
+
+    /// Something the shard says.
+    fn on_event(&mut self, event: SessionEvent, shard: &mut Shard, out: &mut Outbound) -> Feed;
+
+    /// About once a second: time-outs and pings.
+    fn on_time(&mut self, now: Now, shard: &mut Shard, out: &mut Outbound) -> Feed;
+
+    /// The server is shutting down: say goodbye. What is unacknowledged is still acknowledged before the close.
+    fn on_drain(&mut self, out: &mut Outbound);
+
+    /// Bytes of memory this session holds beyond its own size.
+    fn memory_bytes(&self) -> usize;
+}
+
+/// Speaks one protocol: makes a session for each connection.
+pub trait Door: Send + Sync {
+    /// The name in logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// A session for a connection that has just been accepted.
+    fn accept(&self, key: SessionKey, peer: SocketAddr, now: Now) -> Box<dyn Session>;
+
+    /// What to send before closing a connection that cannot be taken.
+    fn refuse(&self, refusal: &Refusal) -> Vec<u8>;
+}

@@ -1,0 +1,245 @@
+//! Adoption of snapshots: new subscriptions get a start in each log of this shard, fixed and, for durable groups,
+//! written down, before the control plane is told; removed ones are forgotten.
+
+use std::sync::Arc;
+
+use codec::ids::Position;
+use log::cursor::{Cursor, CursorMark};
+use log::log::Log;
+use log::reader::Reader;
+use routing::snapshot::{Change, RoutingSnapshot};
+use routing::subscription::{GroupId, Start, Subscription};
+
+use crate::control::{ControlReply, ControlRequest};
+use crate::group::members::Members;
+use crate::kernel::Kernel;
+use crate::mail::Mail;
+use crate::shard::Shard;
+use crate::shard::group::{Group, GroupSubscription, Place};
+
+/// A version whose starts are not all fixed.
+#[derive(Debug)]
+pub struct Adopting {
+    version: u64,
+    /// The last cursor of each log that must be durable; empty until the starts are fixed.
+    marks: Vec<Option<CursorMark>>,
+    /// Groups whose cursors have to be written.
+    groups: Vec<GroupId>,
+}
+
+impl Shard {
+    /// The newest version the control plane has been told of.
+    pub(super) fn adopted_version(&self) -> u64 {
+        self.adopting.front().map_or(self.snapshot.version(), |first| first.version - 1)
+    }
+
+    pub(super) fn on_control(&mut self, reply: ControlReply) {
+        match reply {
+            ControlReply::Snapshot(snapshot) => self.on_snapshot(snapshot),
+            ControlReply::Subscribed { session, request, result } => {
+                self.on_subscribed(session, request, result);
+            }
+            ControlReply::Unsubscribed { session, request, result } => {
+                self.on_unsubscribed(session, request, result);
+            }
+        }
+    }
+
+    fn on_snapshot(&mut self, snapshot: Arc<RoutingSnapshot>) {
+        if snapshot.version() <= self.snapshot.version() {
+            return;
+        }
+        let version = snapshot.version();
+        let mut adopting = Adopting { version, marks: Vec::new(), groups: Vec::new() };
+        for change in snapshot.changes() {
+            match change {
+                Change::Added(subscription) => self.add_subscription(subscription, &mut adopting),
+                Change::Removed(subscription) => self.remove_subscription(subscription),
+            }
+        }
+        self.snapshot = snapshot;
+        self.adopting.push_back(adopting);
+    }
+
+    fn add_subscription(&mut self, subscription: &Arc<Subscription>, adopting: &mut Adopting) {
+        let id = subscription.group;
+        if !self.groups.contains_key(&id) {
+            let group = self.new_group(subscription);
+            self.groups.insert(id, group);
+        }
+        let known = self.groups[&id].subscriptions.iter();
+        if known.clone().any(|known| known.subscription.id == subscription.id) {
+            return;
+        }
+        let mut starts = Vec::with_capacity(self.logs.len());
+        for log in 0..self.logs.len() {
+            starts.push(self.start_in(log, subscription));
+        }
+        let group = self.groups.get_mut(&id).expect("inserted above");
+        group.subscriptions.push(GroupSubscription { subscription: subscription.clone(), starts });
+        adopting.groups.push(id);
+    }
+
+    /// The start of a subscription in one log: what its cursor says, else what its start says.
+    fn start_in(&mut self, log: usize, subscription: &Subscription) -> Option<Position> {
+        let cursor = self.recovered_cursor(log, subscription.group);
+        let known = |cursor: &Cursor| {
+            let starts = &cursor.starts;
+            starts.iter().find(|(id, _)| *id == subscription.id.0).map(|(_, at)| *at)
+        };
+        if let Some(at) = cursor.as_ref().and_then(known) {
+            return Some(at);
+        }
+        let (begin, tail) = (self.logs[log].positions().start(), self.tail_of(log));
+        // Below its start a list of offsets and a time still choose events, so reading begins at the log's start.
+        let (start, read_from) = match subscription.start {
+            Start::Tail => (tail, tail),
+            Start::Earliest => (begin, begin),
+            Start::Time(_) | Start::Offsets(_) => (tail, begin),
+        };
+        let place = &mut self.groups.get_mut(&subscription.group).expect("exists").places[log];
+        if read_from < place.next() {
+            place.reader = Reader::new(read_from);
+            place.at_tail = false;
+        }
+        Some(start)
+    }
+
+    /// A group that this shard has not known: it goes on where its cursors say, or begins at the tails.
+    fn new_group(&mut self, subscription: &Subscription) -> Group {
+        let places = (0..self.logs.len()).map(|log| {
+            let cursor = self.recovered_cursor(log, subscription.group);
+            let tail = self.tail_of(log);
+            cursor.map_or_else(|| Place::new(tail), Place::resume)
+        });
+        let places = places.collect();
+        let durable = subscription.is_durable();
+        let older = self.options.older_owners & !self.older_done_before(subscription.group);
+        Group {
+            durable,
+            subscriptions: Vec::new(),
+            members: Members::default(),
+            places,
+            older_owners: older,
+            deficit: 0,
+            is_lagging: false,
+            is_idle: false,
+            is_moved: false,
+            older_told: false,
+        }
+    }
+
+    fn recovered_cursor(&self, log: usize, group: GroupId) -> Option<Cursor> {
+        self.logs[log].cursor(group.0).cloned()
+    }
+
+    /// Where routing stands in a log: events from there on are still to come.
+    fn tail_of(&self, log: usize) -> Position {
+        if log == self.active_index() {
+            self.visible_end()
+        } else {
+            self.logs[log].positions().end()
+        }
+    }
+
+    fn remove_subscription(&mut self, subscription: &Subscription) {
+        let Some(group) = self.groups.get_mut(&subscription.group) else { return };
+        group.subscriptions.retain(|known| known.subscription.id != subscription.id);
+        if group.subscriptions.is_empty() {
+            self.groups.remove(&subscription.group);
+            for log in &mut self.logs {
+                log.remove_cursor(subscription.group.0);
+            }
+        }
+    }
+
+    /// Fixes what is still open, writes the cursors, and tells the control plane of versions that are done.
+    pub(super) fn adopt<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut work = 0;
+        while let Some(mut first) = self.adopting.pop_front() {
+            if !self.settle_adoption(&mut first) {
+                self.adopting.push_front(first);
+                break;
+            }
+            let adopted =
+                ControlRequest::Adopted { shard: self.options.index, version: first.version };
+            if kernel.send_control(adopted).is_err() && kernel.control_is_open() {
+                self.adopting.push_front(first);
+                break;
+            }
+            work += 1;
+        }
+        work
+    }
+
+    fn settle_adoption(&mut self, adopting: &mut Adopting) -> bool {
+        adopting.marks.resize(self.logs.len(), None);
+        for id in std::mem::take(&mut adopting.groups) {
+            let marks = self.begin_group(id);
+            for (known, new) in adopting.marks.iter_mut().zip(marks) {
+                *known = (*known).max(new);
+            }
+        }
+        let durable = |(mark, log): (&Option<CursorMark>, &Log)| {
+            mark.is_none_or(|mark| mark <= log.durable_cursor_mark())
+        };
+        adopting.marks.iter().zip(&self.logs).all(durable)
+    }
+
+    /// All starts of a group are known: it may get events. Returns what must become durable before anybody is told.
+    fn begin_group(&mut self, id: GroupId) -> Vec<Option<CursorMark>> {
+        let (active, tail) = (self.active_index(), self.tail.position());
+        let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
+        for (log, place) in group.places.iter_mut().enumerate() {
+            place.at_tail |= log == active && place.next() >= tail;
+        }
+        let marks = if group.durable { self.write_cursors(id) } else { Vec::new() };
+        self.wake_lagging(id);
+        self.wake_idle(id);
+        marks
+    }
+
+    /// Hands a group's cursors to the log.
+    pub(super) fn write_cursors(&mut self, id: GroupId) -> Vec<Option<CursorMark>> {
+        let tail = self.tail.position();
+        let Some(group) = self.groups.get(&id) else { return Vec::new() };
+        let mut marks = Vec::with_capacity(self.logs.len());
+        for (index, log) in self.logs.iter_mut().enumerate() {
+            let cursor = group.cursor(index, tail);
+            let changed = log.cursor(id.0) != Some(&cursor);
+            marks.push(changed.then(|| log.put_cursor(id.0, cursor)));
+        }
+        marks
+    }
+
+    pub(super) fn on_older_done(&mut self, from: u16, id: GroupId) {
+        let bit = 1 << from;
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.older_owners &= !bit;
+            self.wake_lagging(id);
+        } else {
+            *self.early_older_done.entry(id).or_insert(0) |= bit;
+        }
+    }
+
+    fn older_done_before(&mut self, id: GroupId) -> u64 {
+        self.early_older_done.remove(&id).unwrap_or(0)
+    }
+
+    /// When a group is through with this shard's older logs, every shard is told.
+    pub(super) fn tell_older_done(&mut self, id: GroupId) {
+        let active = self.active_index();
+        let ends: Vec<Position> = self.logs.iter().map(|log| log.positions().end()).collect();
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let done =
+            |(log, place): (usize, &Place)| place.log.is_empty() && place.next() >= ends[log];
+        if group.older_told || active == 0 || !group.places[..active].iter().enumerate().all(done) {
+            return;
+        }
+        group.older_told = true;
+        let from = self.options.index;
+        for shard in 0..self.options.shards {
+            self.post(shard, Mail::OlderDone { from, group: id });
+        }
+    }
+}

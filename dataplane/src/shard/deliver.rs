@@ -1,0 +1,516 @@
+//! The way out: events are routed once from the tail to the groups that stand there; groups that are behind read for
+//! themselves; what was handed back, lost or not settled in time is sent again.
+
+use codec::ids::Position;
+use log::batch::StoredBatch;
+use log::reader::{ReadStep, Reader};
+use routing::subscription::{GroupId, SubscriptionId};
+use routing::topic::TopicName;
+use std::sync::Arc;
+
+use crate::group::group_log::{BatchView, Dispatch, Hand, Offered};
+use crate::group::keys::KeySet;
+use crate::kernel::Kernel;
+use crate::mail::Mail;
+use crate::options::{CURSOR_FLUSH_US, DELIVERY_QUANTUM_BYTES, TAIL_BATCHES_PER_CYCLE};
+use crate::session::Delivery;
+use crate::shard::Shard;
+use crate::shard::group::Group;
+use crate::token::TokenFields;
+
+/// Groups that are behind and get a turn in one cycle.
+const LAGGING_PER_CYCLE: usize = 64;
+/// Groups with idle events that get a turn in one cycle.
+const IDLE_PER_CYCLE: usize = 64;
+/// Batches of one group that are sent again in one turn.
+const AGAIN_PER_TURN: u32 = 64;
+/// How often deliveries are checked for their deadline, and delays of retries for their end.
+const EXPIRY_CHECK_US: u64 = 100_000;
+/// Cursors handed to the log in one cycle.
+const CURSORS_PER_CYCLE: usize = 1_024;
+
+/// Why a group's turn ended.
+enum TurnEnd {
+    /// It may have more at once.
+    More,
+    /// It waits for credit or for a settle, or it is at the tail.
+    Rest,
+    /// It waits for the disk.
+    Disk,
+}
+
+impl Shard {
+    pub(super) fn deliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut work = self.deliver_tail(kernel);
+        for _ in 0..self.lagging.len().min(LAGGING_PER_CYCLE) {
+            let id = self.lagging.pop_front().expect("counted");
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            group.is_lagging = false;
+            group.deficit = group.deficit.min(DELIVERY_QUANTUM_BYTES) + DELIVERY_QUANTUM_BYTES;
+            work += 1;
+            match self.catch_up(id, kernel) {
+                TurnEnd::More => self.wake_lagging(id),
+                TurnEnd::Rest => {}
+                TurnEnd::Disk => self.waiting_io.push(id),
+            }
+        }
+        work + self.tell_caught_up()
+    }
+
+    /// Tells members that have joined lately once their group has nothing behind the tail any more.
+    fn tell_caught_up(&mut self) -> u32 {
+        if self.catching_up.is_empty() || self.tail.position() < self.visible_end() {
+            return 0;
+        }
+        let active = self.active_index();
+        let groups = &self.groups;
+        let is_done = |group: &Group| {
+            let older = &group.places[..active];
+            group.places[active].at_tail
+                && group.older_owners == 0
+                && older.iter().all(|place| place.held.is_none())
+                && !group.places.iter().any(|place| place.log.has_idle())
+        };
+        let (done, waiting) = std::mem::take(&mut self.catching_up)
+            .into_iter()
+            .partition(|(id, _)| groups.get(id).is_none_or(is_done));
+        self.catching_up = waiting;
+        let done: Vec<_> = done;
+        for (_, member) in &done {
+            self.post(member.shard, Mail::CaughtUp { member: *member });
+        }
+        done.len() as u32
+    }
+
+    /// Routes what has become visible since the last cycle. Every batch is looked at once, for all groups at the tail.
+    fn deliver_tail<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let end = self.visible_end();
+        let active = self.active_index();
+        for work in 0..TAIL_BATCHES_PER_CYCLE {
+            if self.tail.position() >= end {
+                return work;
+            }
+            let log = &mut self.logs[active];
+            match log.read(&mut self.tail, end, &mut |_| true, kernel) {
+                ReadStep::Batch(batch) => self.route(active, &batch),
+                ReadStep::Pending => {
+                    self.tail_waits = true;
+                    return work;
+                }
+                ReadStep::End => return work,
+                // The reader stands behind the gap now.
+                ReadStep::More | ReadStep::Expired { .. } | ReadStep::Damaged { .. } => {}
+            }
+        }
+        TAIL_BATCHES_PER_CYCLE
+    }
+
+    pub(super) fn tail_is_behind(&self) -> bool {
+        !self.tail_waits && self.tail.position() < self.visible_end()
+    }
+
+    /// Offers a batch to every group that stands at the tail and matches. One that cannot take it is behind from here.
+    fn route(&mut self, log: usize, batch: &StoredBatch) {
+        let mut matched = std::mem::take(&mut self.matched);
+        matched.clear();
+        let topic = batch.header.topic;
+        let Some(name) = self.logs[log].topic_name(topic).cloned() else { return };
+        let found = self.caches[log].get(&self.snapshot, topic, || checked_name(&name));
+        matched.extend_from_slice(found);
+        let mut rest = matched.as_slice();
+        while let Some((id, _)) = rest.first().copied() {
+            let count = rest.iter().take_while(|(group, _)| *group == id).count();
+            let (of_group, after) = rest.split_at(count);
+            rest = after;
+            let at_tail = |group: &Group| group.places[log].at_tail;
+            if self.groups.get(&id).is_some_and(at_tail)
+                && self.offer(id, log, of_group, batch, &name) == Offered::Refused
+            {
+                let group = self.groups.get_mut(&id).expect("found just now");
+                let place = &mut group.places[log];
+                place.at_tail = false;
+                place.reader = Reader::new(batch.header.base_position);
+                self.wake_lagging(id);
+            }
+        }
+        self.matched = matched;
+    }
+
+    /// Offers a batch to one group and sends what it takes.
+    fn offer(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        matched: &[(GroupId, SubscriptionId)],
+        batch: &StoredBatch,
+        name: &Arc<str>,
+    ) -> Offered {
+        let full = self.in_flight_bytes >= self.options.in_flight_bytes_max;
+        let turn = self.turn();
+        let group = self.groups.get_mut(&id).expect("the caller has found it");
+        let Some(eligible) = group.eligible(log, matched, batch) else { return Offered::Taken };
+        if group.older_owners != 0 && log + 1 == self.logs.len() {
+            return Offered::Refused;
+        }
+        if full || !group.members.any_ready() {
+            self.want_leases(id);
+            return Offered::Refused;
+        }
+        let mut out = std::mem::take(&mut self.dispatches);
+        let view = view_of(batch);
+        let members = &mut group.members;
+        let mut hand = Hand { batch: view, members, turn, out: &mut out };
+        let offered = group.places[log].log.offer(&mut hand, eligible);
+        if offered == Offered::Taken {
+            self.note_moved(id);
+            self.wake_idle(id);
+        }
+        self.send_all(id, log, batch, name, out);
+        offered
+    }
+
+    /// Makes deliveries of dispatches, and gives the emptied list back for the next time.
+    fn send_all(
+        &mut self,
+        group: GroupId,
+        log: usize,
+        batch: &StoredBatch,
+        name: &Arc<str>,
+        mut dispatches: Vec<Dispatch>,
+    ) {
+        let (key, epoch) = (self.logs[log].key(), self.active().epoch());
+        let header = &batch.header;
+        for dispatch in dispatches.drain(..) {
+            let Dispatch { member, delivery, attempt, selection } = dispatch;
+            let events = u64::from(selection.len(header.count));
+            self.stats.deliveries += 1;
+            self.stats.delivered_events += events;
+            if attempt > 1 {
+                self.stats.redelivered_events += events;
+            }
+            self.in_flight_bytes += batch.body.len() as u64;
+            let token = TokenFields {
+                node: self.options.node,
+                log: key,
+                epoch,
+                delivery,
+                group,
+                base_position: header.base_position,
+                count: header.count,
+                attempt,
+            };
+            let delivery = Delivery {
+                subscription: 0,
+                token: token.encode(),
+                attempt,
+                log: key,
+                topic: name.clone(),
+                batch: batch.clone(),
+                selection,
+            };
+            let delivery = Box::new(delivery);
+            self.post(member.shard, Mail::Deliver { member, delivery });
+        }
+        self.dispatches = dispatches;
+    }
+
+    /// Gives a group that is behind its turn: at most a quantum of bytes, older logs first.
+    fn catch_up<K: Kernel>(&mut self, id: GroupId, kernel: &mut K) -> TurnEnd {
+        let active = self.active_index();
+        for log in 0..self.logs.len() {
+            let group = &self.groups[&id];
+            if group.places[log].at_tail {
+                continue;
+            }
+            if log == active && group.older_owners != 0 {
+                return TurnEnd::Rest;
+            }
+            match self.catch_up_in(id, log, kernel) {
+                Some(end) => return end,
+                None if log == active => {}
+                None => self.tell_older_done(id),
+            }
+        }
+        TurnEnd::Rest
+    }
+
+    /// `None`: the group has read this log to its end.
+    fn catch_up_in<K: Kernel>(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        kernel: &mut K,
+    ) -> Option<TurnEnd> {
+        let active = log == self.active_index();
+        loop {
+            let end = if active { self.tail.position() } else { self.logs[log].positions().end() };
+            let batch = match self.next_for(id, log, end, kernel) {
+                ReadStep::Batch(batch) => batch,
+                ReadStep::Pending => return Some(TurnEnd::Disk),
+                ReadStep::End => {
+                    let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+                    place.at_tail = active;
+                    place.owed = None;
+                    place.reader.release_memory();
+                    return None;
+                }
+                ReadStep::More => return Some(TurnEnd::More),
+                // What is gone is a gap that the cursor steps over: the reader stands behind it now.
+                ReadStep::Expired { .. } | ReadStep::Damaged { .. } => {
+                    self.note_moved(id);
+                    continue;
+                }
+            };
+            let mut matched = std::mem::take(&mut self.matched);
+            let name = self.match_for(id, log, &batch, &mut matched);
+            let bytes = batch.header.batch_len() as u64;
+            let offered = match &name {
+                Some(name) => self.offer(id, log, &matched, &batch, name),
+                None => Offered::Taken,
+            };
+            self.matched = matched;
+            let group = self.groups.get_mut(&id).expect("it has its turn");
+            if offered == Offered::Refused {
+                group.places[log].held = Some(batch);
+                return Some(TurnEnd::Rest);
+            }
+            if group.deficit < bytes {
+                group.deficit = 0;
+                return Some(TurnEnd::More);
+            }
+            group.deficit -= bytes;
+        }
+    }
+
+    /// The next batch from where a group stands in a log.
+    fn next_for<K: Kernel>(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        end: Position,
+        kernel: &mut K,
+    ) -> ReadStep {
+        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+        if let Some(batch) = place.held.take() {
+            return ReadStep::Batch(batch);
+        }
+        self.logs[log].read(&mut place.reader, end, &mut |_| true, kernel)
+    }
+
+    /// What of a group matches a batch, and the name of its topic.
+    fn match_for(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        batch: &StoredBatch,
+        matched: &mut Vec<(GroupId, SubscriptionId)>,
+    ) -> Option<Arc<str>> {
+        let topic = batch.header.topic;
+        let name = self.logs[log].topic_name(topic).cloned()?;
+        let found = self.caches[log].get(&self.snapshot, topic, || checked_name(&name));
+        matched.clear();
+        matched.extend(found.iter().filter(|(group, _)| *group == id));
+        (!matched.is_empty()).then_some(name)
+    }
+
+    /// Takes back what was not settled in time, and sends again what is idle.
+    pub(super) fn redeliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut work = 0;
+        if self.now.mono_us >= self.next_expiry_check_us {
+            self.next_expiry_check_us = self.now.mono_us + EXPIRY_CHECK_US;
+            work += self.expire_deliveries();
+        }
+        for _ in 0..self.idle.len().min(IDLE_PER_CYCLE) {
+            let id = self.idle.pop_front().expect("counted");
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            group.is_idle = false;
+            work += 1;
+            for log in 0..self.logs.len() {
+                match self.send_again(id, log, kernel) {
+                    TurnEnd::More => self.wake_idle(id),
+                    TurnEnd::Rest => {}
+                    TurnEnd::Disk => self.waiting_io.push(id),
+                }
+            }
+            self.tell_older_done(id);
+        }
+        work
+    }
+
+    fn expire_deliveries(&mut self) -> u32 {
+        if self.now.mono_us < self.options.ack_deadline_us && self.idle_until_us == 0 {
+            return 0;
+        }
+        let sent_end = self.now.mono_us.saturating_sub(self.options.ack_deadline_us);
+        let mut expired = 0;
+        let mut returned = Vec::new();
+        let mut woken = Vec::new();
+        for (id, group) in &mut self.groups {
+            let before: u64 = group.members.iter().map(|member| member.in_flight_bytes).sum();
+            let mut late = 0;
+            for place in &mut group.places {
+                let (credit, events) = place.log.expire(sent_end, &mut group.members);
+                returned.extend(credit);
+                late += events;
+            }
+            let after: u64 = group.members.iter().map(|member| member.in_flight_bytes).sum();
+            self.in_flight_bytes -= before - after;
+            expired += late;
+            if late > 0 || group.places.iter().any(|place| place.log.has_idle()) {
+                woken.push(*id);
+            }
+        }
+        self.stats.expired_events += u64::from(expired);
+        self.give_back(returned);
+        for id in woken {
+            self.wake_lagging(id);
+            self.wake_idle(id);
+        }
+        expired
+    }
+
+    /// One pass over a group's idle events in one log, by rising position.
+    fn send_again<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> TurnEnd {
+        let turn = self.turn();
+        let mut blocked = KeySet::default();
+        let mut after = None;
+        for _ in 0..AGAIN_PER_TURN {
+            let full = self.in_flight_bytes >= self.options.in_flight_bytes_max;
+            let group = self.groups.get_mut(&id).expect("it has its turn");
+            let place = &mut group.places[log];
+            let next = place.log.next_idle(after, &mut blocked, &group.members, turn);
+            let Some(base) = next.filter(|_| !full) else {
+                if place.log.has_idle() && !group.members.any_ready() {
+                    self.want_leases(id);
+                }
+                return TurnEnd::Rest;
+            };
+            let mut reader = place.again.take().filter(|reader| reader.position() == base);
+            let reader = reader.get_or_insert_with(|| Reader::new(base));
+            let end = self.logs[log].positions().end();
+            match self.logs[log].read(reader, end, &mut |_| true, kernel) {
+                ReadStep::Batch(batch) if batch.header.base_position == base => {
+                    self.send_batch_again(id, log, &batch, &mut blocked);
+                }
+                ReadStep::Pending | ReadStep::More => {
+                    let again = Some(std::mem::replace(reader, Reader::new(base)));
+                    self.groups.get_mut(&id).expect("it has its turn").places[log].again = again;
+                    return TurnEnd::Disk;
+                }
+                // Retention has taken it, or the disk has damaged it: nobody can deliver it any more.
+                _ => {
+                    let group = self.groups.get_mut(&id).expect("it has its turn");
+                    self.stats.lost_events += u64::from(group.places[log].log.forget(base));
+                    self.note_moved(id);
+                }
+            }
+            after = Some(base);
+        }
+        TurnEnd::More
+    }
+
+    fn send_batch_again(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        batch: &StoredBatch,
+        blocked: &mut KeySet,
+    ) {
+        let Some(name) = self.logs[log].topic_name(batch.header.topic).cloned() else { return };
+        let turn = self.turn();
+        let mut out = std::mem::take(&mut self.dispatches);
+        let group = self.groups.get_mut(&id).expect("it has its turn");
+        let members = &mut group.members;
+        let mut hand = Hand { batch: view_of(batch), members, turn, out: &mut out };
+        group.places[log].log.redeliver(&mut hand, blocked);
+        self.send_all(id, log, batch, &name, out);
+    }
+
+    /// Asks the homes of members without credit here for some.
+    fn want_leases(&mut self, id: GroupId) {
+        if self.options.shards == 1 {
+            return;
+        }
+        let from = self.options.index;
+        let group = self.groups.get_mut(&id).expect("the caller has found it");
+        let mut asks = Vec::new();
+        for member in group.members.iter_mut().filter(|member| member.lease == 0 && !member.wanted)
+        {
+            member.wanted = true;
+            asks.push(member.id);
+        }
+        for member in asks {
+            self.post(member.shard, Mail::LeaseWanted { from, member });
+        }
+    }
+
+    /// Puts a group that is behind in line for a turn, if a turn could get it further.
+    pub(super) fn wake_lagging(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let behind = group.places.iter().any(|place| !place.at_tail);
+        if behind && !group.is_lagging && !group.members.is_empty() {
+            group.is_lagging = true;
+            self.lagging.push_back(id);
+        }
+    }
+
+    /// Puts a group with idle events in line for a turn.
+    pub(super) fn wake_idle(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let idle = group.places.iter().any(|place| place.log.has_idle());
+        if idle && !group.is_idle && !group.members.is_empty() {
+            group.is_idle = true;
+            self.idle.push_back(id);
+        }
+    }
+
+    /// The disk has finished something: whoever waits for it tries again.
+    pub(super) fn io_woke(&mut self) {
+        self.tail_waits = false;
+        self.may_have_room = true;
+        for id in std::mem::take(&mut self.waiting_io) {
+            self.wake_lagging(id);
+            self.wake_idle(id);
+        }
+    }
+
+    /// A durable group's cursor has moved: it is handed to the log before long.
+    pub(super) fn note_moved(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if group.durable && !group.is_moved {
+            group.is_moved = true;
+            if self.moved.is_empty() {
+                self.next_cursor_flush_us = self.now.mono_us + CURSOR_FLUSH_US;
+            }
+            self.moved.push(id);
+        }
+    }
+
+    pub(super) fn flush_cursors(&mut self) -> u32 {
+        if self.moved.is_empty() || self.now.mono_us < self.next_cursor_flush_us {
+            return 0;
+        }
+        let rest = self.moved.split_off(self.moved.len().min(CURSORS_PER_CYCLE));
+        let moved = std::mem::replace(&mut self.moved, rest);
+        for id in &moved {
+            if let Some(group) = self.groups.get_mut(id) {
+                group.is_moved = false;
+                self.write_cursors(*id);
+            }
+        }
+        if self.moved.is_empty() {
+            self.next_cursor_flush_us = self.now.mono_us + CURSOR_FLUSH_US;
+        }
+        moved.len() as u32
+    }
+}
+
+fn view_of(batch: &StoredBatch) -> BatchView<'_> {
+    let header = &batch.header;
+    BatchView { base: header.base_position, count: header.count, body: &batch.body }
+}
+
+/// Names in a log were checked by the door that let them in.
+fn checked_name(name: &Arc<str>) -> TopicName {
+    TopicName::new(name.clone()).expect("the topics of a log were checked before they were created")
+}

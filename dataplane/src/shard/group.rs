@@ -1,0 +1,199 @@
+//! A group on one shard: its subscriptions, its members here and elsewhere, and its place in each log.
+
+use std::sync::Arc;
+
+use codec::ids::{Partition, Position};
+use log::batch::StoredBatch;
+use log::cursor::Cursor;
+use log::reader::Reader;
+use routing::subscription::{GroupId, Start, Subscription, SubscriptionId};
+
+use crate::group::group_log::GroupLog;
+use crate::group::members::Members;
+use crate::selection::{Bitmap, Selection};
+
+/// One subscription of a group, and where it begins in each log of the shard.
+#[derive(Debug)]
+pub struct GroupSubscription {
+    pub subscription: Arc<Subscription>,
+    /// For each log the position from which on everything matches; `None` until it is fixed.
+    pub starts: Vec<Option<Position>>,
+}
+
+impl GroupSubscription {
+    /// Which events of a matching batch the subscription is to get. Below its start position only those that its
+    /// list of offsets names, or that are not older than its time.
+    pub fn eligible(&self, log: usize, batch: &StoredBatch) -> Option<Selection> {
+        let header = &batch.header;
+        let start = self.starts[log]?;
+        if let Start::Time(from) = self.subscription.start
+            && header.append_time >= from
+        {
+            return Some(Selection::All);
+        }
+        let listed = self.listed_offset(header.partition);
+        let skipped = match listed {
+            Some(offset) => offset.saturating_sub(header.base_offset.0),
+            None => start.0.saturating_sub(header.base_position.0),
+        };
+        if skipped == 0 {
+            return Some(Selection::All);
+        }
+        if skipped >= u64::from(header.count) {
+            return None;
+        }
+        let mut events = Bitmap::all(header.count);
+        events.subtract(&Bitmap::all(skipped as u32));
+        Some(Selection::Some(events))
+    }
+
+    fn listed_offset(&self, partition: Partition) -> Option<u64> {
+        let Start::Offsets(list) = &self.subscription.start else { return None };
+        list.iter().find(|(listed, _)| *listed == partition).map(|(_, offset)| offset.0)
+    }
+}
+
+/// A group's place in one log.
+#[derive(Debug)]
+pub struct Place {
+    /// What is owed.
+    pub log: GroupLog,
+    /// The next batch to offer stands here or later. When the group is at the tail the shard's own place counts.
+    pub reader: Reader,
+    /// Whether the group gets events as they are routed from the tail, and reads nothing itself.
+    pub at_tail: bool,
+    /// A batch that has been read and that nobody could take.
+    pub held: Option<StoredBatch>,
+    /// What was owed at the last shutdown: below `next` only these runs of positions are to be delivered.
+    pub owed: Option<Cursor>,
+    /// Reads batches that are to be delivered again.
+    pub again: Option<Reader>,
+}
+
+impl Place {
+    /// A group that begins at `next`.
+    pub fn new(next: Position) -> Self {
+        let reader = Reader::new(next);
+        Place {
+            log: GroupLog::default(),
+            reader,
+            at_tail: false,
+            held: None,
+            owed: None,
+            again: None,
+        }
+    }
+
+    /// A group that goes on where its cursor says: it reads again from the first event that it owes.
+    pub fn resume(cursor: Cursor) -> Self {
+        let first = cursor.unsettled.first().map_or(cursor.next, |(start, _)| *start);
+        Place { owed: Some(cursor), ..Place::new(first) }
+    }
+
+    /// Where the next batch is read.
+    pub fn next(&self) -> Position {
+        self.held.as_ref().map_or(self.reader.position(), |held| held.header.base_position)
+    }
+
+    /// Which events of a batch were not settled before the last shutdown.
+    fn still_owed(&self, batch: &StoredBatch) -> Option<Bitmap> {
+        let owed = self.owed.as_ref()?;
+        let base = batch.header.base_position;
+        if base >= owed.next {
+            return None;
+        }
+        let is_owed = |at: Position| {
+            at >= owed.next || owed.unsettled.iter().any(|(start, end)| *start <= at && at < *end)
+        };
+        let mut events = Bitmap::none(batch.header.count);
+        for index in 0..batch.header.count {
+            if is_owed(base.plus(u64::from(index))) {
+                events.set(index);
+            }
+        }
+        Some(events)
+    }
+
+    /// What is owed below the next position, also of what has not been read again yet.
+    fn unsettled(&self) -> Vec<(Position, Position)> {
+        let mut runs = self.log.unsettled();
+        let Some(owed) = &self.owed else { return runs };
+        let next = self.next();
+        for (start, end) in owed.unsettled.iter().filter(|(_, end)| *end > next) {
+            let start = (*start).max(next);
+            match runs.last_mut() {
+                Some((_, last)) if *last == start => *last = *end,
+                _ => runs.push((start, *end)),
+            }
+        }
+        runs
+    }
+}
+
+/// A group.
+#[derive(Debug)]
+pub struct Group {
+    pub durable: bool,
+    pub subscriptions: Vec<GroupSubscription>,
+    pub members: Members,
+    /// In the order of the shard's logs; the active one last.
+    pub places: Vec<Place>,
+    /// Shards that may still hold something of an earlier generation, a bit each. Until it is 0 nothing of a newer
+    /// log is delivered, so that the order of a key survives a change of the shard count.
+    pub older_owners: u64,
+    /// Deficit of round robin over groups that are behind.
+    pub deficit: u64,
+    /// Whether the group stands on the shard's list of lagging groups.
+    pub is_lagging: bool,
+    /// Whether the group stands on the shard's list of groups with idle events.
+    pub is_idle: bool,
+    /// Whether the group stands on the shard's list of moved cursors.
+    pub is_moved: bool,
+    /// Whether this shard's older logs are done with, and the others have been told.
+    pub older_told: bool,
+}
+
+impl Group {
+    /// Which events of a batch the group is to get, given which of its subscriptions match.
+    pub fn eligible(
+        &self,
+        log: usize,
+        matched: &[(GroupId, SubscriptionId)],
+        batch: &StoredBatch,
+    ) -> Option<Selection> {
+        let matching = self
+            .subscriptions
+            .iter()
+            .filter(|known| matched.iter().any(|(_, id)| *id == known.subscription.id));
+        let mut sum: Option<Selection> = None;
+        for known in matching {
+            let Some(more) = known.eligible(log, batch) else { continue };
+            sum = Some(match (sum, more) {
+                (Some(Selection::Some(mut sum)), Selection::Some(more)) => {
+                    sum.add(&more);
+                    Selection::Some(sum)
+                }
+                (Some(Selection::All), _) | (_, Selection::All) => Selection::All,
+                (None, more) => more,
+            });
+        }
+        let count = batch.header.count;
+        let Some(owed) = self.places[log].still_owed(batch) else { return sum };
+        let events = sum?.to_bitmap(count).common(&owed);
+        (!events.is_empty()).then(|| Selection::from_bitmap(events, count))
+    }
+
+    /// The group's state in one log as it is kept on disk. `tail` is the shard's place in the active log.
+    pub fn cursor(&self, log: usize, tail: Position) -> Cursor {
+        let place = &self.places[log];
+        let mut next = if place.at_tail { tail } else { place.next() };
+        if let Some(owed) = &place.owed {
+            next = next.max(owed.next);
+        }
+        let starts = self
+            .subscriptions
+            .iter()
+            .filter_map(|known| Some((known.subscription.id.0, known.starts[log]?)));
+        Cursor { next, unsettled: place.unsettled(), starts: starts.collect() }
+    }
+}

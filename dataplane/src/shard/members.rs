@@ -1,0 +1,482 @@
+//! Who is there. The home shard of a member keeps its credit and lends parts of it to the shards that deliver to it; a
+//! shard that delivers keeps what it was lent.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use codec::crc32c::crc32c;
+use codec::refusal::{Code, Refusal};
+use routing::subscription::{GroupId, Subscription, SubscriptionId};
+
+use crate::control::ControlRequest;
+use crate::kernel::Kernel;
+use crate::mail::{Mail, MemberId};
+use crate::options::{CONTROL_TIMEOUT_US, CREDIT_MAX, SESSION_SUBSCRIPTIONS_MAX};
+use crate::session::{Delivery, SessionEvent, SessionKey, SubscribeRequest};
+use crate::shard::Shard;
+
+/// A member at home.
+#[derive(Debug)]
+struct HomeMember {
+    life: u32,
+    session: SessionKey,
+    /// The client's number of the subscription.
+    request: u64,
+    group: GroupId,
+    subscription: SubscriptionId,
+    ephemeral: bool,
+    /// Credit that is lent to nobody.
+    free: u32,
+    /// Credit to take back as it is freed, since the client has lowered its window.
+    surplus: u32,
+    /// What each shard has been lent, in flight or not.
+    lent: Vec<u32>,
+    /// Shards that want more, in the order in which they asked.
+    wanting: VecDeque<u16>,
+    /// Shards that have not yet delivered all that was there when it joined.
+    catching_up: u16,
+}
+
+/// A client with ephemeral subscriptions, at the client's home shard.
+#[derive(Debug)]
+struct HomeClient {
+    sessions: u32,
+    /// When its subscriptions end, once it has no session.
+    expires_us: Option<u64>,
+}
+
+/// The members whose sessions are on this shard, and the clients whose home it is.
+#[derive(Debug, Default)]
+pub struct HomeMembers {
+    list: Vec<Option<HomeMember>>,
+    free: Vec<u32>,
+    life: u32,
+    clients: HashMap<Arc<str>, HomeClient>,
+    /// Requests for the control plane, in order.
+    requests: VecDeque<ControlRequest>,
+    /// Subscribes that wait for the control plane: until when, who.
+    asked: VecDeque<(u64, SessionKey, u64)>,
+}
+
+impl HomeMembers {
+    fn get_mut(&mut self, id: MemberId) -> Option<&mut HomeMember> {
+        let member = self.list.get_mut(id.slot as usize)?.as_mut()?;
+        (member.life == id.life).then_some(member)
+    }
+
+    fn at(&mut self, slot: u32) -> Option<&mut HomeMember> {
+        self.list.get_mut(slot as usize)?.as_mut()
+    }
+
+    fn insert(&mut self, mut member: HomeMember) -> u32 {
+        self.life += 1;
+        member.life = self.life;
+        match self.free.pop() {
+            Some(slot) => {
+                self.list[slot as usize] = Some(member);
+                slot
+            }
+            None => {
+                self.list.push(Some(member));
+                self.list.len() as u32 - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u32) -> Option<HomeMember> {
+        let member = self.list.get_mut(slot as usize)?.take()?;
+        self.free.push(slot);
+        Some(member)
+    }
+
+    /// When the next client's ephemeral subscriptions end.
+    pub fn next_client_expiry(&self) -> Option<u64> {
+        self.clients.values().filter_map(|client| client.expires_us).min()
+    }
+
+    /// When the next subscribe is given up.
+    pub fn next_subscribe_timeout(&self) -> Option<u64> {
+        self.asked.front().map(|(until, _, _)| *until)
+    }
+}
+
+impl HomeMember {
+    /// Divides credit at the beginning: every shard gets an equal part, this one what is left over. With less credit
+    /// than shards only this one gets some, and the others ask when they have events.
+    fn lend_at_first(&mut self, shards: u16, own: u16) {
+        let part = self.free / u32::from(shards);
+        for shard in 0..shards {
+            let rest = if shard == own { self.free - part * u32::from(shards) } else { 0 };
+            self.lent[usize::from(shard)] = part + rest;
+        }
+        self.free = 0;
+    }
+}
+
+impl Shard {
+    /// A client wants to subscribe. Answered by [`SessionEvent::Subscribed`] or [`SessionEvent::Refused`].
+    ///
+    /// # Errors
+    /// A refusal that needs no look at the catalog.
+    pub fn subscribe(&mut self, key: SessionKey, wish: SubscribeRequest) -> Result<(), Refusal> {
+        let shard = self.options.index;
+        if self.draining {
+            return Err(Code::ShuttingDown.into());
+        }
+        if wish.credit == 0 || wish.credit > CREDIT_MAX {
+            return Err(Refusal::limit("credit", CREDIT_MAX.into(), wish.credit.into()));
+        }
+        let until = self.now.mono_us + CONTROL_TIMEOUT_US;
+        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
+        let Some(client) = session.client.clone() else { return Err(Code::HelloRequired.into()) };
+        let taken = session.subscriptions.iter().any(|(request, _)| *request == wish.request)
+            || session.asked.iter().any(|(request, _)| *request == wish.request);
+        if taken {
+            return Err(Code::SubscriptionInUse.into());
+        }
+        let count = session.subscriptions.len() + session.asked.len();
+        if count >= SESSION_SUBSCRIPTIONS_MAX {
+            let limit = SESSION_SUBSCRIPTIONS_MAX as u64;
+            return Err(Refusal::limit("subscriptions of the connection", limit, count as u64 + 1));
+        }
+        session.asked.push((wish.request, u64::from(wish.credit)));
+        let ephemeral = wish.group.is_none() && !session.announced;
+        if ephemeral {
+            session.announced = true;
+            self.post(self.client_home(&client), Mail::ClientUp { client: client.clone() });
+        }
+        let SubscribeRequest { request, group, filter, mode, start, .. } = wish;
+        self.members.asked.push_back((until, key, request));
+        let (session, shard) = (key, shard);
+        self.members.requests.push_back(ControlRequest::Subscribe {
+            shard,
+            session,
+            request,
+            group,
+            filter,
+            mode,
+            start,
+            client,
+        });
+        Ok(())
+    }
+
+    /// A client leaves a subscription; an ephemeral one ends with that, a durable one only if the client says `end`.
+    /// Answered by [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`].
+    pub fn unsubscribe(&mut self, key: SessionKey, request: u64, end: bool) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let found = session.subscriptions.iter().position(|(number, _)| *number == request);
+        let Some(index) = found else {
+            let refusal = Code::UnknownSubscription.into();
+            self.sessions.say(key, SessionEvent::Refused { request, refusal });
+            return;
+        };
+        let (_, slot) = session.subscriptions.swap_remove(index);
+        let ended = self.end_member(slot);
+        match ended {
+            Some((id, ephemeral)) if ephemeral || end => {
+                self.members.requests.push_back(ControlRequest::Unsubscribe {
+                    shard: self.options.index,
+                    session: key,
+                    request,
+                    id,
+                })
+            }
+            _ => self.sessions.say(key, SessionEvent::Unsubscribed { request }),
+        }
+    }
+
+    /// A client changes how many events may be in flight to it.
+    pub fn set_credit(&mut self, key: SessionKey, request: u64, events: u32) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let found = session.subscriptions.iter().find(|(number, _)| *number == request);
+        let Some((_, slot)) = found.copied() else { return };
+        let Some(member) = self.members.at(slot) else { return };
+        let total = member.free + member.lent.iter().sum::<u32>() - member.surplus;
+        let events = events.min(CREDIT_MAX);
+        let (more, less) = (events.saturating_sub(total), total.saturating_sub(events));
+        let paid = more.min(member.surplus);
+        member.surplus -= paid;
+        member.free += more - paid;
+        let taken = less.min(member.free);
+        member.free -= taken;
+        member.surplus += less - taken;
+        self.lend_more(slot);
+        self.recall(slot);
+    }
+
+    pub(super) fn on_subscribed(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        result: Result<Arc<Subscription>, Refusal>,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let asked = session.asked.iter().position(|(number, _)| *number == request);
+        // Given up before: the client has been told, and the subscription without a member does no harm.
+        let Some(index) = asked else { return };
+        let (_, credit) = session.asked.swap_remove(index);
+        self.members.asked.retain(|(_, asker, number)| (*asker, *number) != (key, request));
+        match result {
+            Ok(subscription) => {
+                self.begin_member(key, request, credit as u32, &subscription);
+                self.sessions.say(key, SessionEvent::Subscribed { request });
+            }
+            Err(refusal) => self.sessions.say(key, SessionEvent::Refused { request, refusal }),
+        }
+    }
+
+    pub(super) fn on_unsubscribed(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        result: Result<(), Refusal>,
+    ) {
+        let event = match result {
+            Ok(()) => SessionEvent::Unsubscribed { request },
+            Err(refusal) => SessionEvent::Refused { request, refusal },
+        };
+        self.sessions.say(key, event);
+    }
+
+    fn begin_member(&mut self, key: SessionKey, request: u64, credit: u32, of: &Subscription) {
+        let (own, shards) = (self.options.index, self.options.shards);
+        let mut member = HomeMember {
+            life: 0,
+            session: key,
+            request,
+            group: of.group,
+            subscription: of.id,
+            ephemeral: !of.is_durable(),
+            free: credit,
+            surplus: 0,
+            lent: vec![0; usize::from(shards)],
+            wanting: VecDeque::new(),
+            catching_up: shards,
+        };
+        member.lend_at_first(shards, own);
+        let lent = member.lent.clone();
+        let slot = self.members.insert(member);
+        let member = MemberId { shard: own, slot, life: self.members.life };
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.subscriptions.push((request, slot));
+        }
+        for (shard, lease) in lent.into_iter().enumerate() {
+            let (group, subscription) = (of.group, of.id);
+            self.post(shard as u16, Mail::Join { member, group, subscription, lease });
+        }
+    }
+
+    /// A member leaves every shard. Returns its subscription, and whether that is ephemeral.
+    pub(super) fn end_member(&mut self, slot: u32) -> Option<(SubscriptionId, bool)> {
+        let member = self.members.remove(slot)?;
+        let id = MemberId { shard: self.options.index, slot, life: member.life };
+        for shard in 0..self.options.shards {
+            self.post(shard, Mail::Leave { member: id, group: member.group });
+        }
+        Some((member.subscription, member.ephemeral))
+    }
+
+    pub(super) fn on_join(
+        &mut self,
+        member: MemberId,
+        group: GroupId,
+        subscription: SubscriptionId,
+        lease: u32,
+    ) {
+        let Some(state) = self.groups.get_mut(&group) else { return };
+        let known = state.subscriptions.iter();
+        assert!(
+            known.clone().any(|known| known.subscription.id == subscription)
+                || state.subscriptions.is_empty(),
+            "a subscribe is answered after every shard has adopted it"
+        );
+        state.members.join(member, lease);
+        self.catching_up.push((group, member));
+        self.wake_lagging(group);
+        self.wake_idle(group);
+    }
+
+    pub(super) fn on_leave(&mut self, member: MemberId, group: GroupId) {
+        let Some(state) = self.groups.get_mut(&group) else { return };
+        let Some(left) = state.members.leave(member) else { return };
+        assert!(left.in_flight_bytes <= self.in_flight_bytes, "bytes in flight are counted");
+        self.in_flight_bytes -= left.in_flight_bytes;
+        for place in &mut state.places {
+            place.log.member_left(&left);
+        }
+        self.catching_up.retain(|(_, waiting)| *waiting != member);
+        self.wake_lagging(group);
+        self.wake_idle(group);
+    }
+
+    pub(super) fn on_lease(&mut self, member: MemberId, group: GroupId, events: u32) {
+        let state = self.groups.get_mut(&group);
+        let Some(lent) = state.and_then(|state| state.members.get_mut(member)) else { return };
+        lent.lease += events;
+        lent.wanted = false;
+        self.wake_lagging(group);
+        self.wake_idle(group);
+    }
+
+    pub(super) fn on_recall(&mut self, member: MemberId, group: GroupId, events: u32) {
+        let from = self.options.index;
+        let state = self.groups.get_mut(&group);
+        let Some(lent) = state.and_then(|state| state.members.get_mut(member)) else { return };
+        let now = lent.lease.min(events);
+        lent.lease -= now;
+        lent.owes += (events - now).min(lent.in_flight.saturating_sub(lent.owes));
+        if now > 0 {
+            self.post(member.shard, Mail::LeaseReturned { from, member, events: now });
+        }
+    }
+
+    pub(super) fn on_lease_returned(&mut self, from: u16, id: MemberId, events: u32) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let lent = &mut member.lent[usize::from(from)];
+        assert!(events <= *lent, "only what was lent comes back");
+        *lent -= events;
+        let kept = events.min(member.surplus);
+        member.surplus -= kept;
+        member.free += events - kept;
+        self.lend_more(id.slot);
+    }
+
+    pub(super) fn on_lease_wanted(&mut self, from: u16, id: MemberId) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        if !member.wanting.contains(&from) {
+            member.wanting.push_back(from);
+        }
+        self.lend_more(id.slot);
+        self.recall(id.slot);
+    }
+
+    /// Lends free credit to the shards that want it, in turn, half of what is left to each.
+    fn lend_more(&mut self, slot: u32) {
+        let own = self.options.index;
+        while let Some(member) = self.members.at(slot) {
+            if member.free == 0 {
+                return;
+            }
+            let Some(shard) = member.wanting.pop_front() else {
+                // Nobody asks: it waits here for who asks first, but this shard's groups need no asking.
+                let (events, group) = (std::mem::take(&mut member.free), member.group);
+                member.lent[usize::from(own)] += events;
+                let member = MemberId { shard: own, slot, life: member.life };
+                self.on_lease(member, group, events);
+                return;
+            };
+            let events =
+                if member.wanting.is_empty() { member.free } else { member.free.div_ceil(2) };
+            member.free -= events;
+            member.lent[usize::from(shard)] += events;
+            let group = member.group;
+            let member = MemberId { shard: own, slot, life: member.life };
+            self.post(shard, Mail::Lease { member, group, events });
+        }
+    }
+
+    /// Asks the shards that hold credit for half of it, when another wants some and none is free.
+    fn recall(&mut self, slot: u32) {
+        let own = self.options.index;
+        let Some(member) = self.members.at(slot) else { return };
+        let mut asks = Vec::new();
+        if member.surplus > 0 {
+            let holders = member.lent.iter().enumerate().filter(|(_, lent)| **lent > 0);
+            asks.extend(holders.map(|(shard, lent)| (shard as u16, member.surplus.min(*lent))));
+        } else if let Some(wants) = member.wanting.front() {
+            let others = member.lent.iter().enumerate();
+            let others = others.filter(|(shard, lent)| **lent > 0 && *shard != usize::from(*wants));
+            asks.extend(others.map(|(shard, lent)| (shard as u16, lent.div_ceil(2))));
+        }
+        let (group, id) = (member.group, MemberId { shard: own, slot, life: member.life });
+        for (shard, events) in asks {
+            self.post(shard, Mail::Recall { member: id, group, events });
+        }
+    }
+
+    pub(super) fn on_deliver(&mut self, id: MemberId, mut delivery: Delivery) {
+        // A member that has gone has told every shard so; the sender takes the delivery back by itself.
+        let Some(member) = self.members.get_mut(id) else { return };
+        delivery.subscription = member.request;
+        let session = member.session;
+        self.sessions.say(session, SessionEvent::Delivery(delivery));
+    }
+
+    pub(super) fn on_caught_up(&mut self, id: MemberId) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        assert!(member.catching_up > 0, "each shard says so once");
+        member.catching_up -= 1;
+        if member.catching_up == 0 {
+            let (session, request) = (member.session, member.request);
+            self.sessions.say(session, SessionEvent::CaughtUp { request });
+        }
+    }
+
+    /// The shard that counts a client's sessions.
+    pub(super) fn client_home(&self, client: &str) -> u16 {
+        (crc32c(client.as_bytes()) % u32::from(self.options.shards)) as u16
+    }
+
+    pub(super) fn on_client_up(&mut self, client: Arc<str>) {
+        let known = self.members.clients.entry(client);
+        let known = known.or_insert(HomeClient { sessions: 0, expires_us: None });
+        known.sessions += 1;
+        known.expires_us = None;
+    }
+
+    pub(super) fn on_client_down(&mut self, client: &Arc<str>) {
+        let expires_us = self.now.mono_us + self.options.ephemeral_expiry_us;
+        let known = self.members.clients.get_mut(client).expect("it came before it went");
+        known.sessions -= 1;
+        known.expires_us = (known.sessions == 0).then_some(expires_us);
+    }
+
+    /// Sends what waits for the control plane, ends what it was asked for too long, and the ephemeral subscriptions of
+    /// clients that have been gone for long enough.
+    pub(super) fn expire_clients<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut work = 0;
+        let now = self.now.mono_us;
+        if self.members.next_client_expiry().is_some_and(|at| at <= now) {
+            let clients = &mut self.members.clients;
+            let gone = |client: &HomeClient| client.expires_us.is_some_and(|at| at <= now);
+            for (client, _) in clients.extract_if(|_, client| gone(client)) {
+                self.members.requests.push_back(ControlRequest::EndClient { client });
+            }
+        }
+        while let Some(request) = self.members.requests.pop_front() {
+            let Err(request) = kernel.send_control(request) else {
+                work += 1;
+                continue;
+            };
+            if kernel.control_is_open() {
+                self.members.requests.push_front(request);
+                break;
+            }
+            self.refuse_request(&request);
+        }
+        while self.members.asked.front().is_some_and(|(until, _, _)| *until <= now) {
+            let (_, session, request) = self.members.asked.pop_front().expect("looked at");
+            self.on_subscribed(session, request, Err(Code::Unavailable.into()));
+        }
+        work
+    }
+
+    fn refuse_request(&mut self, request: &ControlRequest) {
+        let unavailable = Refusal::from(Code::Unavailable);
+        match request {
+            ControlRequest::Subscribe { session, request, group, filter, mode, .. } => {
+                // A subscription that all shards know needs no catalog: its members come and go without it.
+                let name = group.as_deref().unwrap_or_default();
+                let known = self.snapshot.find(name, filter).filter(|known| known.mode == *mode);
+                let result = known.cloned().ok_or(unavailable);
+                self.on_subscribed(*session, *request, result);
+            }
+            ControlRequest::Unsubscribe { session, request, .. } => {
+                self.on_unsubscribed(*session, *request, Err(unavailable));
+            }
+            // Whoever restarts the control plane restarts the process, and ephemeral subscriptions end with it.
+            ControlRequest::EndClient { .. } | ControlRequest::Adopted { .. } => {}
+        }
+    }
+}

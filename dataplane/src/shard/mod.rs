@@ -1,0 +1,313 @@
+//! One core's runtime as a synchronous state machine: it owns one log, the partitions in it, its share of every group,
+//! and the sessions on its core. It shares nothing, has no lock, never suspends and never reads a clock.
+//!
+//! The steps, one file each: [`publish`] (admit, append, release acks), [`adopt`] (snapshots), [`members`] (who is
+//! there and whose credit is lent to whom), [`deliver`] (route, deliver, redeliver), [`settle`] (what came back).
+
+mod adopt;
+mod deliver;
+mod group;
+mod members;
+mod outbox;
+mod publish;
+mod sessions;
+mod settle;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use codec::ids::{Position, Timestamp};
+use log::folder::ShardLogs;
+use log::log::Log;
+use log::reader::Reader;
+use routing::match_cache::MatchCache;
+use routing::snapshot::RoutingSnapshot;
+use routing::subscription::{GroupId, SubscriptionId};
+
+use crate::group::group_log::{Dispatch, Turn};
+use crate::kernel::{Kernel, Now};
+use crate::mail::{Mail, MemberId};
+use crate::options::{SHARDS_MAX, ShardOptions};
+use crate::session::AckLevel;
+
+pub use stats::ShardStats;
+
+use adopt::Adopting;
+use group::Group;
+use members::HomeMembers;
+use outbox::Outbox;
+use publish::Publishing;
+use sessions::Sessions;
+
+/// The state machine of one core.
+pub struct Shard {
+    options: ShardOptions,
+    /// Logs of earlier generations that this shard serves, then the active one. Their order is the order of a group's
+    /// places.
+    logs: Vec<Log>,
+    snapshot: Arc<RoutingSnapshot>,
+    /// Versions whose new subscriptions' starts are not yet fixed.
+    adopting: VecDeque<Adopting>,
+    /// What matched, for each log, since topic ids are the log's own.
+    caches: Vec<MatchCache>,
+    /// The place in the active log up to which events have been routed to the groups at the tail.
+    tail: Reader,
+    groups: HashMap<GroupId, Group>,
+    /// Groups that are behind in some log and may be given more, in turn.
+    lagging: VecDeque<GroupId>,
+    /// Groups with idle events that may be sent again now.
+    idle: VecDeque<GroupId>,
+    /// Groups whose cursors have moved since they were last handed to the log.
+    moved: Vec<GroupId>,
+    sessions: Sessions,
+    members: HomeMembers,
+    publishing: Publishing,
+    outbox: Outbox,
+    now: Now,
+    /// Bytes of deliveries in flight, over all members.
+    in_flight_bytes: u64,
+    /// Until when delays of retries may still have to be watched; 0 when none is.
+    idle_until_us: u64,
+    /// Whether the log may have room, for all this shard knows: an append has not found it full since the disk last
+    /// finished something.
+    may_have_room: bool,
+    /// Groups that wait for the disk.
+    waiting_io: Vec<GroupId>,
+    /// Whether routing from the tail waits for the disk.
+    tail_waits: bool,
+    /// Groups that other shards have reported done with before this one knew them.
+    early_older_done: HashMap<GroupId, u64>,
+    /// Members that have joined and whose groups still had something to catch up with.
+    catching_up: Vec<(GroupId, MemberId)>,
+    /// Lists that are used again, so that a cycle allocates nothing.
+    matched: Vec<(GroupId, SubscriptionId)>,
+    dispatches: Vec<Dispatch>,
+    next_expiry_check_us: u64,
+    next_cursor_flush_us: u64,
+    draining: bool,
+    stats: ShardStats,
+}
+
+impl Shard {
+    /// A shard over logs that have been recovered. Until its first snapshot it routes nothing.
+    #[must_use]
+    pub fn new(options: ShardOptions, logs: ShardLogs) -> Self {
+        assert!(options.index < options.shards, "a shard is one of the node's");
+        assert!(options.shards <= SHARDS_MAX, "each shard owns a partition");
+        let ShardLogs { active, mut older } = logs;
+        let tail = Reader::new(active.positions().end());
+        older.push(active);
+        Shard {
+            caches: older.iter().map(|_| MatchCache::new()).collect(),
+            logs: older,
+            snapshot: Arc::new(RoutingSnapshot::empty()),
+            adopting: VecDeque::new(),
+            tail,
+            groups: HashMap::new(),
+            lagging: VecDeque::new(),
+            idle: VecDeque::new(),
+            moved: Vec::new(),
+            sessions: Sessions::default(),
+            members: HomeMembers::default(),
+            publishing: Publishing::new(options.shards),
+            outbox: Outbox::new(options.shards),
+            now: Now { wall: Timestamp(0), mono_us: 0 },
+            in_flight_bytes: 0,
+            idle_until_us: 0,
+            may_have_room: true,
+            waiting_io: Vec::new(),
+            tail_waits: false,
+            early_older_done: HashMap::new(),
+            catching_up: Vec::new(),
+            matched: Vec::new(),
+            dispatches: Vec::new(),
+            next_expiry_check_us: 0,
+            next_cursor_flush_us: 0,
+            draining: false,
+            stats: ShardStats::default(),
+            options,
+        }
+    }
+
+    /// Runs one duty cycle: all that a shard does between two looks at the kernel. Never suspends.
+    ///
+    /// The order of the steps is the life of an event. Only `reap_io` may move `durable_end`, so `release_acks` cannot
+    /// tell a publisher of an event that a crash could still take back.
+    pub fn run_once<K: Kernel>(&mut self, now: Now, kernel: &mut K) -> u32 {
+        assert!(now.mono_us >= self.now.mono_us, "the monotonic clock never steps back");
+        // A step back of the wall clock must not make append times fall.
+        self.now = Now { wall: now.wall.max(self.now.wall), mono_us: now.mono_us };
+        let mut work = 0;
+        work += self.receive(kernel); //      snapshots, and what other shards want
+        work += self.reap_io(kernel); //      what the disk has finished since
+        work += self.admit(); //              from other shards, and sessions that wait for room
+        work += self.append(kernel); //       one commit for the whole cycle
+        work += self.release_acks(); //       publishers whose events are durable
+        work += self.adopt(kernel); //        starts of new subscriptions that are fixed by now
+        work += self.deliver(kernel); //      to subscribers, within their credit
+        work += self.redeliver(kernel); //    what was handed back, lost, or not settled in time
+        work += self.flush_cursors();
+        work += self.expire_clients(kernel);
+        work += self.outbox.flush(kernel);
+        self.check();
+        work
+    }
+
+    /// When to run again although nothing has happened, on the monotonic clock. `None`: only when something happens.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<u64> {
+        let mono = |wall: Timestamp| self.now.mono_us + wall.0.saturating_sub(self.now.wall.0);
+        let log = self.logs.iter().filter_map(Log::next_wakeup).map(mono).min();
+        let owed = self.in_flight_bytes > 0 || self.idle_until_us > self.now.mono_us;
+        let expiry = owed.then_some(self.next_expiry_check_us);
+        let cursors = (!self.moved.is_empty()).then_some(self.next_cursor_flush_us);
+        let clients = self.members.next_client_expiry();
+        let waiting = self.members.next_subscribe_timeout();
+        [log, expiry, cursors, clients, waiting].into_iter().flatten().min()
+    }
+
+    /// Whether the next cycle has something to do that it need not wait for.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.lagging.is_empty() || self.sessions.has_dirty() || self.tail_is_behind()
+    }
+
+    /// Refuses new publishes from now on, and brings cursors and log to rest.
+    pub fn begin_drain(&mut self) {
+        if self.draining {
+            return;
+        }
+        self.draining = true;
+        self.next_cursor_flush_us = 0;
+        self.flush_cursors();
+    }
+
+    /// Whether everything taken is acknowledged, every cursor is durable and every log is at rest.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.draining
+            && self.publishing.is_idle()
+            && self.outbox.is_empty()
+            && self.logs.iter().all(Log::is_shut_down)
+    }
+
+    /// What the shard has counted since its start.
+    #[must_use]
+    pub fn stats(&self) -> ShardStats {
+        self.stats
+    }
+
+    /// The end of what subscribers may see in the active log.
+    fn visible_end(&self) -> Position {
+        let positions = self.active().positions();
+        match self.options.ack {
+            AckLevel::Received => positions.submitted_end(),
+            AckLevel::Written => positions.written_end(),
+            AckLevel::Durable => positions.durable_end(),
+        }
+    }
+
+    fn active(&self) -> &Log {
+        self.logs.last().expect("a shard has an active log")
+    }
+
+    fn active_mut(&mut self) -> &mut Log {
+        self.logs.last_mut().expect("a shard has an active log")
+    }
+
+    fn active_index(&self) -> usize {
+        self.logs.len() - 1
+    }
+
+    fn turn(&self) -> Turn {
+        Turn {
+            shard: self.options.index,
+            mono_us: self.now.mono_us,
+            retry_delay_us: self.options.retry_delay_us,
+            retry_delay_max_us: self.options.retry_delay_max_us,
+        }
+    }
+
+    fn receive<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut work = 0;
+        // Bounded by the mailboxes; what comes while this runs waits for the next cycle.
+        for _ in 0..publish::MAIL_PER_CYCLE {
+            let Some(mail) = kernel.receive() else { break };
+            work += 1;
+            self.on_mail(mail);
+        }
+        work
+    }
+
+    fn on_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Control(reply) => self.on_control(reply),
+            Mail::Publish(publish) => self.on_publish(*publish),
+            Mail::Published { from, outcome } => self.on_published(from, *outcome),
+            Mail::Join { member, group, subscription, lease } => {
+                self.on_join(member, group, subscription, lease);
+            }
+            Mail::Leave { member, group } => self.on_leave(member, group),
+            Mail::Lease { member, group, events } => self.on_lease(member, group, events),
+            Mail::Recall { member, group, events } => self.on_recall(member, group, events),
+            Mail::LeaseReturned { from, member, events } => {
+                self.on_lease_returned(from, member, events);
+            }
+            Mail::LeaseWanted { from, member } => self.on_lease_wanted(from, member),
+            Mail::Deliver { member, delivery } => self.on_deliver(member, *delivery),
+            Mail::CaughtUp { member } => self.on_caught_up(member),
+            Mail::Settle { token, selection, verdict } => {
+                self.on_settle(&token, &selection, verdict);
+            }
+            Mail::OlderDone { from, group } => self.on_older_done(from, group),
+            Mail::ClientUp { client } => self.on_client_up(client),
+            Mail::ClientDown { client } => self.on_client_down(&client),
+        }
+    }
+
+    /// Sends mail to a shard; to itself at once.
+    fn post(&mut self, shard: u16, mail: Mail) {
+        if shard == self.options.index {
+            self.on_mail(mail);
+        } else {
+            self.outbox.push(shard, mail);
+        }
+    }
+
+    fn reap_io<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut work = 0;
+        while let Some(completion) = kernel.next_completion() {
+            work += 1;
+            let log = self.logs.iter_mut().find(|log| log.key() == completion.log);
+            let log = log.expect("a shard's kernel completes its own operations");
+            log.on_completion(completion.ticket, completion.result, kernel);
+            self.io_woke();
+        }
+        work
+    }
+
+    fn append<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let draining = self.draining && self.publishing.is_idle() && self.moved.is_empty();
+        let wall = self.now.wall;
+        let mut work = 0;
+        for log in &mut self.logs {
+            if draining {
+                log.begin_shutdown(wall);
+            }
+            work += log.run(wall, kernel).min(1);
+        }
+        work
+    }
+
+    /// The invariants that join the parts; each part checks its own.
+    fn check(&self) {
+        assert!(
+            self.tail.position() <= self.visible_end(),
+            "nothing is routed before it may be seen"
+        );
+        assert!(self.snapshot.version() >= self.adopted_version(), "versions only rise");
+    }
+}

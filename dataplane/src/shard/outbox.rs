@@ -1,0 +1,48 @@
+//! Mail that waits for a full mailbox. No shard ever waits: mail is kept here, in order, and sent as there is room.
+
+use std::collections::VecDeque;
+
+use crate::kernel::Kernel;
+use crate::mail::Mail;
+
+/// One queue for each other shard.
+#[derive(Debug)]
+pub struct Outbox {
+    queues: Vec<VecDeque<Mail>>,
+    waiting: usize,
+}
+
+impl Outbox {
+    /// An outbox to `shards` shards.
+    pub fn new(shards: u16) -> Self {
+        Outbox { queues: (0..shards).map(|_| VecDeque::new()).collect(), waiting: 0 }
+    }
+
+    /// Mail for another shard, behind what is already there.
+    pub fn push(&mut self, shard: u16, mail: Mail) {
+        self.queues[usize::from(shard)].push_back(mail);
+        self.waiting += 1;
+    }
+
+    /// Sends what the mailboxes take.
+    pub fn flush<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut sent = 0;
+        for (shard, queue) in self.queues.iter_mut().enumerate() {
+            while let Some(mail) = queue.pop_front() {
+                if let Err(mail) = kernel.send(shard as u16, mail) {
+                    queue.push_front(mail);
+                    break;
+                }
+                sent += 1;
+            }
+        }
+        assert!(sent as usize <= self.waiting, "what is sent was waiting");
+        self.waiting -= sent as usize;
+        sent
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+}

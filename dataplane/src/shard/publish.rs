@@ -1,0 +1,351 @@
+//! The way in: a batch is admitted, appended to the log of its partition's owner, and acknowledged when its commit has
+//! reached the ack level.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use codec::batch::Batch;
+use codec::header::BatchHeader;
+use codec::ids::{Offset, Partition, Position, TopicId};
+use codec::limits::PARTITIONS;
+use codec::refusal::{Code, Refusal};
+use log::batch::{LogState, NoAppend};
+use routing::topic::TopicName;
+
+use crate::mail::{Mail, PublishOutcome, RemotePublish};
+use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISH_BYTES_MAX, REMOTE_PUBLISHES_MAX};
+use crate::session::{Admission, SessionEvent, SessionKey};
+use crate::shard::Shard;
+
+/// Mail that one cycle takes at most. Bounds the time of a cycle.
+pub const MAIL_PER_CYCLE: u32 = 4_096;
+/// Sessions that one cycle tells of room.
+const ROOMS_PER_CYCLE: usize = 64;
+
+/// An appended batch that is not yet acknowledged.
+#[derive(Debug)]
+struct Unacked {
+    /// Position after its last event.
+    end: Position,
+    /// The shard of its publisher; this one's own index when the session is here.
+    from: u16,
+    session: SessionKey,
+    request: u64,
+    partition: Partition,
+    base_offset: Offset,
+    count: u32,
+    bytes: u32,
+}
+
+/// What is on its way to one other shard.
+#[derive(Clone, Copy, Debug, Default)]
+struct Forwarded {
+    batches: usize,
+    bytes: usize,
+}
+
+/// Publishes under way.
+#[derive(Debug)]
+pub struct Publishing {
+    /// By rising position.
+    unacked: VecDeque<Unacked>,
+    forwarded: Vec<Forwarded>,
+    /// From other shards, in the order in which they came, waiting for room in the log.
+    arrived: VecDeque<RemotePublish>,
+}
+
+impl Publishing {
+    /// Nothing is under way to or from `shards` shards.
+    pub fn new(shards: u16) -> Self {
+        Publishing {
+            unacked: VecDeque::new(),
+            forwarded: vec![Forwarded::default(); usize::from(shards)],
+            arrived: VecDeque::new(),
+        }
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.unacked.is_empty()
+            && self.arrived.is_empty()
+            && self.forwarded.iter().all(|forwarded| forwarded.batches == 0)
+    }
+
+    /// Reserves a place on the way to `shard`.
+    fn reserve(&mut self, shard: u16, bytes: usize) -> bool {
+        let forwarded = &mut self.forwarded[usize::from(shard)];
+        let fits = forwarded.batches == 0
+            || (forwarded.batches < REMOTE_PUBLISHES_MAX
+                && forwarded.bytes + bytes <= REMOTE_PUBLISH_BYTES_MAX);
+        if fits {
+            forwarded.batches += 1;
+            forwarded.bytes += bytes;
+        }
+        fits
+    }
+
+    fn release(&mut self, shard: u16, bytes: usize) {
+        let forwarded = &mut self.forwarded[usize::from(shard)];
+        assert!(forwarded.batches > 0 && forwarded.bytes >= bytes, "one answer a publish");
+        forwarded.batches -= 1;
+        forwarded.bytes -= bytes;
+    }
+}
+
+/// Where an append is to go and who waits for it.
+struct Append<'a> {
+    from: u16,
+    session: SessionKey,
+    request: u64,
+    topic: &'a Arc<str>,
+    partition: Partition,
+    header: &'a BatchHeader,
+    body: &'a [u8],
+}
+
+impl Shard {
+    /// Takes a batch that has been checked ([`Batch::check`]).
+    ///
+    /// # Errors
+    /// A refusal for the publisher; nothing was taken.
+    pub fn publish(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        topic: &Arc<str>,
+        batch: &Batch<'_>,
+    ) -> Result<Admission, Refusal> {
+        if self.draining {
+            return Err(Code::ShuttingDown.into());
+        }
+        let index = self.options.index;
+        let len = batch.header.batch_len() as u64;
+        let Some(session) = self.sessions.get(key) else { return Ok(Admission::Taken) };
+        let partition = match batch.header.partition {
+            Partition::ANY => session.partition,
+            partition if partition.0 < PARTITIONS => partition,
+            unknown => {
+                let text = format!("partition is {unknown}, there are {PARTITIONS}");
+                return Err(Refusal::new(Code::UnknownPartition, text));
+            }
+        };
+        if !self.has_turn(key, len) {
+            return Ok(self.wait_for_room(key));
+        }
+        let owner = partition.0 % self.options.shards;
+        if owner != index {
+            if !self.publishing.reserve(owner, batch.body.len()) {
+                return Ok(self.wait_for_room(key));
+            }
+            self.stats.forwarded_batches += 1;
+            let publish = RemotePublish {
+                from: index,
+                session: key,
+                request,
+                topic: topic.clone(),
+                partition,
+                header: batch.header,
+                body: Bytes::copy_from_slice(batch.body),
+            };
+            self.outbox.push(owner, Mail::Publish(Box::new(publish)));
+            return Ok(Admission::Taken);
+        }
+        let (header, body) = (&batch.header, batch.body);
+        let append = Append { from: index, session: key, request, topic, partition, header, body };
+        match self.try_append(&append) {
+            Ok(()) => Ok(Admission::Taken),
+            Err(NoAppend::NoRoom) => Ok(self.wait_for_room(key)),
+            Err(error) => Err(refusal_of(&error)),
+        }
+    }
+
+    /// From other shards, and then those sessions that wait for room.
+    pub(super) fn admit(&mut self) -> u32 {
+        let mut work = 0;
+        while let Some(publish) = self.publishing.arrived.pop_front() {
+            let append = Append {
+                from: publish.from,
+                session: publish.session,
+                request: publish.request,
+                topic: &publish.topic,
+                partition: publish.partition,
+                header: &publish.header,
+                body: &publish.body,
+            };
+            match self.try_append(&append) {
+                Ok(()) => work += 1,
+                Err(NoAppend::NoRoom) => {
+                    self.publishing.arrived.push_front(publish);
+                    break;
+                }
+                Err(error) => self.answer(&publish, Err(refusal_of(&error))),
+            }
+        }
+        work + self.offer_room()
+    }
+
+    pub(super) fn on_publish(&mut self, publish: RemotePublish) {
+        assert!(
+            publish.partition.0 % self.options.shards == self.options.index,
+            "a batch comes to the owner of its partition"
+        );
+        self.publishing.arrived.push_back(publish);
+    }
+
+    pub(super) fn on_published(&mut self, from: u16, outcome: PublishOutcome) {
+        self.publishing.release(from, outcome.bytes as usize);
+        self.may_have_room = true;
+        let PublishOutcome { session, request, partition, count, result, .. } = outcome;
+        let ack = self.options.ack;
+        let event = match result {
+            Ok(base_offset) => {
+                SessionEvent::Published { request, partition, base_offset, count, ack }
+            }
+            Err(refusal) => SessionEvent::Refused { request, refusal },
+        };
+        self.sessions.say(session, event);
+    }
+
+    /// Tells the publishers of everything that has reached the ack level.
+    pub(super) fn release_acks(&mut self) -> u32 {
+        let end = self.visible_end();
+        let mut released = 0;
+        while self.publishing.unacked.front().is_some_and(|unacked| unacked.end <= end) {
+            let unacked = self.publishing.unacked.pop_front().expect("looked at just now");
+            released += 1;
+            self.acknowledge(unacked, None);
+        }
+        if let LogState::Stopped(_) = self.active().state() {
+            // What a failed write has left unknown is refused: it may or may not be there after a restart.
+            while let Some(unacked) = self.publishing.unacked.pop_front() {
+                released += 1;
+                self.acknowledge(unacked, Some(Code::LogStopped.into()));
+            }
+        }
+        released
+    }
+
+    fn acknowledge(&mut self, unacked: Unacked, refusal: Option<Refusal>) {
+        let Unacked { from, session, request, partition, base_offset, count, bytes, .. } = unacked;
+        if from != self.options.index {
+            let result = refusal.map_or(Ok(base_offset), Err);
+            let outcome = PublishOutcome { session, request, partition, count, bytes, result };
+            let from =
+                (from, Mail::Published { from: self.options.index, outcome: Box::new(outcome) });
+            self.outbox.push(from.0, from.1);
+            return;
+        }
+        let ack = self.options.ack;
+        let event = match refusal {
+            None => SessionEvent::Published { request, partition, base_offset, count, ack },
+            Some(refusal) => SessionEvent::Refused { request, refusal },
+        };
+        self.sessions.say(session, event);
+    }
+
+    fn answer(&mut self, publish: &RemotePublish, result: Result<Offset, Refusal>) {
+        let outcome = PublishOutcome {
+            session: publish.session,
+            request: publish.request,
+            partition: publish.partition,
+            count: publish.header.count,
+            bytes: publish.body.len() as u32,
+            result,
+        };
+        let mail = Mail::Published { from: self.options.index, outcome: Box::new(outcome) };
+        self.outbox.push(publish.from, mail);
+    }
+
+    fn try_append(&mut self, append: &Append<'_>) -> Result<(), NoAppend> {
+        let now = self.now.wall;
+        let topic = self.topic_id(append.topic)?;
+        let log = self.active_mut();
+        let done = log.append(topic, append.partition, append.header, append.body, now);
+        if let Err(NoAppend::NoRoom) = done {
+            self.may_have_room = false;
+        }
+        let done = done?;
+        let count = append.header.count;
+        self.stats.appended_batches += 1;
+        self.stats.appended_events += u64::from(count);
+        self.publishing.unacked.push_back(Unacked {
+            end: done.base_position.plus(u64::from(count)),
+            from: append.from,
+            session: append.session,
+            request: append.request,
+            partition: append.partition,
+            base_offset: done.base_offset,
+            count,
+            bytes: append.body.len() as u32,
+        });
+        Ok(())
+    }
+
+    fn topic_id(&mut self, name: &Arc<str>) -> Result<TopicId, NoAppend> {
+        let log = self.active_mut();
+        match log.topic_id(name) {
+            Some(topic) => Ok(topic),
+            None => {
+                debug_assert!(TopicName::check(name).is_ok(), "doors parse topic names");
+                log.create_topic(name)
+            }
+        }
+    }
+
+    /// Deficit round robin by bytes: while others wait, a session appends at most a quantum a turn, and saves up for a
+    /// batch that is larger.
+    fn has_turn(&mut self, key: SessionKey, bytes: u64) -> bool {
+        if self.sessions.waiting.is_empty() {
+            return true;
+        }
+        let now = self.now.mono_us;
+        let Some(session) = self.sessions.get_mut(key) else { return true };
+        if session.raised_us != now {
+            session.raised_us = now;
+            session.deficit = session.deficit.min(bytes) + ADMISSION_QUANTUM_BYTES;
+        }
+        if session.deficit < bytes {
+            return false;
+        }
+        session.deficit -= bytes;
+        true
+    }
+
+    fn wait_for_room(&mut self, key: SessionKey) -> Admission {
+        self.stats.no_room += 1;
+        if let Some(session) = self.sessions.get_mut(key)
+            && !session.waiting
+        {
+            session.waiting = true;
+            self.sessions.waiting.push_back(key);
+        }
+        Admission::NoRoom
+    }
+
+    /// Tells sessions that wait, in turn, to try again. One that finds no room goes to the end of the line.
+    fn offer_room(&mut self) -> u32 {
+        if !self.publishing.arrived.is_empty() || !self.may_have_room {
+            return 0;
+        }
+        let count = self.sessions.waiting.len().min(ROOMS_PER_CYCLE);
+        for _ in 0..count {
+            let key = self.sessions.waiting.pop_front().expect("counted above");
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.waiting = false;
+                self.sessions.say(key, SessionEvent::Room);
+            }
+        }
+        count as u32
+    }
+}
+
+fn refusal_of(error: &NoAppend) -> Refusal {
+    match error {
+        NoAppend::NoRoom => Code::Overloaded.into(),
+        NoAppend::DiskFull => Code::DiskFull.into(),
+        NoAppend::Stopped => Code::LogStopped.into(),
+        NoAppend::TooManyTopics => Code::TooManyTopics.into(),
+        _ => Code::Overloaded.into(),
+    }
+}

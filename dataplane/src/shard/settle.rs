@@ -1,0 +1,93 @@
+//! What came back: a token finds its way to the shard that owns its log, whichever connection it came by.
+
+use codec::refusal::{Code, Refusal};
+
+use crate::mail::Mail;
+use crate::selection::Selection;
+use crate::session::{SessionKey, Verdict};
+use crate::shard::Shard;
+use crate::token::TokenFields;
+
+impl Shard {
+    /// A subscriber says what became of events of a delivery.
+    ///
+    /// # Errors
+    /// The token is not one of this node's.
+    pub fn settle(
+        &mut self,
+        _key: SessionKey,
+        token: &[u8],
+        selection: Selection,
+        verdict: Verdict,
+    ) -> Result<(), Refusal> {
+        let fields = TokenFields::decode(token).ok_or(Refusal::from(Code::MalformedToken))?;
+        if fields.node != self.options.node {
+            return Err(Refusal::new(Code::MalformedToken, "the token is another node's"));
+        }
+        if let Selection::Some(events) = &selection
+            && events.end() > fields.count
+        {
+            let (limit, value) = (u64::from(fields.count), u64::from(events.end()));
+            return Err(Refusal::limit("events of the selection", limit, value));
+        }
+        // The logs of earlier generations are dealt out in the same way as partitions.
+        let owner = fields.log.log % self.options.shards;
+        self.post(owner, Mail::Settle { token: Box::new(fields), selection, verdict });
+        Ok(())
+    }
+
+    pub(super) fn on_settle(
+        &mut self,
+        token: &TokenFields,
+        selection: &Selection,
+        verdict: Verdict,
+    ) {
+        if self.try_settle(token, selection, verdict).is_none() {
+            // The delivery timed out and went to another member, or is of an earlier life of the server: what it was
+            // about is delivered again, so the late answer changes nothing.
+            self.stats.stale_settles += 1;
+        }
+    }
+
+    fn try_settle(
+        &mut self,
+        token: &TokenFields,
+        selection: &Selection,
+        verdict: Verdict,
+    ) -> Option<()> {
+        let turn = self.turn();
+        let index = self.logs.iter().position(|log| log.key() == token.log)?;
+        if self.active().epoch() != token.epoch {
+            return None;
+        }
+        let group = self.groups.get_mut(&token.group)?;
+        let before: u64 = group.members.iter().map(|member| member.in_flight_bytes).sum();
+        let place = &mut group.places[index];
+        let base = token.base_position;
+        let returned =
+            place.log.settle(base, token.delivery, selection, verdict, &mut group.members, turn)?;
+        let after: u64 = group.members.iter().map(|member| member.in_flight_bytes).sum();
+        assert!(after <= before && before - after <= self.in_flight_bytes, "bytes are counted");
+        self.in_flight_bytes -= before - after;
+        if verdict == Verdict::Retry {
+            // Time for the longest delay and one more look.
+            let until = turn.mono_us + self.options.retry_delay_max_us + 1_000_000;
+            self.idle_until_us = self.idle_until_us.max(until);
+        } else {
+            self.stats.settled_events += u64::from(selection.len(token.count));
+        }
+        self.give_back(returned);
+        self.note_moved(token.group);
+        self.wake_lagging(token.group);
+        self.wake_idle(token.group);
+        Some(())
+    }
+
+    /// Credit that another shard has asked for goes to the members' homes.
+    pub(super) fn give_back(&mut self, returned: Vec<(crate::mail::MemberId, u32)>) {
+        let from = self.options.index;
+        for (member, events) in returned {
+            self.post(member.shard, Mail::LeaseReturned { from, member, events });
+        }
+    }
+}
