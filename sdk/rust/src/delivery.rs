@@ -132,7 +132,7 @@ pub struct Subscription {
 #[derive(Debug)]
 pub enum Received {
     /// Events.
-    Delivery(Delivery),
+    Delivery(Box<Delivery>),
     /// All that had been acknowledged when the subscription was answered has been delivered, to this member or to
     /// others of its group. Said again after a reconnect.
     CaughtUp,
@@ -146,7 +146,7 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Option<Delivery>, SubscribeError> {
         loop {
             match self.receive().await? {
-                Some(Received::Delivery(delivery)) => return Ok(Some(delivery)),
+                Some(Received::Delivery(delivery)) => return Ok(Some(*delivery)),
                 Some(Received::CaughtUp) => {}
                 None => return Ok(None),
             }

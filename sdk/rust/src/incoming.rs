@@ -137,7 +137,7 @@ impl Incoming {
             batch,
         };
         // Nobody listens any more: it is not settled and comes again to others.
-        let _ = subscribed.deliveries.send(Ok(Received::Delivery(delivery)));
+        let _ = subscribed.deliveries.send(Ok(Received::Delivery(Box::new(delivery))));
         Ok(())
     }
 }
