@@ -311,5 +311,5 @@ fn kinds_stand_at_their_numbers() {
         assert_eq!(Kind::from_number(kind.number()), Some(*kind));
     }
     assert_eq!(Kind::from_number(0), None);
-    assert_eq!(Kind::from_number(20), None);
+    assert_eq!(Kind::from_number(21), None);
 }
