@@ -1,0 +1,72 @@
+//! What a session asks of its shard, and nothing else.
+//!
+//! The seam exists for the tests: they answer "no room" and refusals at the very frame they choose, which a real shard
+//! does only under load.
+
+use std::sync::Arc;
+
+use codec::batch::Batch;
+use codec::refusal::Refusal;
+use dataplane::selection::Selection;
+use dataplane::session::{Admission, SessionKey, SubscribeRequest, Verdict};
+use dataplane::shard::Shard;
+
+/// A shard, as far as a session needs one. The methods are those of [`Shard`].
+pub(super) trait Port {
+    fn identify(&mut self, key: SessionKey, client: Arc<str>);
+    fn publish(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        topic: &Arc<str>,
+        batch: &Batch<'_>,
+    ) -> Result<Admission, Refusal>;
+    fn subscribe(&mut self, key: SessionKey, wish: SubscribeRequest) -> Result<(), Refusal>;
+    fn unsubscribe(&mut self, key: SessionKey, subscription: u64, end: bool);
+    fn settle(
+        &mut self,
+        key: SessionKey,
+        token: &[u8],
+        selection: Selection,
+        verdict: Verdict,
+    ) -> Result<(), Refusal>;
+    fn set_credit(&mut self, key: SessionKey, subscription: u64, events: u32);
+}
+
+impl Port for Shard {
+    fn identify(&mut self, key: SessionKey, client: Arc<str>) {
+        Shard::identify(self, key, client);
+    }
+
+    fn publish(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        topic: &Arc<str>,
+        batch: &Batch<'_>,
+    ) -> Result<Admission, Refusal> {
+        Shard::publish(self, key, request, topic, batch)
+    }
+
+    fn subscribe(&mut self, key: SessionKey, wish: SubscribeRequest) -> Result<(), Refusal> {
+        Shard::subscribe(self, key, wish)
+    }
+
+    fn unsubscribe(&mut self, key: SessionKey, subscription: u64, end: bool) {
+        Shard::unsubscribe(self, key, subscription, end);
+    }
+
+    fn settle(
+        &mut self,
+        key: SessionKey,
+        token: &[u8],
+        selection: Selection,
+        verdict: Verdict,
+    ) -> Result<(), Refusal> {
+        Shard::settle(self, key, token, selection, verdict)
+    }
+
+    fn set_credit(&mut self, key: SessionKey, subscription: u64, events: u32) {
+        Shard::set_credit(self, key, subscription, events);
+    }
+}

@@ -1,0 +1,627 @@
+//! One connection of the native protocol: a state machine from bytes to requests, and from the shard's events to bytes.
+//!
+//! Lives on the core of its shard. Invariants: whole frames are taken straight from the runtime's scratch buffer, and
+//! only a partial frame is kept (`input`), with what follows it while the shard has no room; every publish that was
+//! taken stands in `window` until it is answered; nothing a peer sends can make this code panic.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use codec::batch::Batch;
+use codec::frame::{
+    self, Acked, DeliveryHead, Frame, FrameError, GoodbyeFrame, Hello, Kind, Parsed, RefusalFrame,
+    Settlements, Subscribe, TopicFrame, WireVerdict,
+};
+use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
+use codec::refusal::{Code, Refusal};
+use dataplane::kernel::Now;
+use dataplane::options::CREDIT_MAX;
+use dataplane::outbound::Outbound;
+use dataplane::selection::{Bitmap, Selection};
+use dataplane::session::{Admission, Delivery, Feed, Session, SessionEvent, SessionKey, Verdict};
+use dataplane::shard::Shard;
+
+use super::port::Port;
+use super::topics::{ClientTopics, ServerTopics};
+use super::window::{Unanswered, Window};
+use super::{NativeOptions, checks};
+
+/// An emptied input buffer of more than this is freed at once; a smaller one at the next look at the clock.
+const INPUT_KEPT_BYTES: usize = 256 << 10;
+
+/// How far the conversation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Only hello is understood.
+    Hello,
+    /// Everything goes.
+    Open,
+    /// The client has said goodbye; its publishes are still answered.
+    Leaving,
+    /// The connection closes; nothing is read any more.
+    Closed,
+}
+
+/// What became of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It is dealt with.
+    Taken,
+    /// The shard has no room: the same frame again later.
+    NoRoom,
+    /// The connection closes.
+    Close,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct NativeSession {
+    key: SessionKey,
+    options: Arc<NativeOptions>,
+    phase: Phase,
+    /// The server's goodbye has been sent.
+    said_goodbye: bool,
+    /// The shard had no room; `input` starts with the publish it did not take.
+    paused: bool,
+    /// The publish at the start of `input` has been checked and need not be again.
+    head_checked: bool,
+    /// Something came since the last look at the clock.
+    heard: bool,
+    /// A partial frame; while paused also what follows it.
+    input: Vec<u8>,
+    window: Window,
+    client_topics: ClientTopics,
+    server_topics: ServerTopics,
+    /// Start and end, in the outbound bytes, of a published frame to which acks can still be added.
+    acks: Option<(usize, usize)>,
+    /// Bytes given to the connection so far, sent or not.
+    given_bytes: u64,
+    /// Bytes that had left at `progress_us`.
+    sent_bytes: u64,
+    opened_us: u64,
+    heard_us: u64,
+    /// When bytes last left, or there were none to send.
+    progress_us: u64,
+    /// When the server's goodbye was first seen on the clock.
+    goodbye_us: Option<u64>,
+}
+
+impl NativeSession {
+    pub(super) fn new(key: SessionKey, options: Arc<NativeOptions>, now: Now) -> Self {
+        NativeSession {
+            key,
+            options,
+            phase: Phase::Hello,
+            said_goodbye: false,
+            paused: false,
+            head_checked: false,
+            heard: false,
+            input: Vec::new(),
+            window: Window::default(),
+            client_topics: ClientTopics::default(),
+            server_topics: ServerTopics::default(),
+            acks: None,
+            given_bytes: 0,
+            sent_bytes: 0,
+            opened_us: now.mono_us,
+            heard_us: now.mono_us,
+            progress_us: now.mono_us,
+            goodbye_us: None,
+        }
+    }
+
+    /// Bytes from the peer.
+    pub(super) fn read(&mut self, bytes: &[u8], shard: &mut impl Port, out: &mut Outbound) -> Feed {
+        self.heard = true;
+        self.counted(out, |session, out| session.feed(bytes, shard, out))
+    }
+
+    /// Something the shard says.
+    pub(super) fn hear(
+        &mut self,
+        event: SessionEvent,
+        shard: &mut impl Port,
+        out: &mut Outbound,
+    ) -> Feed {
+        self.counted(out, |session, out| {
+            match event {
+                SessionEvent::Published { request, partition, base_offset, count, ack } => {
+                    let Unanswered { request, topic } = session.window.answered(request);
+                    let level = checks::wire_level(ack);
+                    let acked = Acked { request, topic, partition, base_offset, count, level };
+                    session.on_published(&acked, out);
+                    session.leave_when_answered(out);
+                }
+                SessionEvent::Refused { request, refusal } => {
+                    session.on_refused(request, &refusal, out);
+                    session.leave_when_answered(out);
+                }
+                SessionEvent::Subscribed { request } => {
+                    frame::encode_plain(Kind::Subscribed, request, &[], session.writing(out));
+                }
+                SessionEvent::Unsubscribed { request } => {
+                    frame::encode_plain(Kind::Unsubscribed, request, &[], session.writing(out));
+                }
+                SessionEvent::Delivery(delivery) => session.on_delivery(delivery, out),
+                SessionEvent::CaughtUp { request } => {
+                    frame::encode_caught_up(request, session.writing(out));
+                }
+                SessionEvent::Room => {
+                    session.paused = false;
+                    return session.feed(&[], shard, out);
+                }
+                SessionEvent::Goodbye(refusal) => {
+                    session.say_goodbye(refusal.code.number(), &refusal.text, out);
+                }
+            }
+            session.feed_now()
+        })
+    }
+
+    /// Time-outs, and memory that is not needed any more.
+    pub(super) fn look_at_clock(&mut self, now: Now, out: &mut Outbound) -> Feed {
+        self.counted(out, |session, out| {
+            if let Some(refusal) = session.timed_out(now.mono_us, out) {
+                session.fail(0, 0, &refusal, out);
+                return Feed::Close;
+            }
+            if session.said_goodbye {
+                let since = *session.goodbye_us.get_or_insert(now.mono_us);
+                let waited = u128::from(now.mono_us.saturating_sub(since));
+                if waited >= session.options.goodbye_timeout.as_micros() {
+                    session.phase = Phase::Closed;
+                    return Feed::Close;
+                }
+            }
+            if session.input.is_empty() {
+                session.input = Vec::new();
+            }
+            session.window.trim();
+            session.feed_now()
+        })
+    }
+
+    /// Bytes of memory beyond the session's own size.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.input.capacity()
+            + self.window.memory_bytes()
+            + self.client_topics.memory_bytes()
+            + self.server_topics.memory_bytes()
+    }
+
+    /// Takes frames from `bytes` until they end, the shard has no room, or the connection closes. Returns how many
+    /// bytes were taken.
+    fn take_frames(
+        &mut self,
+        bytes: &[u8],
+        shard: &mut impl Port,
+        out: &mut Outbound,
+    ) -> (usize, Step) {
+        let mut at = 0;
+        while at < bytes.len() {
+            let (consumed, step) = match self.parse(&bytes[at..]) {
+                Ok(Parsed::Incomplete { .. }) => break,
+                Ok(Parsed::Frame { request, frame, consumed }) => {
+                    (consumed, self.on_frame(request, frame, shard, out))
+                }
+                Err(error) => match (error.consumed, self.phase) {
+                    (Some(consumed), Phase::Open | Phase::Leaving) => {
+                        self.refuse(error.request, error.kind, &error.refusal(), out);
+                        (consumed, Step::Taken)
+                    }
+                    _ => (0, self.fail(error.request, error.kind, &self.refusal_of(&error), out)),
+                },
+            };
+            if step != Step::Taken {
+                return (at, step);
+            }
+            at += consumed;
+        }
+        (at, Step::Taken)
+    }
+
+    /// Before hello nothing else is waited for, however long it claims to be.
+    fn parse<'a>(&self, bytes: &'a [u8]) -> Result<Parsed<'a>, FrameError> {
+        if self.phase == Phase::Hello
+            && let Some(kind) = bytes.get(4)
+            && *kind != Kind::Hello.number()
+        {
+            let cause = frame::FrameErrorCause::UnknownKind;
+            return Err(FrameError { kind: *kind, request: 0, consumed: None, cause });
+        }
+        frame::parse(bytes)
+    }
+
+    fn refusal_of(&self, error: &FrameError) -> Refusal {
+        match (self.phase, &error.cause) {
+            (Phase::Hello, frame::FrameErrorCause::UnknownKind) => {
+                Refusal::new(Code::HelloRequired, format!("frame kind {} came first", error.kind))
+            }
+            _ => error.refusal(),
+        }
+    }
+
+    /// First completes the partial frame from before, so that only its bytes are copied; then the rest in place.
+    fn feed(&mut self, mut bytes: &[u8], shard: &mut impl Port, out: &mut Outbound) -> Feed {
+        while !self.input.is_empty() && !self.paused {
+            match self.parse(&self.input) {
+                Ok(Parsed::Incomplete { missing }) => {
+                    let (now, later) = bytes.split_at(missing.min(bytes.len()));
+                    self.input.extend_from_slice(now);
+                    bytes = later;
+                    if now.len() < missing {
+                        return Feed::More;
+                    }
+                }
+                Ok(_) | Err(_) => {
+                    if let Step::Close = self.take_input(shard, out) {
+                        return Feed::Close;
+                    }
+                }
+            }
+        }
+        if self.paused {
+            self.input.extend_from_slice(bytes);
+            return Feed::Paused;
+        }
+        let (taken, step) = self.take_frames(bytes, shard, out);
+        match step {
+            Step::Close => return Feed::Close,
+            Step::NoRoom => self.paused = true,
+            Step::Taken => {}
+        }
+        self.input.extend_from_slice(&bytes[taken..]);
+        if self.paused { Feed::Paused } else { Feed::More }
+    }
+
+    /// Takes the frames that stand in `input`.
+    fn take_input(&mut self, shard: &mut impl Port, out: &mut Outbound) -> Step {
+        let mut input = std::mem::take(&mut self.input);
+        let (taken, step) = self.take_frames(&input, shard, out);
+        self.paused = step == Step::NoRoom;
+        if taken == input.len() {
+            input.clear();
+            if input.capacity() > INPUT_KEPT_BYTES {
+                input = Vec::new();
+            }
+        } else {
+            input.drain(..taken);
+        }
+        self.input = input;
+        step
+    }
+
+    fn on_frame(
+        &mut self,
+        request: u64,
+        frame: Frame<'_>,
+        shard: &mut impl Port,
+        out: &mut Outbound,
+    ) -> Step {
+        if let (Phase::Leaving, Some(kind)) = (self.phase, new_work(&frame)) {
+            let refusal = Refusal::new(Code::MalformedFrame, "nothing new may follow goodbye");
+            return self.fail(request, kind.number(), &refusal, out);
+        }
+        match frame {
+            Frame::Hello(hello) => return self.on_hello(&hello, shard, out),
+            Frame::Topic(topic) => {
+                let max = self.options.topics_max;
+                if let Err(refusal) = self.client_topics.announced(topic.id, topic.name, max) {
+                    self.refuse(request, Kind::Topic.number(), &refusal, out);
+                }
+            }
+            Frame::Publish(batch) => return self.on_publish(request, batch, shard, out),
+            Frame::Subscribe(subscribe) => {
+                if let Err(refusal) = self.on_subscribe(request, &subscribe, shard) {
+                    self.refuse(request, Kind::Subscribe.number(), &refusal, out);
+                }
+            }
+            Frame::Unsubscribe { end } => shard.unsubscribe(self.key, request, end),
+            Frame::Settle(settlements) => self.on_settle(request, settlements, shard, out),
+            Frame::Credit { events } if events > CREDIT_MAX => {
+                let refusal = Refusal::limit("credit", CREDIT_MAX.into(), events.into());
+                self.refuse(request, Kind::Credit.number(), &refusal, out);
+            }
+            Frame::Credit { events } => shard.set_credit(self.key, request, events),
+            Frame::Ping(bytes) => {
+                frame::encode_plain(Kind::Pong, request, bytes, self.writing(out));
+            }
+            Frame::Goodbye(_) => {
+                self.phase = Phase::Leaving;
+                return self.leave_when_answered(out);
+            }
+            Frame::Pong(_) | Frame::Skipped => {}
+            Frame::Welcome(_)
+            | Frame::Published(_)
+            | Frame::Subscribed
+            | Frame::Unsubscribed
+            | Frame::CaughtUp
+            | Frame::Delivery(_)
+            | Frame::Refusal(_) => {
+                let refusal = Refusal::new(Code::MalformedFrame, "only a server sends this kind");
+                return self.fail(request, 0, &refusal, out);
+            }
+        }
+        Step::Taken
+    }
+
+    fn on_hello(&mut self, hello: &Hello<'_>, shard: &mut impl Port, out: &mut Outbound) -> Step {
+        let refusal = match checks::check_hello(hello) {
+            _ if self.phase != Phase::Hello => {
+                Refusal::new(Code::MalformedFrame, "hello was said before")
+            }
+            Err(refusal) => refusal,
+            Ok(()) => {
+                self.phase = Phase::Open;
+                shard.identify(self.key, hello.client_id.into());
+                let welcome = self.options.welcome();
+                welcome.encode(self.writing(out));
+                return Step::Taken;
+            }
+        };
+        self.fail(0, Kind::Hello.number(), &refusal, out)
+    }
+
+    fn on_publish(
+        &mut self,
+        request: u64,
+        bytes: &[u8],
+        shard: &mut impl Port,
+        out: &mut Outbound,
+    ) -> Step {
+        let limit = self.options.window_batches_max;
+        if self.window.len() >= limit as usize {
+            let text = format!("{} publishes wait for an answer, at most {limit} may", limit + 1);
+            let refusal = Refusal::new(Code::OutOfWindow, text);
+            return self.fail(request, Kind::Publish.number(), &refusal, out);
+        }
+        let checked = std::mem::take(&mut self.head_checked);
+        let result = self.check_batch(bytes, checked).and_then(|(topic, batch)| {
+            let unanswered = Unanswered { request, topic: batch.header.topic };
+            let number = self.window.opened(unanswered);
+            let admission = shard.publish(self.key, number, &topic, &batch);
+            if !matches!(admission, Ok(Admission::Taken)) {
+                self.window.answered(number);
+            }
+            admission
+        });
+        match result {
+            Ok(Admission::Taken) => {}
+            Ok(Admission::NoRoom) => {
+                self.head_checked = true;
+                return Step::NoRoom;
+            }
+            Err(refusal) => self.refuse(request, Kind::Publish.number(), &refusal, out),
+        }
+        Step::Taken
+    }
+
+    /// Everything about a batch that needs no shard. `checked`: its body has been looked at before.
+    fn check_batch<'a>(
+        &self,
+        bytes: &'a [u8],
+        checked: bool,
+    ) -> Result<(Arc<str>, Batch<'a>), Refusal> {
+        let batch = checks::batch_of(bytes, &self.options)?;
+        let Some(topic) = self.client_topics.name(batch.header.topic) else {
+            let text = format!("topic number {} was not announced", batch.header.topic);
+            return Err(Refusal::new(Code::UnknownTopic, text));
+        };
+        if !checked {
+            checks::check_body(&batch, &self.options)?;
+        }
+        Ok((topic.clone(), batch))
+    }
+
+    fn on_subscribe(
+        &mut self,
+        request: u64,
+        wish: &Subscribe<'_>,
+        shard: &mut impl Port,
+    ) -> Result<(), Refusal> {
+        let wish = checks::subscribe_of(request, wish, &self.options)?;
+        shard.subscribe(self.key, wish)
+    }
+
+    /// An entry that is refused does not keep the others from holding.
+    fn on_settle(
+        &mut self,
+        request: u64,
+        settlements: Settlements<'_>,
+        shard: &mut impl Port,
+        out: &mut Outbound,
+    ) {
+        for settlement in settlements {
+            let selection = settlement.bitmap.map_or(Some(Selection::All), |bytes| {
+                // The shard knows from the token how many events there are, and refuses bits beyond them.
+                Bitmap::from_bytes(bytes, 8 * bytes.len() as u32).map(Selection::Some)
+            });
+            let verdict = match settlement.verdict {
+                WireVerdict::Done => Verdict::Done,
+                WireVerdict::Retry => Verdict::Retry,
+            };
+            let result = match selection {
+                Some(selection) => shard.settle(self.key, settlement.token, selection, verdict),
+                None => Err(Refusal::new(Code::MalformedFrame, "the bitmap is malformed")),
+            };
+            if let Err(refusal) = result {
+                self.refuse(request, Kind::Settle.number(), &refusal, out);
+            }
+        }
+    }
+
+    fn on_published(&mut self, acked: &Acked, out: &mut Outbound) {
+        let bytes = out.bytes();
+        let extended = match self.acks {
+            Some((at, end)) if end == bytes.len() => acked.extend(at, bytes).then_some(at),
+            _ => None,
+        };
+        let at = extended.unwrap_or_else(|| {
+            let at = bytes.len();
+            acked.encode(bytes);
+            at
+        });
+        self.acks = Some((at, bytes.len()));
+    }
+
+    fn on_delivery(&mut self, delivery: Delivery, out: &mut Outbound) {
+        let (topic, announce) = self.server_topics.number(&delivery.topic, self.options.topics_max);
+        let bytes = self.writing(out);
+        if announce {
+            TopicFrame { id: topic, name: &delivery.topic }.encode(bytes);
+        }
+        let header = BatchHeader { topic, ..delivery.batch.header };
+        let body = delivery.batch.body;
+        let mut bitmap_bytes = Vec::new();
+        let bitmap = match &delivery.selection {
+            Selection::All => None,
+            Selection::Some(bitmap) => {
+                bitmap.write_to(header.count, &mut bitmap_bytes);
+                Some(bitmap_bytes.as_slice())
+            }
+        };
+        let head = DeliveryHead { attempt: delivery.attempt, token: &delivery.token.0, bitmap };
+        head.encode(delivery.subscription, HEADER_BYTES + body.len(), bytes);
+        bytes.extend_from_slice(&header.encode(HeaderSeed::WIRE));
+        out.share(body);
+    }
+
+    fn on_refused(&mut self, number: u64, refusal: &Refusal, out: &mut Outbound) {
+        if Window::is_publish(number) {
+            let publish = self.window.answered(number);
+            self.refuse(publish.request, Kind::Publish.number(), refusal, out);
+        } else {
+            let kind = match refusal.code {
+                Code::UnknownSubscription => Kind::Unsubscribe,
+                _ => Kind::Subscribe,
+            };
+            self.refuse(number, kind.number(), refusal, out);
+        }
+    }
+
+    /// The client has said goodbye: the connection closes when its last publish is answered.
+    fn leave_when_answered(&mut self, out: &mut Outbound) -> Step {
+        if self.phase != Phase::Leaving || self.window.len() > 0 {
+            return Step::Taken;
+        }
+        self.say_goodbye(0, "", out);
+        self.phase = Phase::Closed;
+        Step::Close
+    }
+
+    fn say_goodbye(&mut self, code: u16, text: &str, out: &mut Outbound) {
+        if !self.said_goodbye {
+            self.said_goodbye = true;
+            GoodbyeFrame { code, text }.encode(self.writing(out));
+        }
+    }
+
+    /// The outbound bytes, for anything but acks: what is written next ends the frame that acks are added to.
+    fn writing<'o>(&mut self, out: &'o mut Outbound) -> &'o mut Vec<u8> {
+        self.acks = None;
+        out.bytes()
+    }
+
+    fn refuse(&mut self, request: u64, kind: u8, refusal: &Refusal, out: &mut Outbound) {
+        tracing::debug!(%refusal, kind, request, "refused");
+        RefusalFrame::new(refusal, kind, false).encode(request, self.writing(out));
+    }
+
+    fn fail(&mut self, request: u64, kind: u8, refusal: &Refusal, out: &mut Outbound) -> Step {
+        tracing::debug!(%refusal, kind, request, "refused, closing");
+        RefusalFrame::new(refusal, kind, true).encode(request, self.writing(out));
+        self.phase = Phase::Closed;
+        self.input = Vec::new();
+        Step::Close
+    }
+
+    /// Runs `work`, and counts the bytes it gives to the connection.
+    fn counted(
+        &mut self,
+        out: &mut Outbound,
+        work: impl FnOnce(&mut Self, &mut Outbound) -> Feed,
+    ) -> Feed {
+        if self.phase == Phase::Closed {
+            return Feed::Close;
+        }
+        let before = out.pending_bytes();
+        let feed = work(self, out);
+        self.given_bytes += (out.pending_bytes() - before) as u64;
+        feed
+    }
+
+    fn feed_now(&self) -> Feed {
+        match (self.phase, self.paused) {
+            (Phase::Closed, _) => Feed::Close,
+            (_, true) => Feed::Paused,
+            (_, false) => Feed::More,
+        }
+    }
+
+    /// The refusal of a connection that has been silent, deaf or without hello for too long.
+    fn timed_out(&mut self, now_us: u64, out: &Outbound) -> Option<Refusal> {
+        let sent = self.given_bytes.saturating_sub(out.pending_bytes() as u64);
+        if out.is_empty() || sent != self.sent_bytes {
+            self.sent_bytes = sent;
+            self.progress_us = now_us;
+        }
+        if std::mem::take(&mut self.heard) || self.paused {
+            // A session that waits for room does not read, so its silence is ours.
+            self.heard_us = now_us;
+        }
+        let over = |since: u64, limit: Duration| {
+            u128::from(now_us.saturating_sub(since)) >= limit.as_micros()
+        };
+        let refusal = |code, what: &str, limit: Duration| {
+            Some(Refusal::new(code, format!("{what} for {} ms", limit.as_millis())))
+        };
+        let options = &self.options;
+        if self.phase == Phase::Hello && over(self.opened_us, options.hello_timeout) {
+            return refusal(Code::HelloTimeout, "no hello", options.hello_timeout);
+        }
+        if over(self.heard_us, options.idle_timeout) {
+            return refusal(Code::IdleTimeout, "nothing came", options.idle_timeout);
+        }
+        if over(self.progress_us, options.slow_timeout) {
+            return refusal(Code::SlowPeer, "nothing was taken", options.slow_timeout);
+        }
+        None
+    }
+}
+
+impl Session for NativeSession {
+    fn on_bytes(&mut self, bytes: &[u8], shard: &mut Shard, out: &mut Outbound) -> Feed {
+        self.read(bytes, shard, out)
+    }
+
+    fn on_event(&mut self, event: SessionEvent, shard: &mut Shard, out: &mut Outbound) -> Feed {
+        self.hear(event, shard, out)
+    }
+
+    fn on_time(&mut self, now: Now, _shard: &mut Shard, out: &mut Outbound) -> Feed {
+        self.look_at_clock(now, out)
+    }
+
+    fn on_drain(&mut self, out: &mut Outbound) {
+        let code = Code::ShuttingDown.number();
+        // The runtime goes on with this session as before; only what is new is refused.
+        let _ = self.counted(out, |session, out| {
+            session.say_goodbye(code, "the server is shutting down", out);
+            session.feed_now()
+        });
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.held_bytes()
+    }
+}
+
+/// The kind of a frame that asks for something new, which may not follow goodbye.
+fn new_work(frame: &Frame<'_>) -> Option<Kind> {
+    Some(match frame {
+        Frame::Topic(_) => Kind::Topic,
+        Frame::Publish(_) => Kind::Publish,
+        Frame::Subscribe(_) => Kind::Subscribe,
+        _ => return None,
+    })
+}
