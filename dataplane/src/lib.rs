@@ -5,11 +5,14 @@
 #![deny(unsafe_code)]
 
 pub mod control;
+pub mod fence;
 pub mod group;
 pub mod kernel;
 pub mod mail;
+pub mod mailbox;
 pub mod options;
 pub mod outbound;
+pub mod runtime;
 pub mod selection;
 pub mod session;
 pub mod shard;

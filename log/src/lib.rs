@@ -10,7 +10,6 @@ pub mod batch;
 pub mod cursor;
 pub mod disk;
 pub mod folder;
-pub mod inspect;
 pub mod log;
 pub mod options;
 pub mod positions;

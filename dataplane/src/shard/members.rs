@@ -9,6 +9,7 @@ use codec::refusal::{Code, Refusal};
 use routing::subscription::{GroupId, Subscription, SubscriptionId};
 
 use crate::control::ControlRequest;
+use crate::fence::Fence;
 use crate::kernel::Kernel;
 use crate::mail::{Mail, MemberId};
 use crate::options::{CONTROL_TIMEOUT_US, CREDIT_MAX, SESSION_SUBSCRIPTIONS_MAX};
@@ -119,6 +120,7 @@ impl Shard {
     /// # Errors
     /// A refusal that needs no look at the catalog.
     pub fn subscribe(&mut self, key: SessionKey, wish: SubscribeRequest) -> Result<(), Refusal> {
+        let _fence = Fence::default();
         let shard = self.options.index;
         if self.draining {
             return Err(Code::ShuttingDown.into());
@@ -164,6 +166,7 @@ impl Shard {
     /// A client leaves a subscription; an ephemeral one ends with that, a durable one only if the client says `end`.
     /// Answered by [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`].
     pub fn unsubscribe(&mut self, key: SessionKey, request: u64, end: bool) {
+        let _fence = Fence::default();
         let Some(session) = self.sessions.get_mut(key) else { return };
         let found = session.subscriptions.iter().position(|(number, _)| *number == request);
         let Some(index) = found else {
@@ -188,6 +191,7 @@ impl Shard {
 
     /// A client changes how many events may be in flight to it.
     pub fn set_credit(&mut self, key: SessionKey, request: u64, events: u32) {
+        let _fence = Fence::default();
         let Some(session) = self.sessions.get(key) else { return };
         let found = session.subscriptions.iter().find(|(number, _)| *number == request);
         let Some((_, slot)) = found.copied() else { return };

@@ -13,6 +13,7 @@ use codec::refusal::{Code, Refusal};
 use log::batch::{LogState, NoAppend};
 use routing::topic::TopicName;
 
+use crate::fence::Fence;
 use crate::mail::{Mail, PublishOutcome, RemotePublish};
 use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISH_BYTES_MAX, REMOTE_PUBLISHES_MAX};
 use crate::session::{Admission, SessionEvent, SessionKey};
@@ -116,6 +117,7 @@ impl Shard {
         topic: &Arc<str>,
         batch: &Batch<'_>,
     ) -> Result<Admission, Refusal> {
+        let _fence = Fence::default();
         if self.draining {
             return Err(Code::ShuttingDown.into());
         }

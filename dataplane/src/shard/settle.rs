@@ -2,6 +2,7 @@
 
 use codec::refusal::{Code, Refusal};
 
+use crate::fence::Fence;
 use crate::mail::Mail;
 use crate::selection::Selection;
 use crate::session::{SessionKey, Verdict};
@@ -20,6 +21,7 @@ impl Shard {
         selection: Selection,
         verdict: Verdict,
     ) -> Result<(), Refusal> {
+        let _fence = Fence::default();
         let fields = TokenFields::decode(token).ok_or(Refusal::from(Code::MalformedToken))?;
         if fields.node != self.options.node {
             return Err(Refusal::new(Code::MalformedToken, "the token is another node's"));

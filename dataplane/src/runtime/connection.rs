@@ -1,0 +1,129 @@
+//! One connection: its socket, its session and what waits to be sent. Idle, it holds no buffer.
+
+use std::io::{IoSlice, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use super::accept::Seat;
+use crate::outbound::Outbound;
+use crate::session::{Session, SessionKey};
+
+/// Bytes that may wait for one peer before its session gets no more events and no more bytes.
+pub(super) const OUTBOUND_BYTES_HIGH: usize = 256 << 10;
+/// Chunks of one vectored write.
+const SLICES: usize = 64;
+/// Bytes that a peer may still send after the close; they are thrown away.
+const LINGER_BYTES_MAX: u32 = 4 << 20;
+
+/// A place for a connection.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// Tells a slot's former connections apart in late completions.
+    pub(super) life: u32,
+    pub(super) connection: Option<Connection>,
+}
+
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) key: SessionKey,
+    pub(super) session: Box<dyn Session>,
+    pub(super) out: Outbound,
+    pub(super) phase: Phase,
+    pub(super) flags: Flags,
+    /// When the phase ends at the latest; monotonic microseconds. Not used while open.
+    pub(super) deadline_us: u64,
+    /// Since when the peer takes nothing although there is something for it; 0 while it takes.
+    pub(super) stuck_since_us: u64,
+    /// Bytes that may still be thrown away.
+    pub(super) linger_bytes_left: u32,
+    _seat: Seat,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The session lives.
+    Open,
+    /// The session is over; what is outbound is sent.
+    Flushing,
+    /// All is sent and said so; the peer's end of stream is awaited.
+    Lingering,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flags {
+    /// Queued to be read.
+    pub(super) is_ready: bool,
+    /// Queued to be sent.
+    pub(super) is_unsent: bool,
+    /// The kernel may hold bytes that were not read.
+    pub(super) may_read: bool,
+    /// The peer has hung up: read to the end, no further readiness will be told.
+    pub(super) is_hung_up: bool,
+    /// The end of the peer's stream was read.
+    pub(super) is_ended: bool,
+    /// The session wants no bytes.
+    pub(super) is_paused: bool,
+    /// The kernel tells when the peer takes bytes again.
+    pub(super) awaits_writable: bool,
+    /// The shard holds events that were not fetched because too much was outbound.
+    pub(super) is_held: bool,
+}
+
+impl Slot {
+    /// The connection, if it is the one of this life.
+    pub(super) fn of(&mut self, life: u32) -> Option<&mut Connection> {
+        if self.life == life { self.connection.as_mut() } else { None }
+    }
+
+    /// The connection, if its session lives.
+    pub(super) fn open(&mut self) -> Option<&mut Connection> {
+        self.connection.as_mut().filter(|connection| connection.phase == Phase::Open)
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        key: SessionKey,
+        session: Box<dyn Session>,
+        seat: Seat,
+    ) -> Self {
+        Connection {
+            stream,
+            peer,
+            key,
+            session,
+            out: Outbound::default(),
+            phase: Phase::Open,
+            flags: Flags::default(),
+            deadline_us: 0,
+            stuck_since_us: 0,
+            linger_bytes_left: LINGER_BYTES_MAX,
+            _seat: seat,
+        }
+    }
+
+    /// Whether bytes may be there and somebody takes them.
+    pub(super) fn wants_bytes(&self) -> bool {
+        let are_taken = match self.phase {
+            Phase::Open => !self.flags.is_paused && self.out.pending_bytes() < OUTBOUND_BYTES_HIGH,
+            Phase::Flushing => false,
+            Phase::Lingering => true,
+        };
+        are_taken && self.flags.may_read
+    }
+
+    /// One vectored write of what comes next; how many bytes left.
+    pub(super) fn write_once(&mut self) -> std::io::Result<usize> {
+        let written = {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let filled = self.out.fill(&mut slices);
+            assert!(filled > 0, "something is outbound");
+            self.stream.write_vectored(&slices[..filled])?
+        };
+        self.out.advance(written);
+        Ok(written)
+    }
+}

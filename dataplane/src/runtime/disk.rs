@@ -1,0 +1,224 @@
+//! Disk operations in flight: what the kernel was asked, with the buffers it uses, until it has answered.
+//!
+//! Invariant: the buffer of an operation is owned here from before the ring is asked until its last completion has been
+//! taken, and is neither moved nor looked at meanwhile.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use bytes::Bytes;
+use log::aligned::{AlignedBuf, BLOCK_BYTES};
+use log::disk::{Completed, Completion, LogKey, Ticket};
+
+use super::ring::{Ring, Token};
+
+/// All operations of one shard that the ring has not finished.
+#[derive(Default)]
+pub(super) struct InFlight {
+    operations: Vec<Option<Operation>>,
+    free: Vec<u32>,
+}
+
+/// Whose operation it is and where in which file it works.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) log: LogKey,
+    pub(super) ticket: Ticket,
+    pub(super) fd: RawFd,
+    pub(super) at: u64,
+}
+
+/// One read or write.
+struct Operation {
+    place: Place,
+    /// Bytes of the buffer that are done: the kernel may do less than it was asked.
+    done: usize,
+    buffer: Buffer,
+}
+
+enum Buffer {
+    Write { bytes: Bytes, durable: bool },
+    Read { into: AlignedBuf },
+}
+
+enum Step {
+    /// A part is done; the rest must be asked for.
+    Goes,
+    Over(io::Result<()>),
+}
+
+impl InFlight {
+    /// Asks for a write of `bytes`; with `durable` it is over when they are on the device.
+    pub(super) fn write(&mut self, ring: &mut Ring, place: Place, bytes: Bytes, durable: bool) {
+        self.start(ring, place, Buffer::Write { bytes, durable });
+    }
+
+    /// Asks for a read of `len` bytes.
+    pub(super) fn read(&mut self, ring: &mut Ring, place: Place, len: u32) {
+        self.start(ring, place, Buffer::Read { into: AlignedBuf::zeroed(len as usize) });
+    }
+
+    /// Takes the completion of operation `index`. `None` when it goes on: the kernel had done a part.
+    pub(super) fn complete(
+        &mut self,
+        ring: &mut Ring,
+        index: u32,
+        result: i32,
+    ) -> Option<Completion> {
+        let slot = &mut self.operations[index as usize];
+        let operation = slot.as_mut().expect("an operation completes once");
+        let result = match operation.advance(result) {
+            Step::Goes => {
+                self.ask(ring, index);
+                return None;
+            }
+            Step::Over(result) => result,
+        };
+        let Operation { place, done, buffer } = slot.take().expect("it was there a line ago");
+        self.free.push(index);
+        let result = match buffer {
+            Buffer::Write { .. } => Completed::Written(result),
+            Buffer::Read { mut into } => {
+                into.truncate(done);
+                Completed::Read(result.map(|()| into.into()))
+            }
+        };
+        Some(Completion { log: place.log, ticket: place.ticket, result })
+    }
+
+    /// How many are in flight.
+    pub(super) fn count(&self) -> usize {
+        self.operations.len() - self.free.len()
+    }
+
+    fn start(&mut self, ring: &mut Ring, place: Place, buffer: Buffer) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.operations.push(None);
+            self.operations.len() as u32 - 1
+        });
+        let slot = &mut self.operations[index as usize];
+        assert!(slot.is_none(), "a free place holds no operation");
+        *slot = Some(Operation { place, done: 0, buffer });
+        self.ask(ring, index);
+    }
+
+    /// Asks the ring for what is left of an operation.
+    fn ask(&mut self, ring: &mut Ring, index: u32) {
+        let operation = self.operations[index as usize].as_mut();
+        let Operation { place, done, buffer } =
+            operation.expect("asked for an operation in flight");
+        let at = place.at + *done as u64;
+        match buffer {
+            Buffer::Write { bytes, durable } => {
+                let rest = &bytes[*done..];
+                // SAFETY: `bytes` is immutable, shared memory that this table keeps until the completion.
+                unsafe { ring.write(place.fd, at, rest, *durable, Token::Disk(index)) }
+            }
+            Buffer::Read { into } => {
+                let rest = &mut into.as_mut_slice()[*done..];
+                let (start, len) = (rest.as_mut_ptr(), rest.len() as u32);
+                // SAFETY: the memory is the buffer's own allocation, which this table keeps and does not touch until
+                // the completion; moving the handle does not move it.
+                unsafe { ring.read(place.fd, at, start, len, Token::Disk(index)) }
+            }
+        }
+    }
+}
+
+impl Drop for InFlight {
+    /// The kernel may still use what is in flight: memory that is lost is better than memory overwritten later.
+    fn drop(&mut self) {
+        self.operations.drain(..).flatten().for_each(std::mem::forget);
+    }
+}
+
+impl Operation {
+    fn advance(&mut self, result: i32) -> Step {
+        let (len, is_read) = match &self.buffer {
+            Buffer::Write { bytes, .. } => (bytes.len(), false),
+            Buffer::Read { into } => (into.as_slice().len(), true),
+        };
+        if result == -libc::EINTR || result == -libc::EAGAIN {
+            return Step::Goes;
+        }
+        if result < 0 {
+            return Step::Over(Err(io::Error::from_raw_os_error(-result)));
+        }
+        if result == 0 && self.done < len {
+            // Nothing more to read: a read gives what there is. A write that writes nothing never will.
+            let nothing = if is_read { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) };
+            return Step::Over(nothing);
+        }
+        self.done += result as usize;
+        assert!(self.done <= len, "the kernel does no more than it was asked");
+        // A read that ends within a block has met the end of the file, and no direct read can start there.
+        let is_at_end = is_read && !self.done.is_multiple_of(BLOCK_BYTES);
+        if self.done == len || is_at_end { Step::Over(Ok(())) } else { Step::Goes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn place(file: &File, at: u64, ticket: u64) -> Place {
+        let log = LogKey { generation: 1, log: 0 };
+        Place { log, ticket: Ticket(ticket), fd: file.as_raw_fd(), at }
+    }
+
+    fn finish(ring: &mut Ring, in_flight: &mut InFlight) -> Vec<Completion> {
+        let (mut done, mut completions) = (Vec::new(), Vec::new());
+        while in_flight.count() > 0 {
+            ring.wait(Duration::from_secs(10)).unwrap();
+            ring.drain(&mut done, usize::MAX);
+            for event in done.drain(..) {
+                let Token::Disk(index) = event.token else { panic!("{event:?}") };
+                completions.extend(in_flight.complete(ring, index, event.result));
+            }
+        }
+        completions
+    }
+
+    /// What is written durably comes back byte for byte; a read past the end gives what there is, whole blocks or not.
+    #[test]
+    fn bytes_come_back_and_reads_end_with_the_file() {
+        let file = tempfile::tempfile().unwrap();
+        let (mut ring, mut in_flight) = (Ring::new().unwrap(), InFlight::default());
+        let bytes: Vec<u8> = (0..3 * BLOCK_BYTES).map(|at| (at % 251) as u8).collect();
+        in_flight.write(&mut ring, place(&file, 0, 1), AlignedBuf::copy_of(&bytes).into(), true);
+        let written = finish(&mut ring, &mut in_flight);
+        assert!(matches!(
+            &written[..],
+            [Completion { ticket: Ticket(1), result: Completed::Written(Ok(())), .. }]
+        ));
+        file.set_len(2 * BLOCK_BYTES as u64 + 100).unwrap();
+        for (ticket, at, expected) in
+            [(2, 0, 2 * BLOCK_BYTES + 100), (3, 2 * BLOCK_BYTES, 100), (4, 3 * BLOCK_BYTES, 0)]
+        {
+            in_flight.read(&mut ring, place(&file, at as u64, ticket), 4 * BLOCK_BYTES as u32);
+            let read = finish(&mut ring, &mut in_flight).pop().unwrap();
+            let Completed::Read(Ok(got)) = read.result else { panic!("{read:?}") };
+            assert_eq!(got[..], bytes[at..][..expected], "{ticket}");
+        }
+    }
+
+    /// An operation on a file that does not take it must end with the kernel's reason: the log stops on it.
+    #[test]
+    fn failures_come_back() {
+        let file = File::open("/dev/null").unwrap();
+        let (mut ring, mut in_flight) = (Ring::new().unwrap(), InFlight::default());
+        in_flight.write(
+            &mut ring,
+            place(&file, 0, 7),
+            AlignedBuf::zeroed(BLOCK_BYTES).into(),
+            true,
+        );
+        let failed = finish(&mut ring, &mut in_flight).pop().unwrap();
+        let Completed::Written(Err(error)) = failed.result else { panic!("{failed:?}") };
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+}
