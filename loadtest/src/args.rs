@@ -137,6 +137,10 @@ pub(crate) struct RunArgs {
     /// Time before anything counts.
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub(crate) warm_up: Duration,
+    /// Count the server's system calls and allocations for each event. It slows the server: no other figure counts.
+    /// Needs root, perf, and a server that was started here or --server-pid.
+    #[arg(long)]
+    pub(crate) count_calls: bool,
     /// Measure the floor before, in this folder (with --data: in that one).
     #[arg(long)]
     pub(crate) floor: bool,

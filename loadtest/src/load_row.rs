@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
+use anyhow::Context;
+
+use crate::calls::CallCounter;
 use crate::engine::tally::Tally;
 use crate::engine::{Load, Run};
 use crate::machine::{CpuTime, DiskCounters, ProcessMeter};
@@ -74,6 +77,32 @@ pub(crate) fn measure_with(
         at_border()
     })?;
     tell(&tally, load, &mut row);
+    Ok(row)
+}
+
+/// Runs a load, and tells only how often the server called kernel and allocator meanwhile.
+pub(crate) fn count_calls(name: &str, load: &Load, watched: Watched<'_>) -> anyhow::Result<Row> {
+    let pid = watched.pid.context("--count-calls needs --server-pid, or --serve")?;
+    let run = Run::connect(load)?;
+    let (mut counter, mut calls) = (None, Vec::new());
+    let tally = run.drive(|| {
+        match counter.take() {
+            // perf opens its counters while the load goes on; the first part of the time is not counted.
+            None => counter = Some(CallCounter::start(pid)?),
+            Some(counting) => calls = CallCounter::stop(counting)?,
+        }
+        Ok(())
+    })?;
+    let mut row = Row::new(name);
+    row.notes
+        .push("counted by perf, which slows the server: only the counts mean something".into());
+    row.figure("events", tally.acked_events_counted as f64);
+    for (call, count) in calls {
+        row.figure(
+            format!("{call}, each event"),
+            count as f64 / tally.acked_events_counted.max(1) as f64,
+        );
+    }
     Ok(row)
 }
 

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod calls;
 mod core_figures;
 mod engine;
 mod floor;

@@ -1,5 +1,7 @@
 //! What a command has measured: rows for people (a table) and for programs (one JSON value).
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::latency::Summary;
@@ -56,7 +58,7 @@ pub(crate) struct Kind {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
     /// What it is, with its unit.
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     /// Its value.
     pub(crate) value: f64,
 }
@@ -73,8 +75,8 @@ impl Row {
     }
 
     /// Adds a figure.
-    pub(crate) fn figure(&mut self, name: &'static str, value: f64) {
-        self.figures.push(Figure { name, value });
+    pub(crate) fn figure(&mut self, name: impl Into<Cow<'static, str>>, value: f64) {
+        self.figures.push(Figure { name: name.into(), value });
     }
 
     /// Says whether a target was met.

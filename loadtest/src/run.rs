@@ -28,15 +28,16 @@ pub(crate) fn run(args: &RunArgs, command: String) -> anyhow::Result<Report> {
         machine::pin(cpu)?;
     }
     let name = name(args);
+    let measure = if args.count_calls { load_row::count_calls } else { load_row::measure };
     let row = if let Some(address) = args.server.server {
         let load = load(args, address)?;
         let watched = Watched { pid: args.server.server_pid, folder: args.server.data.as_deref() };
-        load_row::measure(&name, &load, watched)?
+        measure(&name, &load, watched)?
     } else {
         let server = start(&args.server)?;
         let load = load(args, server.address)?;
         let watched = Watched { pid: Some(server.pid()), folder: Some(server.folder()) };
-        let row = load_row::measure(&name, &load, watched)?;
+        let row = measure(&name, &load, watched)?;
         server.stop()?;
         row
     };
