@@ -88,11 +88,8 @@ struct Node {
 impl Node {
     fn open(sessions: usize) -> Self {
         let memory = Path::new("/dev/shm");
-        let folder = if memory.is_dir() {
-            tempfile::tempdir_in(memory)
-        } else {
-            tempfile::tempdir()
-        };
+        let folder =
+            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let folder = folder.expect("a folder for the bench");
         let storage = Arc::new(FileStorage::new());
         let log = LogOptions {
