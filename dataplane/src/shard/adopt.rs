@@ -95,7 +95,8 @@ impl Shard {
         let (start, read_from) = match subscription.start {
             Start::Tail => (tail, tail),
             Start::Earliest => (begin, begin),
-            Start::Time(_) | Start::Offsets(_) => (tail, begin),
+            Start::Time(_) => (tail, begin),
+            Start::Offsets(_) => (begin, begin),
         };
         let place = &mut self.groups.get_mut(&subscription.group).expect("exists").places[log];
         if read_from < place.next() {

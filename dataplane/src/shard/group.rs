@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use codec::ids::{Partition, Position};
+use codec::ids::Position;
 use log::batch::StoredBatch;
 use log::cursor::Cursor;
 use log::reader::Reader;
@@ -21,8 +21,8 @@ pub struct GroupSubscription {
 }
 
 impl GroupSubscription {
-    /// Which events of a matching batch the subscription is to get. Below its start position only those that its
-    /// list of offsets names, or that are not older than its time.
+    /// Which events of a matching batch the subscription is to get: those from its start position on, or not older
+    /// than its time, or not below the offset that it names for their partition.
     pub fn eligible(&self, log: usize, batch: &StoredBatch) -> Option<Selection> {
         let header = &batch.header;
         let start = self.starts[log]?;
@@ -31,10 +31,12 @@ impl GroupSubscription {
         {
             return Some(Selection::All);
         }
-        let listed = self.listed_offset(header.partition);
-        let skipped = match listed {
-            Some(offset) => offset.saturating_sub(header.base_offset.0),
-            None => start.0.saturating_sub(header.base_position.0),
+        let skipped = match &self.subscription.start {
+            Start::Offsets(list) => {
+                let listed = list.iter().find(|(listed, _)| *listed == header.partition);
+                listed.map_or(0, |(_, from)| from.0.saturating_sub(header.base_offset.0))
+            }
+            _ => start.0.saturating_sub(header.base_position.0),
         };
         if skipped == 0 {
             return Some(Selection::All);
@@ -45,11 +47,6 @@ impl GroupSubscription {
         let mut events = Bitmap::all(header.count);
         events.subtract(&Bitmap::all(skipped as u32));
         Some(Selection::Some(events))
-    }
-
-    fn listed_offset(&self, partition: Partition) -> Option<u64> {
-        let Start::Offsets(list) = &self.subscription.start else { return None };
-        list.iter().find(|(listed, _)| *listed == partition).map(|(_, offset)| offset.0)
     }
 }
 

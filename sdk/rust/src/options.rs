@@ -75,7 +75,7 @@ pub enum Start {
     Earliest,
     /// With the first event appended at or after a time.
     Time(Timestamp),
-    /// At an offset in each partition named, of an exact topic; in all others at the tail.
+    /// At an offset in each partition named, of an exact topic; all others from their first event.
     Offsets(Vec<(Partition, Offset)>),
 }
 
