@@ -144,6 +144,24 @@ impl Replay {
     }
 }
 
+/// What the newest checkpoint says, or nothing.
+struct Base {
+    sequence: u64,
+    commit_end: u64,
+    segment: u64,
+    at: u64,
+    /// The epoch from now on: above every one that was ever used.
+    epoch: Epoch,
+}
+
+/// The state of a replay, segment after segment.
+struct Progress {
+    expected: Expected,
+    replay: Replay,
+    report: RecoveryReport,
+    sealed: Vec<Sealed>,
+}
+
 impl RecoveryTask<'_> {
     /// Opens the log, and (unless it is sealed) makes the segment that its next commits go to.
     pub(crate) fn run(&self) -> Result<(Log, RecoveryReport), OpenError> {
@@ -151,85 +169,84 @@ impl RecoveryTask<'_> {
         self.remove_left_overs(&names)?;
         let checkpoint = self.newest_checkpoint()?;
         let mut opened = self.open_segments(&names)?;
-        let (first, mut expected) = self.replay_start(&checkpoint, &opened)?;
-        let at = checkpoint.as_ref().map(|c| (c.start.segment, c.start.at));
-        let (sequence, commit_end, cp_segment) =
-            checkpoint.as_ref().map_or((0, 0, 0), |c| (c.sequence, c.commit_end, c.start.segment));
-        let cp_epoch = checkpoint.as_ref().map_or(Epoch(0), |c| c.start.epoch);
-        let epochs = opened.iter().filter_map(|o| o.header.map(|h| h.epoch));
-        let epoch = Epoch(epochs.fold(cp_epoch, Epoch::max).0 + 1);
+        let (first, expected) = self.replay_start(&checkpoint, &opened)?;
+        let base = base_of(&checkpoint, &opened);
         let (topics, cursors) = checkpoint.map_or_else(Default::default, |c| (c.topics, c.cursors));
-        let mut replay = Replay { topics, cursors, last_time: Timestamp(0), bytes_read: 0 };
-        let mut report = RecoveryReport {
-            log: self.key,
-            epoch,
-            end: Position(0),
-            cut: None,
-            damage: Vec::new(),
-            bytes_read: 0,
+        let (log, epoch) = (self.key, base.epoch);
+        let mut progress = Progress {
+            expected,
+            replay: Replay { topics, cursors, last_time: Timestamp(0), bytes_read: 0 },
+            report: RecoveryReport {
+                log,
+                epoch,
+                end: Position(0),
+                cut: None,
+                damage: Vec::new(),
+                bytes_read: 0,
+            },
+            sealed: self.older_segments(&names, &opened, first, expected.position),
         };
-        let mut sealed = self.older_segments(&names, &opened[..first]);
-        if let (Some(last), Some(header)) =
-            (sealed.last_mut(), opened.get(first).and_then(|first| first.header))
-        {
-            last.end_position = header.base_position;
-            last.end_bytes = header.previous_end_bytes;
-        } else if let Some(last) = sealed.last_mut() {
-            last.end_position = expected.position;
-        }
         let highest = opened.last().map_or(0, |last| last.number);
-        let mut index = first;
-        let mut from = opened.get(first).map_or(FIRST_COMMIT_AT, |o| match at {
-            Some((segment, at)) if segment == o.number => at,
-            _ => FIRST_COMMIT_AT,
-        });
-        while index < opened.len() {
-            let walked =
-                self.walk_segment(&opened, index, from, &mut expected, &mut replay, &mut report)?;
-            sealed.push(Sealed {
-                number: opened[index].number,
-                file: opened[index].file,
+        let kept = self.replay_segments(&names, &opened, first, &base, &mut progress)?;
+        let discarded = opened.split_off(kept);
+        self.finish_tail(&mut progress.sealed, discarded)?;
+        progress.check_end(base.commit_end, highest);
+        self.write_damage_reports(&progress.report)?;
+        Ok(self.start_log(progress, &base, highest)?)
+    }
+
+    /// Replays from segment `first` on; returns how many segments are kept.
+    fn replay_segments(
+        &self,
+        names: &[String],
+        opened: &[Opened],
+        first: usize,
+        base: &Base,
+        progress: &mut Progress,
+    ) -> Result<usize, OpenError> {
+        for index in first..opened.len() {
+            let one = &opened[index];
+            let from = if one.number == base.segment { base.at } else { FIRST_COMMIT_AT };
+            let walked = self.walk_segment(opened, index, from, progress)?;
+            let expected = &mut progress.expected;
+            let damaged = progress.report.damage.iter().any(|d| d.segment == one.number);
+            let next = opened.get(index + 1).and_then(|next| next.header);
+            let next = next.filter(|_| !walked.is_last);
+            progress.sealed.push(Sealed {
+                number: one.number,
+                file: one.file,
                 base_position: walked.base,
-                end_position: expected.position,
+                end_position: next.map_or(expected.position, |n| n.base_position.max(walked.base)),
                 end_bytes: walked.end_bytes,
-                allocated: opened[index].len,
+                allocated: one.len,
                 commit_end: expected.commit,
                 index: SegmentIndex::Unmapped,
-                quarantined: is_quarantined(&names, self.dir, opened[index].number)
-                    || report.damage.iter().any(|d| d.segment == opened[index].number),
+                quarantined: damaged || is_quarantined(names, self.dir, one.number),
             });
-            from = FIRST_COMMIT_AT;
-            index += 1;
             if walked.is_last {
-                break;
+                return Ok(index + 1);
             }
-            if let Some(next) = opened[index].header {
-                sealed.last_mut().expect("just added").end_position =
-                    next.base_position.max(walked.base);
+            if let Some(next) = next {
                 expected.position = next.base_position;
                 expected.commit = next.first_commit;
             }
         }
-        let discarded = opened.split_off(index);
-        self.finish_tail(&mut sealed, discarded)?;
-        if expected.commit < commit_end {
-            report.damage.push(Damage {
-                segment: highest,
-                at: 0,
-                start: expected.position,
-                end: expected.position,
-                why: "the log ends before what its checkpoint knows",
-            });
-            expected.commit = commit_end;
-        }
-        report.end = expected.position;
-        report.bytes_read = replay.bytes_read;
-        self.write_damage_reports(&report)?;
+        Ok(opened.len())
+    }
+
+    /// Makes the log that goes on where the replay ended.
+    fn start_log(
+        &self,
+        progress: Progress,
+        base: &Base,
+        highest: u64,
+    ) -> io::Result<(Log, RecoveryReport)> {
+        let Progress { expected, replay, report, sealed } = progress;
         let start = sealed.first().map_or(expected.position, |first| first.base_position);
         let mut segments =
             Segments { sealed: sealed.into(), last_number: highest, ..Segments::default() };
         if !self.sealed {
-            self.open_active(&mut segments, &expected, epoch)?;
+            self.open_active(&mut segments, &expected, base.epoch)?;
         }
         let log = Log::from_parts(LogParts {
             key: self.key,
@@ -238,12 +255,12 @@ impl RecoveryTask<'_> {
             options: self.options.clone(),
             direct: self.direct,
             sealed: self.sealed,
-            epoch,
+            epoch: base.epoch,
             positions: LogPositions::recovered(start, expected.position),
             topics: replay.topics,
             cursors: replay.cursors,
             segments,
-            checkpointer: Checkpointer::new(sequence, cp_segment, commit_end),
+            checkpointer: Checkpointer::new(base.sequence, base.segment, base.commit_end),
             next_commit: expected.commit,
             last_time: replay.last_time,
         });
@@ -319,9 +336,15 @@ impl RecoveryTask<'_> {
     }
 
     /// Segments before the replay: their headers tell all.
-    fn older_segments(&self, names: &[String], opened: &[Opened]) -> Vec<Sealed> {
+    fn older_segments(
+        &self,
+        names: &[String],
+        opened: &[Opened],
+        first: usize,
+        replay_from: Position,
+    ) -> Vec<Sealed> {
         let mut sealed: Vec<Sealed> = Vec::new();
-        for one in opened {
+        for one in &opened[..first] {
             let Some(header) = one.header else {
                 tracing::error!(log = %self.key, segment = one.number, "a segment's first block is damaged");
                 continue;
@@ -342,7 +365,42 @@ impl RecoveryTask<'_> {
                 quarantined: is_quarantined(names, self.dir, one.number),
             });
         }
+        if let Some(last) = sealed.last_mut() {
+            let next = opened.get(first).and_then(|first| first.header);
+            last.end_position = next.map_or(replay_from, |next| next.base_position);
+            last.end_bytes = next.map_or(last.end_bytes, |next| next.previous_end_bytes);
+        }
         sealed
+    }
+}
+
+impl Progress {
+    /// A checkpoint knows commits that were durable: they must have been found.
+    fn check_end(&mut self, commit_end: u64, segment: u64) {
+        let position = self.expected.position;
+        if self.expected.commit < commit_end {
+            let why = "the log ends before what its checkpoint knows";
+            self.report.damage.push(Damage { segment, at: 0, start: position, end: position, why });
+            self.expected.commit = commit_end;
+        }
+        self.report.end = position;
+        self.report.bytes_read = self.replay.bytes_read;
+    }
+}
+
+fn base_of(checkpoint: &Option<Checkpoint>, opened: &[Opened]) -> Base {
+    let used = opened.iter().filter_map(|one| one.header.map(|header| header.epoch));
+    let used = used.chain(checkpoint.as_ref().map(|c| c.start.epoch));
+    let epoch = Epoch(used.max().map_or(0, |epoch| epoch.0) + 1);
+    match checkpoint {
+        Some(Checkpoint { sequence, commit_end, start, .. }) => Base {
+            sequence: *sequence,
+            commit_end: *commit_end,
+            segment: start.segment,
+            at: start.at,
+            epoch,
+        },
+        None => Base { sequence: 0, commit_end: 0, segment: 0, at: 0, epoch },
     }
 }
 
@@ -359,10 +417,9 @@ impl RecoveryTask<'_> {
         opened: &[Opened],
         index: usize,
         from: u64,
-        expected: &mut Expected,
-        replay: &mut Replay,
-        report: &mut RecoveryReport,
+        progress: &mut Progress,
     ) -> Result<Walked, OpenError> {
+        let Progress { expected, replay, report, .. } = progress;
         let one = &opened[index];
         let next = opened[index + 1..].iter().find_map(|later| later.header);
         let next = next.filter(|next| next.previous == one.number);

@@ -59,6 +59,23 @@ fn segments_roll_and_survive() {
     }
 }
 
+/// Topics that are visible once received are read from the open commit, before any disk has seen them.
+#[test]
+fn what_is_in_memory_can_be_read() {
+    let mut bench = Bench::new(2, small_options());
+    bench.settle();
+    for _ in 0..30 {
+        bench.append(500).unwrap();
+        bench.verify();
+        if bench.random.one_in(3) {
+            bench.run();
+        }
+    }
+    assert!(bench.log.positions().durable_end() < bench.log.positions().end());
+    bench.settle();
+    bench.verify();
+}
+
 /// A failed write may have left anything on the disk: acknowledging what comes after it, or trying again, would
 /// promise what nobody knows.
 #[test]
