@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use dataplane::runtime::RuntimeOptions;
 
-use support::{BYE, BYTES_ASKED, CLOSE, FULL, LAST_WORDS, Node, PANIC, ask_for};
+use support::{
+    BYE, BYTES_ASKED, CLOSE, FULL, LAST_WORDS, Node, PANIC, PUBLISH, PUBLISHED_BYTES, ask_for,
+};
 
 /// What a client sends comes back whole and in order, however it is cut: in single bytes, and in pieces larger than the
 /// scratch buffer, the socket's buffers and the outbound limit together.
@@ -218,6 +220,42 @@ fn more_shards_than_cores_work() {
     for _ in 0..50 {
         clients.iter_mut().for_each(support::echo_once);
     }
+}
+
+/// A publish is acknowledged when it is on the disk, whichever shard owns its partition: by the ring's synced write, and
+/// for the other shard's by mail there and back. After a restart the offsets go on where they were.
+#[test]
+fn publishes_are_durable_on_both_shards() {
+    const EACH: u64 = 50;
+    let mut node = Node::start(2, RuntimeOptions::default());
+    for first in [0, EACH] {
+        let mut client = node.connect();
+        for offset in first..first + EACH {
+            for partition in 0..4 {
+                client.write_all(&[PUBLISH, partition]).unwrap();
+                assert_eq!(read_published(&mut client), (partition, offset));
+            }
+        }
+        drop(client);
+        node = node.restart(2, RuntimeOptions::default());
+    }
+    // Many at once, for both shards: the commits carry several and the acks come together.
+    let mut client = node.connect();
+    let sent: Vec<u8> = (0..400).flat_map(|at| [PUBLISH, (at % 4) as u8]).collect();
+    client.write_all(&sent).unwrap();
+    let mut next = [2 * EACH; 4];
+    for _ in 0..400 {
+        let (partition, offset) = read_published(&mut client);
+        assert_eq!(offset, next[usize::from(partition)]);
+        next[usize::from(partition)] += 1;
+    }
+    assert_eq!(next, [2 * EACH + 100; 4]);
+}
+
+fn read_published(client: &mut TcpStream) -> (u8, u64) {
+    let mut answer = [0; PUBLISHED_BYTES];
+    client.read_exact(&mut answer).unwrap();
+    (answer[0], u64::from_le_bytes(answer[1..].try_into().unwrap()))
 }
 
 /// All that comes until the end; a reset counts as one.

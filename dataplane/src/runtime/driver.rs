@@ -165,7 +165,7 @@ impl Driver {
             work += connections.flush(&mut step);
             dirty.clear();
         }
-        work > 0 || self.shard.has_work() || self.connections.has_work()
+        work > 0 || self.connections.has_work()
     }
 
     /// Takes completions and marks what they are about. Returns how many were work by themselves.
@@ -223,7 +223,10 @@ impl Driver {
         } else {
             self.next_deadline_us().map(until)
         };
-        let is_busy = self.kernel.in_flight.count() > 0 || self.kernel.was_refused;
+        // A shard that has work but did none waits for the disk, or for what the next cycle must see.
+        let has_work = self.shard.has_work();
+        let rest_us = if has_work { Some(REST_US_MIN) } else { rest_us };
+        let is_busy = has_work || self.kernel.in_flight.count() > 0 || self.kernel.was_refused;
         if idle_us >= IDLE_US && !is_busy {
             return self.sleep_in_host(host, rest_us).await;
         }

@@ -5,12 +5,17 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use codec::batch::Batch;
+use codec::builder::BatchBuilder;
+use codec::event::DataKind;
+use codec::header::HeaderSeed;
+use codec::ids::{Partition, TopicId};
 use codec::refusal::Refusal;
 use dataplane::control::ControlLink;
 use dataplane::kernel::Now;
 use dataplane::outbound::Outbound;
 use dataplane::runtime::{Runtime, RuntimeOptions, ShardHandle};
-use dataplane::session::{Door, Feed, Session, SessionEvent, SessionKey};
+use dataplane::session::{Admission, Door, Feed, Session, SessionEvent, SessionKey};
 use dataplane::shard::Shard;
 use log::folder::{Folder, FolderOptions, open};
 use log::options::LogOptions;
@@ -22,6 +27,11 @@ pub(crate) const PANIC: u8 = 250;
 pub(crate) const CLOSE: u8 = 251;
 /// First byte of a message: send a number of chunks, the second byte.
 const SEND: u8 = 252;
+/// First byte of a message: publish to a partition, the second byte. Answered by [`PUBLISHED_BYTES`]: the partition and
+/// the offset.
+pub(crate) const PUBLISH: u8 = 253;
+/// Bytes of the answer to a publish.
+pub(crate) const PUBLISHED_BYTES: usize = 9;
 /// What a closing session says.
 pub(crate) const LAST_WORDS: &[u8] = b"you sent garbage";
 /// What is said at shutdown.
@@ -51,12 +61,15 @@ pub(crate) struct Node {
     runtime: Option<Runtime>,
     address: SocketAddr,
     _folder: Folder,
-    _dir: tempfile::TempDir,
+    dir: Option<tempfile::TempDir>,
 }
 
 impl Node {
     pub(crate) fn start(shards: u16, options: RuntimeOptions) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), shards, options)
+    }
+
+    pub(crate) fn start_in(dir: tempfile::TempDir, shards: u16, options: RuntimeOptions) -> Self {
         let storage = Arc::new(FileStorage::new());
         let log = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
         let folder_options =
@@ -68,7 +81,7 @@ impl Node {
         let options = RuntimeOptions { listen: vec![(listener, Arc::new(EchoDoor))], ..options };
         let control = ControlLink::new(Box::new(|| {}));
         let runtime = Runtime::start(options, logs, storage, control).unwrap();
-        Node { runtime: Some(runtime), address, _folder: folder, _dir: dir }
+        Node { runtime: Some(runtime), address, _folder: folder, dir: Some(dir) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -101,6 +114,14 @@ impl Node {
         runtime.shutdown();
         runtime.join();
     }
+
+    /// Ends it and starts it again on the same folder.
+    pub(crate) fn restart(mut self, shards: u16, options: RuntimeOptions) -> Self {
+        self.end();
+        let dir = self.dir.take().unwrap();
+        drop(self);
+        Self::start_in(dir, shards, options)
+    }
 }
 
 struct EchoDoor;
@@ -110,8 +131,8 @@ impl Door for EchoDoor {
         "echo"
     }
 
-    fn accept(&self, _: SessionKey, _: SocketAddr, _: Now) -> Box<dyn Session> {
-        Box::new(Echo)
+    fn accept(&self, key: SessionKey, _: SocketAddr, _: Now) -> Box<dyn Session> {
+        Box::new(Echo { key })
     }
 
     fn refuse(&self, _: &Refusal) -> Vec<u8> {
@@ -119,10 +140,23 @@ impl Door for EchoDoor {
     }
 }
 
-struct Echo;
+struct Echo {
+    key: SessionKey,
+}
+
+impl Echo {
+    fn publish(&self, partition: u8, shard: &mut Shard) {
+        let mut builder = BatchBuilder::new(&mut []).unwrap();
+        builder.push(&mut [], DataKind::Binary, &[partition; 100]).unwrap();
+        let batch = builder.finish(TopicId(1), Partition(partition.into()));
+        let batch = Batch::parse(&batch, HeaderSeed::WIRE).unwrap();
+        let admission = shard.publish(self.key, 1, &"runtime/test".into(), &batch).unwrap();
+        assert_eq!(admission, Admission::Taken);
+    }
+}
 
 impl Session for Echo {
-    fn on_bytes(&mut self, bytes: &[u8], _: &mut Shard, out: &mut Outbound) -> Feed {
+    fn on_bytes(&mut self, bytes: &[u8], shard: &mut Shard, out: &mut Outbound) -> Feed {
         match bytes {
             [PANIC, ..] => panic!("asked for by the test"),
             [CLOSE, ..] => {
@@ -133,12 +167,18 @@ impl Session for Echo {
                 let chunk = bytes::Bytes::from(vec![7; BYTES_ASKED]);
                 (0..*chunks).for_each(|_| out.share(chunk.clone()));
             }
+            [PUBLISH, ..] => bytes.chunks(2).for_each(|pair| self.publish(pair[1], shard)),
             _ => out.bytes().extend_from_slice(bytes),
         }
         Feed::More
     }
 
-    fn on_event(&mut self, _: SessionEvent, _: &mut Shard, _: &mut Outbound) -> Feed {
+    fn on_event(&mut self, event: SessionEvent, _: &mut Shard, out: &mut Outbound) -> Feed {
+        let SessionEvent::Published { partition, base_offset, .. } = event else {
+            panic!("{event:?}")
+        };
+        out.bytes().push(partition.0 as u8);
+        out.bytes().extend_from_slice(&base_offset.0.to_le_bytes());
         Feed::More
     }
 
