@@ -213,7 +213,8 @@ impl Log {
     ) -> Option<ReadStep> {
         let cached = match self.cache.find(reader.position) {
             Some(commit) => Some(commit.clone()),
-            None => self.open_batches().filter(|open| open.base_position <= reader.position),
+            None if self.open_holds(reader.position) => self.open_batches(),
+            None => None,
         };
         let (segment, at, found, verified) = if let Some(commit) = cached {
             let inside = |at: &u64| *at >= commit.at && *at - commit.at < commit.bytes.len() as u64;

@@ -23,6 +23,8 @@ use crate::storage::FileId;
 
 /// Most commits that are closed and wait for their turn.
 const CLOSED_MAX: usize = 2;
+/// The log never asks to be woken sooner than this.
+const WAKEUP_AFTER_MIN_US: u64 = 10_000;
 /// How much of a commit changed cursors may take beside batches.
 const CURSORS_BYTES_MAX: usize = 1 << 20;
 
@@ -255,7 +257,9 @@ impl Log {
             return None;
         }
         let mark = (!self.last_commit_is_mark).then(|| self.mark_due_at());
-        [self.cursors_due_at(), mark, self.upkeep.retry_at()].into_iter().flatten().min()
+        let due = [self.cursors_due_at(), mark, self.upkeep.retry_at()].into_iter().flatten().min();
+        // What was due already and could not be done waits for a completion, or for space: no hurry.
+        due.map(|due| due.max(Timestamp(self.now.0 + WAKEUP_AFTER_MIN_US)))
     }
 
     /// Closes the open commit if one may fly, and submits what waits.
@@ -383,6 +387,11 @@ impl Log {
             self.cursors.synced(flight.cursors);
             self.cache.synced(flight.number);
         }
+    }
+
+    /// Whether `position` is in the open commit.
+    pub(crate) fn open_holds(&self, position: Position) -> bool {
+        self.open.as_ref().is_some_and(|open| open.base_position <= position)
     }
 
     /// The batches of the open commit, for readers of topics that are visible once received.

@@ -91,6 +91,7 @@ impl Log {
         if self.upkeep.no_space_until.is_some_and(|until| self.now < until) {
             return None;
         }
+        self.upkeep.no_space_until = None;
         let piece = self.options.piece_bytes();
         let wanted = self.wanted_bytes + self.options.reserve_bytes;
         let (piece, ahead) = if self.sealed {
@@ -213,6 +214,7 @@ impl Log {
         if self.upkeep.index_retry_at.is_some_and(|at| self.now < at) {
             return;
         }
+        self.upkeep.index_retry_at = None;
         let durable = self.durable_commit_end;
         let wanted = self.upkeep.index_wanted;
         let waiting = self.segments.sealed.iter().find(|sealed| match sealed.index {
