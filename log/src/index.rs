@@ -161,6 +161,14 @@ impl SealedIndex {
     }
 }
 
+impl SealedIndex {
+    /// Commits, keys and runs, for people.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        let rows = self.rows();
+        (rows.commits.len(), rows.keys.len(), rows.runs.len())
+    }
+}
+
 fn run_from(row: &ArchivedRunRow) -> Run {
     Run {
         at: row.at.to_native(),

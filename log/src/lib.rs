@@ -10,6 +10,7 @@ pub mod batch;
 pub mod cursor;
 pub mod disk;
 pub mod folder;
+pub mod inspect;
 pub mod log;
 pub mod options;
 pub mod positions;

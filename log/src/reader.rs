@@ -303,10 +303,9 @@ impl Log {
         if let Some((ticket, of, from)) = reader.waiting {
             match self.reads.take(ticket)? {
                 Ok(bytes) => reader.window = Some(Window { segment: of, at: from, bytes }),
+                // Read again: to pass over it would lose events that are there.
                 Err(error) => {
-                    tracing::warn!(log = %self.key(), segment, %error, "a read failed");
-                    reader.waiting = None;
-                    return Some(Found::Bad);
+                    tracing::warn!(log = %self.key(), segment = of, %error, "a read failed")
                 }
             }
             reader.waiting = None;

@@ -1,0 +1,273 @@
+//! What the control plane knows that outlives the process: the durable subscriptions, in one redb file.
+//!
+//! ```text
+//!   table "meta":           "version" -> 1,  "ids_end" -> first number that no life of the server has reserved
+//!   table "subscriptions":  number of the subscription -> its record, see `record`
+//! ```
+//!
+//! A commit is synced before it returns. A commit that failed may still be in the file, so what it added is removed
+//! again by the next one; numbers are never used twice, so nothing can be taken for it in between.
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use routing::subscription::{Subscription, SubscriptionId};
+
+use crate::limits::CATALOG_CACHE_BYTES;
+
+mod record;
+
+/// The version of the catalog that this build reads and writes.
+pub const CATALOG_VERSION: u64 = 1;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const SUBSCRIPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("subscriptions");
+
+/// The open catalog. One process at a time; the file is locked.
+#[derive(Debug)]
+pub struct Catalog {
+    path: PathBuf,
+    /// None after a failed write: redb takes no more writes then, so the next commit opens the file again.
+    database: Option<Database>,
+    ids_end: u64,
+    /// Added by commits that failed; may be in the file all the same.
+    doubtful: Vec<SubscriptionId>,
+    /// Makes the next write fail after it reached the file: the worst place.
+    #[cfg(test)]
+    pub(crate) fail_next: bool,
+}
+
+/// Why a catalog cannot be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The machine failed, the file is not a redb file, or another process has it open.
+    Database {
+        /// Which file.
+        path: PathBuf,
+        /// What redb says.
+        source: Box<redb::Error>,
+    },
+    /// The catalog is of a version that this build does not know.
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its version; none when the file is a redb file of something else.
+        found: Option<u64>,
+    },
+    /// The record of a subscription is not one.
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Which subscription.
+        id: SubscriptionId,
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// A write to the catalog failed; nothing of it counts.
+#[derive(Debug)]
+pub struct CommitError(Box<redb::Error>);
+
+impl Catalog {
+    /// Opens the catalog at `path`, makes it when there is none, and returns its subscriptions by rising number.
+    pub fn open(path: &Path) -> Result<(Catalog, Vec<Arc<Subscription>>), OpenError> {
+        let failed = |source| OpenError::Database { path: path.into(), source };
+        let database = open_database(path).map_err(failed)?;
+        let found = read_meta(&database).map_err(failed)?;
+        let ids_end = match found {
+            Some((Some(CATALOG_VERSION), ids_end)) => ids_end,
+            Some((found, _)) => return Err(OpenError::Version { path: path.into(), found }),
+            None => make(&database, path).map_err(failed)?,
+        };
+        let records = read_records(&database).map_err(failed)?;
+        let subscriptions = records.iter().map(|(id, bytes)| {
+            let id = SubscriptionId(*id);
+            let subscription = record::decode(id, bytes);
+            subscription.map(Arc::new).map_err(|field| OpenError::Damaged {
+                path: path.into(),
+                id,
+                field,
+            })
+        });
+        let subscriptions = subscriptions.collect::<Result<Vec<_>, _>>()?;
+        let catalog = Catalog {
+            path: path.to_owned(),
+            database: Some(database),
+            ids_end,
+            doubtful: Vec::new(),
+            #[cfg(test)]
+            fail_next: false,
+        };
+        Ok((catalog, subscriptions))
+    }
+
+    /// The first number that no life of the server has reserved.
+    #[must_use]
+    pub fn ids_end(&self) -> u64 {
+        self.ids_end
+    }
+
+    /// Reserves the numbers below `end`.
+    pub fn reserve_ids(&mut self, end: u64) -> Result<(), CommitError> {
+        assert!(self.ids_end < end, "reserved numbers are never given back");
+        self.write(|transaction| {
+            transaction.open_table(META)?.insert("ids_end", end)?;
+            Ok(())
+        })?;
+        self.ids_end = end;
+        Ok(())
+    }
+
+    /// Adds durable subscriptions, all or none.
+    pub fn add(&mut self, added: &[Arc<Subscription>]) -> Result<(), CommitError> {
+        let doubtful = self.doubtful.clone();
+        let result = self.write(|transaction| {
+            let mut table = transaction.open_table(SUBSCRIPTIONS)?;
+            for id in &doubtful {
+                table.remove(id.0)?;
+            }
+            for subscription in added {
+                assert!(subscription.is_durable(), "the catalog holds durable subscriptions only");
+                table.insert(subscription.id.0, &*record::encode(subscription))?;
+            }
+            Ok(())
+        });
+        match &result {
+            Ok(()) => self.doubtful.clear(),
+            Err(_) => self.doubtful.extend(added.iter().map(|subscription| subscription.id)),
+        }
+        result
+    }
+
+    fn write(
+        &mut self,
+        fill: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), CommitError> {
+        let result = self.try_write(fill);
+        if result.is_err() {
+            self.database = None;
+        }
+        result.map_err(CommitError)
+    }
+
+    fn try_write(
+        &mut self,
+        fill: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), Box<redb::Error>> {
+        let database = match &self.database {
+            Some(database) => database,
+            None => self.database.insert(open_database(&self.path)?),
+        };
+        let transaction = database.begin_write().map_err(boxed)?;
+        fill(&transaction)?;
+        transaction.commit().map_err(boxed)?;
+        #[cfg(test)]
+        if std::mem::take(&mut self.fail_next) {
+            return Err(Box::new(redb::Error::PreviousIo));
+        }
+        Ok(())
+    }
+}
+
+fn open_database(path: &Path) -> Result<Database, Box<redb::Error>> {
+    Database::builder().set_cache_size(CATALOG_CACHE_BYTES).create(path).map_err(boxed)
+}
+
+/// Version and first free number; none when the file is new.
+fn read_meta(database: &Database) -> Result<Option<(Option<u64>, u64)>, Box<redb::Error>> {
+    let transaction = database.begin_read().map_err(boxed)?;
+    let table = match transaction.open_table(META) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => {
+            let tables = transaction.list_tables().map_err(boxed)?.count();
+            // Tables but none of ours: the file belongs to something else.
+            return Ok((tables > 0).then_some((None, 0)));
+        }
+        Err(error) => return Err(boxed(error)),
+    };
+    let number =
+        |key| Ok::<_, Box<redb::Error>>(table.get(key).map_err(boxed)?.map(|at| at.value()));
+    Ok(Some((number("version")?, number("ids_end")?.unwrap_or(1))))
+}
+
+/// Writes an empty catalog, and its name into the folder: a catalog that vanished would give its numbers out again.
+fn make(database: &Database, path: &Path) -> Result<u64, Box<redb::Error>> {
+    let transaction = database.begin_write().map_err(boxed)?;
+    let mut table = transaction.open_table(META).map_err(boxed)?;
+    table.insert("version", CATALOG_VERSION).map_err(boxed)?;
+    table.insert("ids_end", 1).map_err(boxed)?;
+    drop(table);
+    transaction.open_table(SUBSCRIPTIONS).map_err(boxed)?;
+    transaction.commit().map_err(boxed)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
+    folder.map_err(|error| Box::new(redb::Error::Io(error)))?;
+    Ok(1)
+}
+
+fn read_records(database: &Database) -> Result<Vec<(u64, Vec<u8>)>, Box<redb::Error>> {
+    let transaction = database.begin_read().map_err(boxed)?;
+    let table = transaction.open_table(SUBSCRIPTIONS).map_err(boxed)?;
+    let mut records = Vec::new();
+    for entry in table.iter().map_err(boxed)? {
+        let (id, bytes) = entry.map_err(boxed)?;
+        records.push((id.value(), bytes.value().to_vec()));
+    }
+    Ok(records)
+}
+
+fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {
+    Box::new(error.into())
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Database { path, .. } => {
+                write!(f, "the catalog {} cannot be opened", path.display())
+            }
+            OpenError::Version { path, found: Some(found) } => write!(
+                f,
+                "the catalog {} has version {found}, this build knows version {CATALOG_VERSION}",
+                path.display()
+            ),
+            OpenError::Version { path, found: None } => {
+                write!(f, "{} is not a catalog of this server", path.display())
+            }
+            OpenError::Damaged { path, id, field } => write!(
+                f,
+                "the catalog {} is damaged: subscription {id} has no valid {field}",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            OpenError::Database { source, .. } => Some(source),
+            OpenError::Version { .. } | OpenError::Damaged { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the catalog cannot be written")
+    }
+}
+
+impl std::error::Error for CommitError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

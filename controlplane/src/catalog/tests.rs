@@ -1,0 +1,121 @@
+use std::sync::Arc;
+
+use codec::ids::{Offset, Partition, Timestamp};
+use redb::{Database, TableDefinition};
+use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
+use routing::topic::TopicFilter;
+
+use super::{Catalog, META, OpenError, record};
+
+fn subscription(id: u64, mode: Mode, start: Start) -> Arc<Subscription> {
+    Arc::new(Subscription {
+        id: SubscriptionId(id),
+        group: GroupId(100 + id),
+        group_name: format!("gruppe-é-{id}").into(),
+        filter: TopicFilter::new("fleet/+/é/#").unwrap(),
+        mode,
+        start,
+        ephemeral_client: None,
+    })
+}
+
+fn all_kinds() -> Vec<Arc<Subscription>> {
+    let offsets = vec![(Partition(0), Offset(7)), (Partition(63), Offset(u64::MAX))];
+    vec![
+        subscription(1, Mode::Clustering, Start::Tail),
+        subscription(2, Mode::Broadcasting, Start::Earliest),
+        subscription(3, Mode::Clustering, Start::Time(Timestamp(1_700_000_000_000_000))),
+        subscription(4, Mode::Broadcasting, Start::Offsets(offsets)),
+    ]
+}
+
+/// A field that does not come back would move a group to another start, or to other topics, at the next restart.
+#[test]
+fn subscriptions_come_back_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.redb");
+    let (mut catalog, found) = Catalog::open(&path).unwrap();
+    assert!(found.is_empty());
+    catalog.add(&all_kinds()[..2]).unwrap();
+    catalog.add(&all_kinds()[2..]).unwrap();
+    catalog.reserve_ids(500).unwrap();
+    drop(catalog);
+    let (catalog, found) = Catalog::open(&path).unwrap();
+    assert_eq!(found, all_kinds());
+    assert_eq!(catalog.ids_end(), 500);
+}
+
+/// A record that was cut, or in which a bit changed, must be told, or decode to some subscription, but never panic.
+#[test]
+fn damaged_records_are_told() {
+    for subscription in all_kinds() {
+        let bytes = record::encode(&subscription);
+        assert_eq!(record::decode(subscription.id, &bytes).as_ref(), Ok(&*subscription));
+        for cut in 0..bytes.len() {
+            assert!(record::decode(subscription.id, &bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert_eq!(record::decode(subscription.id, &longer), Err("end"));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let decoded = record::decode(subscription.id, &flipped);
+            assert_ne!(decoded.as_ref(), Ok(&*subscription), "bit {bit} means something");
+        }
+    }
+}
+
+/// A catalog of a later server, or a file of something else: writing into either would destroy it.
+#[test]
+fn what_is_not_our_catalog_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let newer = folder.path().join("newer");
+    drop(Catalog::open(&newer).unwrap());
+    let database = Database::create(&newer).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("version", 2).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = Catalog::open(&newer).unwrap_err();
+    assert!(matches!(error, OpenError::Version { found: Some(2), .. }), "{error}");
+
+    let foreign = folder.path().join("foreign");
+    let database = Database::create(&foreign).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(TableDefinition::<u64, u64>::new("other")).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = Catalog::open(&foreign).unwrap_err();
+    assert!(matches!(error, OpenError::Version { found: None, .. }), "{error}");
+
+    let text = folder.path().join("text");
+    std::fs::write(&text, "not a database, but a text of some length").unwrap();
+    let error = Catalog::open(&text).unwrap_err();
+    assert!(matches!(error, OpenError::Database { .. }), "{error}");
+}
+
+/// Two servers with one catalog would give out the same numbers.
+#[test]
+fn an_open_catalog_is_locked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.redb");
+    let _first = Catalog::open(&path).unwrap();
+    let error = Catalog::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Database { .. }), "{error}");
+}
+
+/// A commit that failed after it reached the file: who was refused tries again under a new number, and after a restart
+/// one filter of a group must not be there twice.
+#[test]
+fn what_a_failed_commit_left_behind_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.redb");
+    let (mut catalog, _) = Catalog::open(&path).unwrap();
+    catalog.fail_next = true;
+    catalog.add(&[subscription(1, Mode::Clustering, Start::Tail)]).unwrap_err();
+    let again = [subscription(2, Mode::Clustering, Start::Tail)];
+    catalog.add(&again).expect("the file is opened again");
+    drop(catalog);
+    let (_, found) = Catalog::open(&path).unwrap();
+    assert_eq!(found, again);
+}

@@ -1,0 +1,387 @@
+//! What the control plane does, without its thread and its clock: takes requests, edits the table, writes the catalog,
+//! publishes snapshots, and answers when every shard has adopted.
+//!
+//! ```text
+//!   request -> edit the next version -> every 5 ms: catalog, then snapshot to all shards -> Adopted from all -> answer
+//! ```
+//!
+//! Invariants: a durable subscription is in the catalog before any shard hears of it; an answer goes out after all
+//! shards have adopted the version that it speaks of; the last reference to a snapshot is dropped here, never on a
+//! shard, because a snapshot is kept until every shard has adopted a newer one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use codec::refusal::{Code, Refusal};
+use dataplane::control::{ControlLink, ControlReply, ControlRequest};
+use dataplane::session::SessionKey;
+use routing::snapshot::{Change, RoutingSnapshot, SnapshotEditor};
+use routing::subscription::{GroupId, Start, Subscription, SubscriptionId};
+use tracing::{error, info};
+
+use crate::catalog::{Catalog, CommitError};
+use crate::ids::Ids;
+use crate::limits::{ANSWERS_MAX, PUBLISH_INTERVAL, REPLY_RETRY, SNAPSHOTS_AHEAD_MAX};
+use crate::outbox::Outbox;
+use crate::shards::Shards;
+use crate::subscribing::{Roll, Wanted, Way, ephemeral_group_name, group_name};
+
+/// The control plane's state. Lives on the control thread.
+pub struct Plane<S> {
+    shards: S,
+    link: Arc<ControlLink>,
+    catalog: Catalog,
+    ids: Ids,
+    roll: Roll,
+    /// The newest published version.
+    snapshot: Arc<RoutingSnapshot>,
+    /// The next version.
+    next: SnapshotEditor,
+    published_at: Option<Instant>,
+    /// For each shard the newest version that it said it adopted.
+    adopted: Vec<u64>,
+    /// Versions that some shard may still hold, oldest first, the newest included.
+    held: VecDeque<Arc<RoutingSnapshot>>,
+    /// Waiting for adoption, by rising version.
+    answers: VecDeque<Answer>,
+    outbox: Outbox,
+}
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    shard: u16,
+    session: SessionKey,
+    request: u64,
+}
+
+/// An answer that is true once every shard has adopted `version`.
+#[derive(Debug)]
+struct Answer {
+    version: u64,
+    to: Asker,
+    what: Settled,
+}
+
+#[derive(Debug)]
+enum Settled {
+    Subscribed(Arc<Subscription>),
+    Unsubscribed,
+}
+
+impl<S: Shards> Plane<S> {
+    /// A control plane that will publish the catalog's subscriptions in its first turn.
+    #[must_use]
+    pub fn new(
+        shards: S,
+        link: Arc<ControlLink>,
+        catalog: Catalog,
+        durable: Vec<Arc<Subscription>>,
+    ) -> Plane<S> {
+        assert!(shards.count() > 0, "a node has a shard");
+        let snapshot = Arc::new(RoutingSnapshot::empty());
+        let mut next = SnapshotEditor::new(&snapshot);
+        let mut roll = Roll::default();
+        for subscription in durable {
+            roll.added(&subscription);
+            next.add(subscription);
+        }
+        Plane {
+            ids: Ids::new(&catalog),
+            adopted: vec![0; usize::from(shards.count())],
+            outbox: Outbox::new(shards.count()),
+            held: VecDeque::from([snapshot.clone()]),
+            answers: VecDeque::new(),
+            published_at: None,
+            shards,
+            link,
+            catalog,
+            roll,
+            snapshot,
+            next,
+        }
+    }
+
+    /// Does all there is to do now. Returns when to come again even if no request does.
+    pub fn turn(&mut self, now: Instant) -> Option<Instant> {
+        if self.published_at.is_none() {
+            // What the catalog holds; before any request, because nothing of this version is to be committed.
+            info!(subscriptions = self.next.len(), "subscriptions read from the catalog");
+            self.hand_out(now);
+        }
+        while !self.outbox.is_full()
+            && let Some(request) = self.link.receive()
+        {
+            self.on_request(request);
+        }
+        if self.publish_due().is_some_and(|due| due <= now) {
+            self.publish(now);
+        }
+        self.release();
+        self.outbox.send(&self.shards);
+        let retry = (!self.outbox.is_empty()).then_some(now + REPLY_RETRY);
+        [retry, self.publish_due()].into_iter().flatten().min()
+    }
+
+    /// Whether at least one version was published and every shard routes by the newest.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.published_at.is_some() && self.adopted_by_all() == self.snapshot.version()
+    }
+
+    /// Closes the link and refuses what still waits. Shards go on with the snapshot that they have.
+    pub fn close(&mut self) {
+        self.link.close();
+        let gone = || Refusal::new(Code::Unavailable, "the control plane has stopped");
+        for answer in std::mem::take(&mut self.answers) {
+            self.outbox.push(answer.to.shard, answer.refused(gone()));
+        }
+        while let Some(request) = self.link.receive() {
+            match request {
+                ControlRequest::Subscribe { shard, session, request, .. } => {
+                    let result = Err(gone());
+                    let reply = ControlReply::Subscribed { session, request, result };
+                    self.outbox.push(shard, reply);
+                }
+                ControlRequest::Unsubscribe { shard, session, request, .. } => {
+                    let result = Err(gone());
+                    let reply = ControlReply::Unsubscribed { session, request, result };
+                    self.outbox.push(shard, reply);
+                }
+                ControlRequest::EndClient { .. } | ControlRequest::Adopted { .. } => {}
+            }
+        }
+        self.outbox.send(&self.shards);
+    }
+
+    fn on_request(&mut self, request: ControlRequest) {
+        match request {
+            ControlRequest::Subscribe {
+                shard,
+                session,
+                request,
+                group,
+                filter,
+                mode,
+                start,
+                client,
+            } => {
+                let wanted = Wanted { group, filter, mode, start, client };
+                self.on_subscribe(Asker { shard, session, request }, &wanted);
+            }
+            ControlRequest::Unsubscribe { shard, session, request, id } => {
+                self.on_unsubscribe(Asker { shard, session, request }, id);
+            }
+            ControlRequest::EndClient { client } => {
+                for id in self.roll.ephemeral_of(&client) {
+                    self.remove(id);
+                }
+            }
+            ControlRequest::Adopted { shard, version } => self.on_adopted(shard, version),
+        }
+    }
+
+    fn on_subscribe(&mut self, to: Asker, wanted: &Wanted) {
+        let subscription = match self.subscribe(wanted) {
+            Ok(subscription) => subscription,
+            Err(refusal) => return self.outbox.push(to.shard, to.subscribed(Err(refusal))),
+        };
+        // A storm of clients that come back to what they had needs no version and no wait.
+        let adopted = self.adopted_by_all() == self.snapshot.version();
+        if adopted && self.snapshot.subscription(subscription.id).is_some() {
+            return self.outbox.push(to.shard, to.subscribed(Ok(subscription)));
+        }
+        let version = self.newest();
+        self.answers.push_back(Answer { version, to, what: Settled::Subscribed(subscription) });
+    }
+
+    fn subscribe(&mut self, wanted: &Wanted) -> Result<Arc<Subscription>, Refusal> {
+        self.check_room()?;
+        if let Way::Known(known) = self.roll.way(&self.next, wanted)? {
+            return Ok(known);
+        }
+        let unavailable = |error| {
+            error!(error = chain(&error), "numbers cannot be reserved");
+            Refusal::new(Code::Unavailable, "the catalog cannot be written")
+        };
+        let id = self.ids.take(&mut self.catalog).map_err(unavailable)?;
+        let group_name = match &wanted.group {
+            None => ephemeral_group_name(&wanted.client, id),
+            Some(group) => group_name(group, wanted),
+        };
+        let group = match self.next.group_by_name(&group_name) {
+            Some(known) => known,
+            None => GroupId(self.ids.take(&mut self.catalog).map_err(unavailable)?),
+        };
+        let subscription = Arc::new(Subscription {
+            id: SubscriptionId(id),
+            group,
+            group_name,
+            filter: wanted.filter.clone(),
+            mode: wanted.mode,
+            start: wanted.start.clone().unwrap_or(Start::Tail),
+            ephemeral_client: wanted.group.is_none().then(|| wanted.client.clone()),
+        });
+        self.roll.added(&subscription);
+        self.next.add(subscription.clone());
+        Ok(subscription)
+    }
+
+    /// Ends an ephemeral subscription. A durable one outlives its members, so ending it is not a member's to ask.
+    fn on_unsubscribe(&mut self, to: Asker, id: SubscriptionId) {
+        let durable = self.next.subscription(id).is_some_and(|known| known.is_durable());
+        let refusal = self.check_room().err().or_else(|| {
+            durable.then(|| Refusal::new(Code::Unsupported, "a durable subscription stays"))
+        });
+        if let Some(refusal) = refusal {
+            return self.outbox.push(to.shard, to.unsubscribed(Err(refusal)));
+        }
+        self.remove(id);
+        let version = self.newest();
+        self.answers.push_back(Answer { version, to, what: Settled::Unsubscribed });
+    }
+
+    fn remove(&mut self, id: SubscriptionId) {
+        if let Some(removed) = self.next.remove(id) {
+            self.roll.removed(&removed);
+        }
+    }
+
+    fn on_adopted(&mut self, shard: u16, version: u64) {
+        assert!(version <= self.snapshot.version(), "a shard adopts what was published");
+        let adopted = &mut self.adopted[usize::from(shard)];
+        *adopted = version.max(*adopted);
+    }
+
+    fn check_room(&self) -> Result<(), Refusal> {
+        if self.answers.len() < ANSWERS_MAX {
+            return Ok(());
+        }
+        let text = format!("{ANSWERS_MAX} requests wait for the shards");
+        Err(Refusal::new(Code::Overloaded, text))
+    }
+
+    /// The version that holds everything done so far.
+    fn newest(&self) -> u64 {
+        self.snapshot.version() + u64::from(!self.next.is_unchanged())
+    }
+
+    fn adopted_by_all(&self) -> u64 {
+        self.adopted.iter().copied().min().expect("a node has a shard")
+    }
+
+    /// None: nothing to publish, or the shards are too far behind; then the next adoption wakes us.
+    fn publish_due(&self) -> Option<Instant> {
+        let wanted = !self.next.is_unchanged() && self.held.len() <= SNAPSHOTS_AHEAD_MAX;
+        self.published_at.filter(|_| wanted).map(|at| at + PUBLISH_INTERVAL)
+    }
+
+    /// Writes the catalog, then hands the next version to every shard.
+    fn publish(&mut self, now: Instant) {
+        if let Err(error) = self.commit() {
+            error!(error = chain(&error), "durable subscriptions are refused");
+            self.take_back_durable();
+        }
+        if !self.next.is_unchanged() {
+            self.hand_out(now);
+        }
+    }
+
+    fn hand_out(&mut self, now: Instant) {
+        let empty = SnapshotEditor::new(&self.snapshot);
+        let snapshot = Arc::new(std::mem::replace(&mut self.next, empty).finish());
+        self.next = SnapshotEditor::new(&snapshot);
+        self.held.push_back(snapshot.clone());
+        for shard in 0..self.shards.count() {
+            self.outbox.push(shard, ControlReply::Snapshot(snapshot.clone()));
+        }
+        self.snapshot = snapshot;
+        self.published_at = Some(now);
+    }
+
+    fn commit(&mut self) -> Result<(), CommitError> {
+        let added = self.next.changes().iter().filter_map(|change| match change {
+            Change::Added(subscription) if subscription.is_durable() => Some(subscription.clone()),
+            Change::Added(_) | Change::Removed(_) => None,
+        });
+        let added: Vec<_> = added.collect();
+        if added.is_empty() { Ok(()) } else { self.catalog.add(&added) }
+    }
+
+    /// Makes the next version again without its new durable subscriptions, and refuses those who wait for one.
+    fn take_back_durable(&mut self) {
+        let empty = SnapshotEditor::new(&self.snapshot);
+        let given_up = std::mem::replace(&mut self.next, empty);
+        for change in given_up.changes() {
+            match change {
+                Change::Added(added) if added.is_durable() => self.roll.removed(added),
+                Change::Added(added) => self.next.add(added.clone()),
+                Change::Removed(removed) => {
+                    self.next.remove(removed.id);
+                }
+            }
+        }
+        let newest = self.newest();
+        for mut answer in std::mem::take(&mut self.answers) {
+            let lost = matches!(&answer.what, Settled::Subscribed(subscription)
+                if subscription.is_durable() && self.next.subscription(subscription.id).is_none());
+            if lost {
+                let refusal = Refusal::new(Code::Unavailable, "the catalog cannot be written");
+                self.outbox.push(answer.to.shard, answer.refused(refusal));
+            } else {
+                answer.version = answer.version.min(newest);
+                self.answers.push_back(answer);
+            }
+        }
+    }
+
+    /// Sends the answers that have become true and lets go of the versions that nobody holds any more.
+    fn release(&mut self) {
+        let adopted = self.adopted_by_all();
+        while let Some(answer) = self.answers.pop_front_if(|answer| answer.version <= adopted) {
+            self.outbox.push(answer.to.shard, answer.settled());
+        }
+        while self.held.pop_front_if(|snapshot| snapshot.version() < adopted).is_some() {}
+    }
+}
+
+impl Asker {
+    fn subscribed(self, result: Result<Arc<Subscription>, Refusal>) -> ControlReply {
+        ControlReply::Subscribed { session: self.session, request: self.request, result }
+    }
+
+    fn unsubscribed(self, result: Result<(), Refusal>) -> ControlReply {
+        ControlReply::Unsubscribed { session: self.session, request: self.request, result }
+    }
+}
+
+impl Answer {
+    fn settled(self) -> ControlReply {
+        match self.what {
+            Settled::Subscribed(subscription) => self.to.subscribed(Ok(subscription)),
+            Settled::Unsubscribed => self.to.unsubscribed(Ok(())),
+        }
+    }
+
+    fn refused(self, refusal: Refusal) -> ControlReply {
+        match self.what {
+            Settled::Subscribed(_) => self.to.subscribed(Err(refusal)),
+            Settled::Unsubscribed => self.to.unsubscribed(Err(refusal)),
+        }
+    }
+}
+
+/// An error with its causes, for one line of the server's log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

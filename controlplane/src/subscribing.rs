@@ -1,0 +1,208 @@
+//! Who may have which subscription: names of groups, modes, starts and limits.
+//!
+//! Three kinds of group, told apart by name, which a client can never choose to look like another kind:
+//! - `NAME`: durable, its members share the work;
+//! - `NAME/$client/CLIENT`: durable, broadcasting, one for each client of the group NAME;
+//! - `$ephemeral/CLIENT/N`: one for each ephemeral subscription.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use codec::limits::PARTITIONS;
+use codec::refusal::{Code, Refusal};
+use routing::snapshot::SnapshotEditor;
+use routing::subscription::{Mode, Start, Subscription, SubscriptionId};
+use routing::topic::TopicFilter;
+
+use crate::limits::{CLIENT_SUBSCRIPTIONS_MAX, GROUP_NAME_BYTES_MAX, SUBSCRIPTIONS_MAX};
+
+const BROADCAST_MARK: &str = "/$client/";
+
+/// What a subscribe asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) group: Option<Arc<str>>,
+    pub(crate) filter: TopicFilter,
+    pub(crate) mode: Mode,
+    pub(crate) start: Option<Start>,
+    pub(crate) client: Arc<str>,
+}
+
+/// How a subscribe is met.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a subscription that is there.
+    Known(Arc<Subscription>),
+    /// By a new one.
+    New,
+}
+
+/// What the rules need to know beside the routing table. Follows every change of it.
+#[derive(Debug, Default)]
+pub(crate) struct Roll {
+    /// For each group that clients name: its mode, and its subscriptions over all its clients.
+    groups: HashMap<Arc<str>, (Mode, usize)>,
+    /// For each client its ephemeral subscriptions, in the order they came.
+    clients: HashMap<Arc<str>, Vec<Arc<Subscription>>>,
+}
+
+impl Roll {
+    /// How `wanted` is met, or why it is not.
+    pub(crate) fn way(&self, table: &SnapshotEditor, wanted: &Wanted) -> Result<Way, Refusal> {
+        check_start(wanted)?;
+        let known = match &wanted.group {
+            None => self.known_ephemeral(wanted)?,
+            Some(group) => {
+                check_group_name(group)?;
+                self.known_durable(table, group, wanted)?
+            }
+        };
+        if let Some(known) = known {
+            return Ok(Way::Known(known));
+        }
+        if table.len() >= SUBSCRIPTIONS_MAX {
+            return Err(Refusal::new(
+                Code::TooManySubscriptions,
+                format!("this server has {SUBSCRIPTIONS_MAX} subscriptions, which is the limit"),
+            ));
+        }
+        Ok(Way::New)
+    }
+
+    /// A client's ephemeral subscriptions.
+    pub(crate) fn ephemeral_of(&self, client: &str) -> Vec<SubscriptionId> {
+        let held = self.clients.get(client).map(Vec::as_slice).unwrap_or_default();
+        held.iter().map(|subscription| subscription.id).collect()
+    }
+
+    /// Called with each subscription that was added to the table.
+    pub(crate) fn added(&mut self, subscription: &Arc<Subscription>) {
+        if let Some(client) = &subscription.ephemeral_client {
+            self.clients.entry(client.clone()).or_default().push(subscription.clone());
+            return;
+        }
+        let group = named_group(subscription);
+        self.groups.entry(group.into()).or_insert((subscription.mode, 0)).1 += 1;
+    }
+
+    /// Called with each subscription that was removed from the table.
+    pub(crate) fn removed(&mut self, subscription: &Subscription) {
+        if let Some(client) = &subscription.ephemeral_client {
+            let held = self.clients.get_mut(client).expect("a client's subscription was added");
+            held.retain(|held| held.id != subscription.id);
+            if held.is_empty() {
+                self.clients.remove(client);
+            }
+            return;
+        }
+        let group = named_group(subscription);
+        let (_, count) = self.groups.get_mut(group).expect("a group's subscription was added");
+        *count -= 1;
+        if *count == 0 {
+            self.groups.remove(group);
+        }
+    }
+
+    /// A client that comes back within its expiry asks for the same filter again and must find its old subscription:
+    /// with a second one it would miss what came in between, and each reconnect would leave one more behind. It repeats
+    /// its start too, so only another start is refused.
+    fn known_ephemeral(&self, wanted: &Wanted) -> Result<Option<Arc<Subscription>>, Refusal> {
+        let held = self.clients.get(&wanted.client).map(Vec::as_slice).unwrap_or_default();
+        let Some(known) = held.iter().find(|held| held.filter == wanted.filter) else {
+            if held.len() >= CLIENT_SUBSCRIPTIONS_MAX {
+                return Err(Refusal::limit(
+                    "ephemeral subscriptions of a client",
+                    CLIENT_SUBSCRIPTIONS_MAX as u64,
+                    held.len() as u64 + 1,
+                ));
+            }
+            return Ok(None);
+        };
+        if wanted.start.as_ref().is_some_and(|start| *start != known.start) {
+            return Err(Refusal::new(
+                Code::GroupExists,
+                "this client has a subscription to this filter with another start",
+            ));
+        }
+        Ok(Some(known.clone()))
+    }
+
+    fn known_durable(
+        &self,
+        table: &SnapshotEditor,
+        group: &str,
+        wanted: &Wanted,
+    ) -> Result<Option<Arc<Subscription>>, Refusal> {
+        if let Some((mode, _)) = self.groups.get(group)
+            && *mode != wanted.mode
+        {
+            return Err(Refusal::new(
+                Code::ModeMismatch,
+                format!("the group is {mode:?}").to_lowercase(),
+            ));
+        }
+        let name = group_name(group, wanted);
+        if wanted.start.is_some() && table.group_by_name(&name).is_some() {
+            return Err(Refusal::new(
+                Code::GroupExists,
+                format!("group {name:?} exists and goes on from its own place"),
+            ));
+        }
+        Ok(table.find(&name, &wanted.filter).cloned())
+    }
+}
+
+/// The name of the durable group that meets `wanted`, which names `group`.
+pub(crate) fn group_name(group: &str, wanted: &Wanted) -> Arc<str> {
+    match wanted.mode {
+        Mode::Clustering => Arc::from(group),
+        Mode::Broadcasting => format!("{group}{BROADCAST_MARK}{}", wanted.client).into(),
+    }
+}
+
+/// The name of the group of one ephemeral subscription.
+pub(crate) fn ephemeral_group_name(client: &str, number: u64) -> Arc<str> {
+    format!("$ephemeral/{client}/{number}").into()
+}
+
+/// The group as clients name it.
+fn named_group(subscription: &Subscription) -> &str {
+    let name = &*subscription.group_name;
+    match subscription.mode {
+        Mode::Clustering => name,
+        Mode::Broadcasting => name.split(BROADCAST_MARK).next().unwrap_or(name),
+    }
+}
+
+fn check_group_name(name: &str) -> Result<(), Refusal> {
+    let refuse = |text: String| Err(Refusal::new(Code::MalformedGroup, text));
+    if name.is_empty() {
+        return refuse("the group's name is empty".to_owned());
+    }
+    if name.len() > GROUP_NAME_BYTES_MAX {
+        let bytes = name.len();
+        return refuse(format!(
+            "the group's name has {bytes} bytes, at most {GROUP_NAME_BYTES_MAX} are allowed"
+        ));
+    }
+    if name.starts_with('$') || name.contains(BROADCAST_MARK) || name.contains('\0') {
+        return refuse(format!("the group's name {name:?} is reserved for the server"));
+    }
+    Ok(())
+}
+
+fn check_start(wanted: &Wanted) -> Result<(), Refusal> {
+    let Some(Start::Offsets(offsets)) = &wanted.start else { return Ok(()) };
+    if wanted.filter.exact_name().is_none() {
+        let text = format!("the filter {:?} has wildcards", wanted.filter.as_str());
+        return Err(Refusal::new(Code::StartNeedsTopic, text));
+    }
+    if let Some((partition, _)) = offsets.iter().find(|(partition, _)| partition.0 >= PARTITIONS) {
+        let text = format!("partition {partition} does not exist, there are {PARTITIONS}");
+        return Err(Refusal::new(Code::UnknownPartition, text));
+    }
+    if offsets.len() > usize::from(PARTITIONS) {
+        return Err(Refusal::limit("offsets of a start", PARTITIONS.into(), offsets.len() as u64));
+    }
+    Ok(())
+}
