@@ -31,6 +31,8 @@ use crate::shard::Shard;
 
 /// Bytes read at once. Large enough that a batch of usual size comes in one piece.
 const SCRATCH_BYTES: usize = 256 << 10;
+/// Bytes read in one cycle, over all connections. Bounds the time of a cycle; the rest is read in the next.
+const READ_BYTES_PER_CYCLE: u64 = 4 << 20;
 /// Vectored writes for one connection in one cycle.
 const WRITES_PER_CYCLE: u32 = 4;
 /// Connections that one step of the round of on-time calls visits.
@@ -163,10 +165,14 @@ impl Connections {
         self.mark_unsent(index);
     }
 
-    /// Reads each ready connection once and feeds its session. Returns how many were read.
+    /// Reads each ready connection once and feeds its session, in turn and up to a limit. Returns how many were read.
     pub(super) fn read_ready(&mut self, step: &mut Step<'_>) -> u32 {
         let mut read = 0;
+        let bytes_end = step.counters.bytes_in.get() + READ_BYTES_PER_CYCLE;
         for _ in 0..self.ready.len() {
+            if step.counters.bytes_in.get() >= bytes_end {
+                break;
+            }
             let Some(index) = self.ready.pop_front() else { break };
             let Some(connection) = &mut self.slots[index as usize].connection else { continue };
             connection.flags.is_ready = false;

@@ -157,6 +157,10 @@ impl Driver {
         work += self.shard.run_once(now, &mut self.kernel);
         self.kernel.wake_others();
         self.shard.take_dirty(&mut self.dirty);
+        if work > 0 {
+            // A cycle without work waits, and what is asked goes with the wait.
+            self.submit();
+        }
         if !self.dirty.is_empty() || self.connections.has_unsent() {
             self.submit();
             let Driver { shard, kernel, connections, counters, dirty, .. } = self;
