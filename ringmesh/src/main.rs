@@ -1,3 +1,11 @@
-//! An event mesh in one binary.
+//! The binary: chooses the command and exits with its code. All else is in the library.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    ringmesh::commands::run()
+}

@@ -38,7 +38,7 @@ pub enum Command {
     Publish(PublishArgs),
     /// Receive events and print them
     Subscribe(SubscribeArgs),
-    /// Print what a segment of a log holds, and verify it
+    /// Print what a file of a log holds, and verify it
     Inspect(InspectArgs),
 }
 
@@ -171,10 +171,10 @@ pub struct SubscribeArgs {
 /// `inspect`
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  \
-    ringmesh inspect ringmesh-data/g1/log-0/0000000001.segment\n\n\
+    ringmesh inspect ringmesh-data/gen-000001/log-000/seg-000000000001.rms\n\n\
     Exits with 6 if the file is damaged, after printing everything that can be read.")]
 pub struct InspectArgs {
-    /// The segment file
+    /// The file: a segment (.rms), an index (.rmx) or a checkpoint
     pub file: PathBuf,
 }
 

@@ -5,8 +5,31 @@ pub mod batches;
 pub mod connection;
 pub mod events;
 pub mod failure;
+pub mod inspect;
 pub mod output;
 pub mod publish;
+pub mod serve;
 pub mod signals;
 pub mod start;
 pub mod subscribe;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// Reads the command line and runs its command.
+#[must_use]
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Publish(arguments) => publish::run(&arguments),
+        Command::Subscribe(arguments) => subscribe::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

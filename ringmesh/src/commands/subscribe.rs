@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use codec::cloudevents::Place;
-use ringmesh_client::{Client, Delivery, Start, SubscribeOptions, Subscription, Verdict};
+use ringmesh_client::{Client, Delivery, Received, Start, SubscribeOptions, Subscription, Verdict};
 
 use super::args::SubscribeArgs;
 use super::connection::{block_on, connect, options, subscribe_failure};
@@ -48,6 +48,8 @@ async fn receive(
             subscription.map_err(|error| subscribe_failure(&error, &arguments.server))?
         }
     };
+    // On standard error: it is for people and for scripts that publish next, not for who reads the events.
+    eprintln!("subscribed to {}", arguments.filter);
     let result = print_all(arguments, &mut subscription, &mut stop, printer, &mut left).await;
     // What is delivered and not printed goes back now, instead of when the connection is seen to be gone.
     let _ = subscription.unsubscribe().await;
@@ -94,19 +96,25 @@ async fn print_all(
     left: &mut Left,
 ) -> Result<(), Failure> {
     while !left.is_over() {
-        let delivery = tokio::select! {
+        let received = tokio::select! {
             biased;
             () = stop.asked() => return Ok(()),
-            delivery = subscription.next() => delivery,
+            received = subscription.receive() => received,
         };
-        let delivery = delivery.map_err(|error| subscribe_failure(&error, &arguments.server))?;
-        let Some(delivery) = delivery else { return Ok(()) };
+        let received = received.map_err(|error| subscribe_failure(&error, &arguments.server))?;
+        let delivery = match received {
+            Some(Received::Delivery(delivery)) => delivery,
+            // Deliveries come in order, so everything before this is printed.
+            Some(Received::CaughtUp) if arguments.until_end => return Ok(()),
+            Some(Received::CaughtUp) => continue,
+            None => return Ok(()),
+        };
         let before = left.credit();
-        match print(delivery, &mut printer, left) {
+        match print(*delivery, &mut printer, left) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             printed => printed.map_err(cannot_print)?,
         }
-        if left.credit() < before {
+        if left.credit() < before && !left.is_over() {
             subscription.set_credit(left.credit());
         }
     }

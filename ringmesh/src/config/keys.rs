@@ -63,8 +63,8 @@ keys! {
         folder, |path: &PathBuf| path.display().to_string();
     server.shards: "Shards: one log and one thread each. auto: one for each core that the process may use, one\nfewer from four cores up. It may change from start to start; what is in the folder stays readable.",
         |text| auto(text, 1..=64), show_auto;
-    server.pin: "Whether each shard's thread stays on one core.",
-        boolean, ToString::to_string;
+    server.pin: "Whether each shard's thread stays on one core: true, false, or auto: if there are as many cores as\nshards.",
+        pin, show_auto;
     server.idle: "What a shard does when it has nothing to do: park (sleep at once) or spin (look for work for\n50us first, which shortens delays and keeps a core busy).",
         |text| choice(text, &[("park", Idle::Park), ("spin", Idle::Spin)]), show_idle;
     server.drain_timeout: "How long a shutdown waits until what was taken is written and answered.",
@@ -96,6 +96,12 @@ keys! {
         |text| choice(text, &[("durable", Ack::Durable), ("written", Ack::Written), ("received", Ack::Received)]), show_ack;
     delivery.ack_deadline: "When a delivery that its subscriber did not acknowledge is delivered again.",
         |text| time(text, 10 * MS..=DAY), |value: &Duration| show_time(*value);
+    delivery.retry_delay: "How long a delivery that its subscriber handed back waits before it is delivered again. It doubles\nwith each attempt.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    delivery.retry_delay_max: "The longest such wait.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    delivery.in_flight_bytes_max: "How much each shard may have delivered and not settled. Beyond it, groups wait and are read from disk\nlater.",
+        |text| size(text, 17 * MIB..=u64::MAX), show_size;
     delivery.ephemeral_expiry: "When the subscriptions without a group end of a client that is gone.",
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
 
@@ -103,8 +109,6 @@ keys! {
         |text| auto(text, 1..=10_000_000), show_auto;
     limits.event_data_bytes_max: "Data of one event. Larger ones are refused.",
         |text| size(text, 1..=u64::from(EVENT_DATA_BYTES_MAX)).and_then(narrow), |value: &u32| show_size(&u64::from(*value));
-    limits.memory_bytes_max: "Memory for everything that waits in queues and caches, over all shards.",
-        |text| size(text, 16 * MIB..=u64::MAX), show_size;
 
     logging.level: "The least that the server writes to standard error about itself: error, warn, info, debug or trace.",
         level, |value: &tracing::level_filters::LevelFilter| value.to_string();
@@ -121,8 +125,8 @@ fn parsed<T: FromStr>(text: &str, allowed: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| allowed.to_owned())
 }
 
-fn boolean(text: &str) -> Result<bool, String> {
-    parsed(text, "true or false")
+fn pin(text: &str) -> Result<Option<bool>, String> {
+    choice(text, &[("auto", None), ("true", Some(true)), ("false", Some(false))])
 }
 
 fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>

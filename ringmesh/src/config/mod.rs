@@ -21,7 +21,7 @@ pub use sources::{ConfigError, Loaded, Origin, Sources};
 /// Everything that a server can be told. Each field is a key of the table, named `section.field`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The process: folder, cores, memory.
+    /// The process: folder, cores.
     pub server: ServerConfig,
     /// The native door.
     pub native: NativeConfig,
@@ -35,15 +35,15 @@ pub struct Config {
     pub logging: LoggingConfig,
 }
 
-/// The process: folder, cores, memory.
+/// The process: folder, cores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
     /// The data folder; made if it is missing.
     pub data: PathBuf,
     /// Shards, one log and one thread each; `None` is one a core, less one from four cores up.
     pub shards: Option<u16>,
-    /// Whether each shard stays on one core.
-    pub pin: bool,
+    /// Whether each shard stays on one core; `None` is yes if there are as many cores as shards.
+    pub pin: Option<bool>,
     /// What a shard does when nothing is to do.
     pub idle: Idle,
     /// How long a shutdown waits for events in flight.
@@ -96,6 +96,12 @@ pub struct DeliveryConfig {
     pub ack: Ack,
     /// When a delivery that nobody acknowledged is given to another member.
     pub ack_deadline: Duration,
+    /// The delay before a delivery that was handed back is tried again; doubles with each attempt.
+    pub retry_delay: Duration,
+    /// The longest such delay.
+    pub retry_delay_max: Duration,
+    /// Bytes that each shard may have delivered and not settled.
+    pub in_flight_bytes_max: u64,
     /// When the subscriptions of a client without a session end.
     pub ephemeral_expiry: Duration,
 }
@@ -118,8 +124,6 @@ pub struct LimitsConfig {
     pub connections_max: Option<u32>,
     /// Data of one event.
     pub event_data_bytes_max: u32,
-    /// Memory for everything that waits, over all shards.
-    pub memory_bytes_max: u64,
 }
 
 /// What the server writes to standard error about itself.
@@ -135,17 +139,17 @@ impl Default for Config {
             server: ServerConfig {
                 data: PathBuf::from("ringmesh-data"),
                 shards: None,
-                pin: true,
+                pin: None,
                 idle: Idle::Park,
                 drain_timeout: Duration::from_secs(10),
             },
             native: NativeConfig {
                 listen: SocketAddr::from(([127, 0, 0, 1], 10300)),
                 hello_timeout: Duration::from_secs(10),
-                ping_interval: Duration::from_secs(30),
-                idle_timeout: Duration::from_secs(90),
+                ping_interval: Duration::from_secs(20),
+                idle_timeout: Duration::from_secs(60),
                 slow_peer_timeout: Duration::from_secs(60),
-                publish_window: 256,
+                publish_window: 1_024,
             },
             log: LogConfig {
                 segment_bytes: 256 << 20,
@@ -156,12 +160,14 @@ impl Default for Config {
             delivery: DeliveryConfig {
                 ack: Ack::Durable,
                 ack_deadline: Duration::from_secs(30),
+                retry_delay: Duration::from_millis(100),
+                retry_delay_max: Duration::from_secs(10),
+                in_flight_bytes_max: 256 << 20,
                 ephemeral_expiry: Duration::from_secs(60),
             },
             limits: LimitsConfig {
                 connections_max: None,
                 event_data_bytes_max: codec::limits::EVENT_DATA_BYTES_DEFAULT,
-                memory_bytes_max: 1 << 30,
             },
             logging: LoggingConfig { level: tracing::level_filters::LevelFilter::INFO },
         }

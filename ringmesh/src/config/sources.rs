@@ -212,16 +212,18 @@ impl Loaded {
 
     /// What no single key can check.
     fn check_relations(&self) -> Result<(), ConfigError> {
-        let native = &self.config.native;
-        if native.idle_timeout > native.ping_interval {
-            return Ok(());
+        let (native, delivery) = (&self.config.native, &self.config.delivery);
+        if native.idle_timeout <= native.ping_interval {
+            let least = super::units::show_time(native.ping_interval);
+            let allowed = format!("more than ping_interval, which is {least}");
+            return Err(self.unfit("native", "idle_timeout", allowed));
         }
-        let interval = super::units::show_time(native.ping_interval);
-        Err(self.unfit(
-            "native",
-            "idle_timeout",
-            format!("more than ping_interval, which is {interval}"),
-        ))
+        if delivery.retry_delay_max < delivery.retry_delay {
+            let least = super::units::show_time(delivery.retry_delay);
+            let allowed = format!("at least retry_delay, which is {least}");
+            return Err(self.unfit("delivery", "retry_delay_max", allowed));
+        }
+        Ok(())
     }
 
     fn unfit(&self, section: &str, name: &str, allowed: String) -> ConfigError {

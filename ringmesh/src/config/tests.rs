@@ -155,7 +155,7 @@ fn bad_values_are_refused_with_what_is_allowed() {
         (
             "native.idle_timeout",
             "1s",
-            "native.idle_timeout cannot be \"1s\" (from the flag --set native.idle_timeout); allowed: more than ping_interval, which is 30s",
+            "native.idle_timeout cannot be \"1s\" (from the flag --set native.idle_timeout); allowed: more than ping_interval, which is 20s",
         ),
         (
             "limits.event_data_bytes_max",

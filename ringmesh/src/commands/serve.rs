@@ -1,0 +1,88 @@
+//! `ringmesh serve`: reads the configuration, runs a server until it is told to stop.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+
+use tracing::info;
+
+use super::args::ServeArgs;
+use super::failure::{Exit, Failure};
+use super::signals::Stop;
+use crate::config::{self, Config, Loaded, Sources};
+use crate::server::{Server, StartError};
+
+/// Runs the command.
+///
+/// # Errors
+/// The configuration is wrong, or the server cannot start or shut down as it should.
+pub fn run(arguments: ServeArgs) -> Result<(), Failure> {
+    let print_only = arguments.print_config;
+    let loaded = Loaded::load(&sources(arguments, std::env::vars_os().collect()))
+        .map_err(|error| Failure::new(Exit::Usage, error.to_string(), ""))?;
+    if print_only {
+        return print(&config::print(&loaded));
+    }
+    write_logs(&loaded.config);
+    let mut stop = Stop::listen().map_err(|error| {
+        Failure::new(Exit::Failed, format!("the process cannot listen for signals: {error}"), "")
+    })?;
+    let server = Server::start(&loaded.config).map_err(|error| not_started(&error))?;
+    // The folder may be told as a relative path; the line is for a person who may be elsewhere by now.
+    let folder = loaded.config.server.data.canonicalize().unwrap_or(loaded.config.server.data);
+    let shards = server.shards();
+    print(&format!(
+        "ringmesh {} is ready: {shards} shard{} on {}, native door on {}\n",
+        env!("CARGO_PKG_VERSION"),
+        if shards == 1 { "" } else { "s" },
+        folder.display(),
+        server.address(),
+    ))?;
+    stop.wait_for_signal();
+    info!("shutting down: what was taken is written and answered");
+    server.shut_down();
+    Ok(())
+}
+
+fn not_started(error: &StartError) -> Failure {
+    let exit = if error.is_damage() { Exit::Damaged } else { Exit::Failed };
+    Failure::new(exit, format!("the server does not start: {error}"), error.advice())
+}
+
+fn sources(arguments: ServeArgs, environment: Vec<(OsString, OsString)>) -> Sources {
+    let mut flags = Vec::new();
+    for (key, value) in arguments.set {
+        flags.push((format!("--set {key}"), key, value));
+    }
+    let mut flag = |name: &str, key: &str, value: Option<String>| {
+        flags.extend(value.map(|value| (name.to_owned(), key.to_owned(), value)));
+    };
+    flag("--data", "server.data", arguments.data.map(|path| path.to_string_lossy().into_owned()));
+    flag("--listen", "native.listen", arguments.listen);
+    flag("--shards", "server.shards", arguments.shards);
+    Sources { file: arguments.config, environment, flags }
+}
+
+/// Writes whole or fails; a reader that has gone away wants no more.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+            Exit::Failed,
+            format!("standard output cannot be written: {error}"),
+            "",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Lines about the server itself go to standard error; standard output has only the ready line.
+fn write_logs(config: &Config) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(config.logging.level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(true)
+        .finish();
+    // Only a second server in one process finds one set, and then it shares the first one's.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}

@@ -1,0 +1,119 @@
+//! Why a server does not start, and what to do about it.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use log::folder::OpenError;
+
+/// Why a server does not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The port cannot be had.
+    Port {
+        /// Where the native door was to listen.
+        listen: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The data folder cannot be opened.
+    Folder {
+        /// Which.
+        data: PathBuf,
+        /// Why.
+        error: OpenError,
+    },
+    /// The shards cannot run on this machine.
+    Runtime(dataplane::runtime::StartError),
+    /// The control plane cannot run.
+    Control(controlplane::control_plane::StartError),
+    /// The machine gives no random number for the id of a new folder.
+    NodeId(getrandom::Error),
+    /// The addresses file cannot be written.
+    Addresses {
+        /// The data folder.
+        data: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+impl StartError {
+    /// What to do about it; empty where the message says it.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        match self {
+            StartError::Port { error, .. } => match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "end the other one, or choose another address with --listen; port 0 picks a free one"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "ports below 1024 are for root; choose another with --listen"
+                }
+                _ => "choose an address of this machine with --listen",
+            },
+            StartError::Folder { error, .. } => match error {
+                OpenError::Locked { .. } => {
+                    "end the other one, or choose another folder with --data"
+                }
+                OpenError::Io(_) => {
+                    "look at the path and its permissions, or choose another folder with --data"
+                }
+                OpenError::Version { .. } => {
+                    "start the version of ringmesh that wrote it, or a newer one"
+                }
+                _ => "restore the folder from a copy, or start with an empty one with --data",
+            },
+            StartError::Addresses { .. } => {
+                "look at the folder's permissions and at the space on its disk"
+            }
+            StartError::Runtime(_) | StartError::Control(_) | StartError::NodeId(_) => "",
+        }
+    }
+
+    /// Whether it is the data on disk that is at fault.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let StartError::Folder { error, .. } = self else { return false };
+        matches!(error, OpenError::NoCheckpoint { .. } | OpenError::Description { .. })
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Port { listen, error } if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "the address {listen} is taken: something listens there already")
+            }
+            StartError::Port { listen, error } => {
+                write!(f, "nothing can listen on {listen}: {error}")
+            }
+            StartError::Folder { data, error } => {
+                write!(f, "the data folder {} cannot be opened: ", data.display())?;
+                chain(error, f)
+            }
+            StartError::Runtime(error) => chain(error, f),
+            StartError::Control(error) => chain(error, f),
+            StartError::NodeId(error) => write!(f, "the machine gives no random number: {error}"),
+            StartError::Addresses { data, error } => {
+                write!(f, "addresses.json cannot be written in {}: {error}", data.display())
+            }
+        }
+    }
+}
+
+impl Error for StartError {}
+
+/// An error and what stands behind it, on one line.
+fn chain(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{error}")?;
+    let mut source = error.source();
+    while let Some(error) = source {
+        write!(f, ": {error}")?;
+        source = error.source();
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The assembled server: start order, drain order.
+//!
+//! ```text
+//! start   checks -> port claimed -> folder opened, logs recovered -> port opened, shards running -> control plane:
+//!         every shard routes by the catalog -> addresses.json
+//! end     addresses.json removed -> port closed, clients told -> what was taken is written and answered -> logs
+//!         closed -> control plane stopped -> folder unlocked
+//! ```
+//!
+//! Nobody can connect before publishing works, and a port or a folder that another server has is refused before
+//! anything is read.
+
+mod addresses;
+mod error;
+mod options;
+mod port;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use controlplane::control_plane::{ControlOptions, ControlPlane, Inbox};
+use dataplane::control::ControlLink;
+use dataplane::runtime::Runtime;
+use doors::native::NativeDoor;
+use log::folder::{Folder, FolderLock};
+use log::storage::file::FileStorage;
+use tracing::{info, warn};
+
+pub use error::StartError;
+
+use crate::config::Config;
+use addresses::{Addresses, AddressesFile};
+use port::Port;
+
+/// A running server. Dropped, it shuts down as [`Server::shut_down`] does.
+pub struct Server {
+    address: SocketAddr,
+    shards: u16,
+    // In the order in which they end.
+    addresses: AddressesFile,
+    runtime: Runtime,
+    control: Option<ControlPlane>,
+    _lock: FolderLock,
+}
+
+impl Server {
+    /// Starts a server and returns when it is ready: clients can connect, publish and subscribe.
+    ///
+    /// # Errors
+    /// The machine, the port or the folder does not allow it. What had started is ended.
+    pub fn start(config: &Config) -> Result<Server, StartError> {
+        let shards = options::shards(config);
+        Runtime::check(shards).map_err(StartError::Runtime)?;
+        let listen = config.native.listen;
+        let port = Port::claim(listen).map_err(|error| StartError::Port { listen, error })?;
+
+        let storage = Arc::new(FileStorage::new());
+        let folder = open_folder(config, shards, &storage)?;
+        let data = &config.server.data;
+        let cannot_tell = |error| StartError::Addresses { data: data.clone(), error };
+        AddressesFile::clear(data).map_err(cannot_tell)?;
+
+        let inbox = Inbox::new();
+        let Folder { node_id, shards: logs, lock, .. } = folder;
+        let (runtime, address) = {
+            let older = logs.iter().zip(0..).filter(|(logs, _)| !logs.older.is_empty());
+            let older_owners = older.fold(0, |owners, (_, shard)| owners | 1 << shard);
+            let mut options = options::runtime(config, node_id, older_owners);
+            let listener = port.open().map_err(|error| StartError::Port { listen, error })?;
+            let address =
+                listener.local_addr().map_err(|error| StartError::Port { listen, error })?;
+            let door = Arc::new(NativeDoor::new(options::native(config, node_id)));
+            options.listen.push((listener, door));
+            let link: Arc<ControlLink> = inbox.link();
+            let runtime =
+                Runtime::start(options, logs, storage, link).map_err(StartError::Runtime)?;
+            (runtime, address)
+        };
+        let catalog = ControlOptions { catalog: data.join("catalog.redb") };
+        let replies: Vec<_> =
+            runtime.handles().into_iter().map(|shard| move |reply| shard.reply(reply)).collect();
+        let control = ControlPlane::start(&catalog, replies, inbox);
+        let control = Some(control.map_err(StartError::Control)?);
+        let told = Addresses { native: address, process_id: std::process::id() };
+        let addresses = AddressesFile::write(data, told).map_err(cannot_tell)?;
+        Ok(Server { address, shards, addresses, runtime, control, _lock: lock })
+    }
+
+    /// Where the native door listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// Ends the control plane and leaves the shards running: what they route goes on, new subscriptions are refused as
+    /// unavailable. For tests of just that.
+    pub fn stop_control_plane(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.join();
+        }
+    }
+
+    /// Shuts down in order: clients are told, what was taken is written and answered, the logs are closed.
+    pub fn shut_down(self) {
+        let Server { addresses, mut runtime, control, _lock: lock, .. } = self;
+        drop(addresses);
+        runtime.shutdown();
+        runtime.join();
+        if let Some(control) = control {
+            control.join();
+        }
+        drop(lock);
+    }
+}
+
+fn open_folder(
+    config: &Config,
+    shards: u16,
+    storage: &Arc<FileStorage>,
+) -> Result<Folder, StartError> {
+    let data = &config.server.data;
+    let node_id = getrandom::u64().map_err(StartError::NodeId)?.max(1);
+    let options = options::folder(config, shards, node_id);
+    let storage: Arc<FileStorage> = Arc::clone(storage);
+    let folder = log::folder::open(storage, data, &options)
+        .map_err(|error| StartError::Folder { data: data.clone(), error })?;
+    report(&folder, data);
+    Ok(folder)
+}
+
+/// What an operator would want to know tomorrow.
+fn report(folder: &Folder, data: &Path) {
+    if !folder.direct {
+        info!(
+            data = %data.display(),
+            "the folder's file system has no O_DIRECT: commits go through the page cache and are slower; use ext4 or xfs"
+        );
+    }
+    for log in &folder.recovered {
+        if let Some((segment, byte)) = log.cut {
+            info!(log = ?log.log, segment, byte, "an unfinished tail was cut; nothing acknowledged was in it");
+        }
+        for damage in &log.damage {
+            warn!(log = ?log.log, ?damage, "damage was found and set aside");
+        }
+    }
+    info!(
+        data = %data.display(),
+        generation = folder.generation,
+        logs = folder.recovered.len(),
+        "folder opened"
+    );
+}

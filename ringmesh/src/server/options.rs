@@ -1,0 +1,84 @@
+//! From the configuration to what each component is told.
+
+use std::time::Duration;
+
+use dataplane::options::ShardOptions;
+use dataplane::runtime::{Idle as RuntimeIdle, RuntimeOptions};
+use dataplane::session::AckLevel;
+use doors::native::NativeOptions;
+use log::folder::FolderOptions;
+use log::options::LogOptions;
+
+use crate::config::{Ack, Config, Idle};
+
+/// What the folder is told.
+pub(super) fn folder(config: &Config, shards: u16, node_id_if_new: u64) -> FolderOptions {
+    let log = LogOptions {
+        segment_bytes: config.log.segment_bytes,
+        cache_bytes: usize::try_from(config.log.cache_bytes).unwrap_or(usize::MAX),
+        checkpoint_every_bytes: config.log.segment_bytes / 2,
+        retention_bytes: config.log.retention_bytes,
+        ..LogOptions::default()
+    };
+    FolderOptions { shards, log, node_id_if_new, folder_bytes_max: config.log.folder_bytes_max }
+}
+
+/// What the native door is told.
+pub(super) fn native(config: &Config, node_id: u64) -> NativeOptions {
+    NativeOptions {
+        node_id,
+        event_data_bytes_max: config.limits.event_data_bytes_max,
+        window_batches_max: config.native.publish_window,
+        hello_timeout: config.native.hello_timeout,
+        ping_interval: config.native.ping_interval,
+        idle_timeout: config.native.idle_timeout,
+        slow_timeout: config.native.slow_peer_timeout,
+        ..NativeOptions::default()
+    }
+}
+
+/// What the runtime and its shards are told; the listeners are still to be given.
+pub(super) fn runtime(config: &Config, node_id: u64, older_owners: u64) -> RuntimeOptions {
+    let defaults = ShardOptions::default();
+    RuntimeOptions {
+        shard: ShardOptions {
+            // Tokens hold the low half: enough to tell that a token is another node's.
+            node: node_id as u32,
+            older_owners,
+            ack: match config.delivery.ack {
+                Ack::Durable => AckLevel::Durable,
+                Ack::Written => AckLevel::Written,
+                Ack::Received => AckLevel::Received,
+            },
+            ack_deadline_us: micros(config.delivery.ack_deadline),
+            retry_delay_us: micros(config.delivery.retry_delay),
+            retry_delay_max_us: micros(config.delivery.retry_delay_max),
+            ephemeral_expiry_us: micros(config.delivery.ephemeral_expiry),
+            event_data_bytes_max: config.limits.event_data_bytes_max,
+            in_flight_bytes_max: config.delivery.in_flight_bytes_max,
+            ..defaults
+        },
+        pin: config.server.pin,
+        idle: match config.server.idle {
+            Idle::Park => RuntimeIdle::Park,
+            Idle::Spin => RuntimeIdle::Spin,
+        },
+        connections_max: config.limits.connections_max,
+        slow_peer_timeout: config.native.slow_peer_timeout,
+        drain_timeout: config.server.drain_timeout,
+        ..RuntimeOptions::default()
+    }
+}
+
+/// Shards unless configured: one for each core that the process may use, one fewer from four up, which leaves a core to
+/// the kernel's work and the control plane.
+pub(super) fn shards(config: &Config) -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let derived = if cores >= 4 { cores - 1 } else { cores };
+    let most = usize::from(dataplane::options::SHARDS_MAX);
+    config.server.shards.unwrap_or(derived.min(most) as u16)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,54 @@
+//! A port that is claimed early and opened late.
+//!
+//! A server whose port is taken must say so before it spends time on recovery, but nobody may connect before it is
+//! over: a bound socket that does not listen yet does both.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that may wait for the accept thread.
+const BACKLOG: i32 = 1_024;
+
+/// A claimed port.
+#[derive(Debug)]
+pub(super) struct Port {
+    socket: Socket,
+}
+
+impl Port {
+    /// Claims the address. A port that somebody listens on is refused here.
+    pub(super) fn claim(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // Connections of the server before may linger for a minute; they must not keep this one from starting.
+        // SO_REUSEPORT stays off: two servers on one port would split its clients.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Ok(Port { socket })
+    }
+
+    /// Opens it: from here on connections come in.
+    pub(super) fn open(self) -> io::Result<TcpListener> {
+        self.socket.listen(BACKLOG)?;
+        Ok(self.socket.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two servers on one port would each get half of the clients.
+    #[test]
+    fn a_port_is_claimed_once() {
+        let port = Port::claim(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = port.socket.local_addr().unwrap().as_socket().unwrap();
+        let error = std::net::TcpStream::connect(address).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "claimed is not open");
+        let listener = port.open().unwrap();
+        assert_eq!(listener.local_addr().unwrap(), address);
+        std::net::TcpStream::connect(address).unwrap();
+        assert_eq!(Port::claim(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}

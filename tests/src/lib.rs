@@ -1,1 +1,0 @@
-//! The assembled server, over real sockets, with real clients.
