@@ -198,6 +198,28 @@ fn shutdown_says_goodbye() {
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 
+/// A node that sleeps, with nobody connected, must end at once: no event comes that would take its shards through the
+/// steps of their drain.
+#[test]
+fn a_sleeping_node_ends_at_once() {
+    let mut node = Node::start(2, RuntimeOptions::default());
+    let mut client = node.connect();
+    client.write_all(&[PUBLISH, 0, PUBLISH, 1]).unwrap();
+    (0..2).for_each(|_| assert_eq!(read_published(&mut client).1, 0));
+    drop(client);
+    // Long enough that the logs have written their idle marks and want nothing more.
+    let (mut cycles, mut quiet_looks) = (Vec::new(), 0);
+    node.wait_for("both shards asleep for good", |handles| {
+        let now = handles.iter().map(|handle| handle.counters().cycles.get()).collect();
+        let before = std::mem::replace(&mut cycles, now);
+        quiet_looks = if before == cycles { quiet_looks + 1 } else { 0 };
+        quiet_looks == 150
+    });
+    let asked = Instant::now();
+    node.end();
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
 /// A peer that does not close its side must not keep the server from ending.
 #[test]
 fn shutdown_does_not_wait_for_ever() {

@@ -47,6 +47,8 @@ const ARRIVALS_PER_CYCLE: usize = 64;
 const REST_US_MIN: u64 = 100;
 /// How long to wait before mail that a full mailbox refused is tried again.
 const REFUSED_RETRY_US: u64 = 200;
+/// How often a shard that is being drained is looked at: it comes to rest in several steps, and not all have a deadline.
+const DRAIN_LOOK_US: u64 = 1_000;
 /// How long after the drain the disk may take to answer what it was asked.
 const LAST_WRITES_US: u64 = 5_000_000;
 
@@ -230,6 +232,12 @@ impl Driver {
         // A shard that has work but did none waits for the disk, or for what the next cycle must see.
         let has_work = self.shard.has_work();
         let rest_us = if has_work { Some(REST_US_MIN) } else { rest_us };
+        let is_draining = self.pace.drain_until_us.is_some();
+        let rest_us = if is_draining {
+            Some(rest_us.unwrap_or(u64::MAX).min(DRAIN_LOOK_US))
+        } else {
+            rest_us
+        };
         let is_busy = has_work || self.kernel.in_flight.count() > 0 || self.kernel.was_refused;
         if idle_us >= IDLE_US && !is_busy {
             return self.sleep_in_host(host, rest_us).await;
