@@ -32,14 +32,16 @@ use crate::segment::FORMAT_VERSION;
 use crate::storage::{FileId, OpenMode, Storage};
 use crate::topics::Topics;
 
-const CHECKPOINT_MAGIC: u32 = 0x4b43_4d52;
-const FRAME_HEADER_BYTES: usize = 24;
+pub(crate) const CHECKPOINT_MAGIC: u32 = 0x4b43_4d52;
+pub(crate) const FRAME_HEADER_BYTES: usize = 24;
+/// Bytes of the last frame of a checkpoint.
+pub(crate) const END_FRAME_BYTES: usize = FRAME_HEADER_BYTES + 16;
 /// A frame is ended once it is this long; bounds what a shard encodes in one step.
 const FRAME_BYTES: usize = 64 << 10;
 const KIND_START: u32 = 1;
 const KIND_TOPICS: u32 = 2;
 const KIND_CURSORS: u32 = 3;
-const KIND_END: u32 = 4;
+pub(crate) const KIND_END: u32 = 4;
 
 /// Where the replay of a checkpoint starts, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +219,11 @@ impl Checkpoint {
     }
 }
 
-fn take_frame<'a>(bytes: &mut &'a [u8], number: u32) -> Result<(u32, u64, &'a [u8]), DecodeError> {
+/// Takes the frame `number` off `bytes`: its kind, its sequence, its payload.
+pub(crate) fn take_frame<'a>(
+    bytes: &mut &'a [u8],
+    number: u32,
+) -> Result<(u32, u64, &'a [u8]), DecodeError> {
     let truncated = DecodeError::Truncated { field: "checkpoint frame" };
     let (head, rest) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or(truncated.clone())?;
     let mut fields = &head[..];

@@ -27,7 +27,7 @@ use crate::scan::SegmentScan;
 use crate::segment::index_path;
 use crate::storage::{FileId, Mapped, OpenMode, Storage};
 
-const INDEX_MAGIC: u32 = 0x5849_4d52;
+pub(crate) const INDEX_MAGIC: u32 = 0x5849_4d52;
 const INDEX_VERSION: u32 = 1;
 const INDEX_HEADER_BYTES: usize = 64;
 

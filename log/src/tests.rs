@@ -4,3 +4,4 @@ mod crash;
 mod damage;
 mod files;
 mod harness;
+mod inspect;

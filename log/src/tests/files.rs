@@ -97,7 +97,7 @@ fn inspect_tells_damage_from_a_torn_tail() {
     let segment = dir.path().join("gen-000001/log-000/seg-000000000001.rms");
     let whole = std::fs::read(&segment).unwrap();
     let summary = inspect_file(&segment, &mut Vec::new()).unwrap();
-    assert_eq!((summary.verdict, summary.entries), (Verdict::Whole, u64::from(BATCHES)));
+    assert_eq!((summary.verdict, summary.batches), (Verdict::Whole, u64::from(BATCHES)));
     let mut flipped = whole.clone();
     flipped[4096 * 5 + 300] ^= 4;
     std::fs::write(&segment, &flipped).unwrap();
