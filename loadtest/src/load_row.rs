@@ -8,7 +8,7 @@ use anyhow::Context;
 use crate::calls::CallCounter;
 use crate::engine::tally::Tally;
 use crate::engine::{Load, Run};
-use crate::machine::{CpuTime, DiskCounters, ProcessMeter};
+use crate::machine::{self, CpuTime, DiskCounters, ProcessMeter};
 use crate::report::Row;
 
 /// Whom to watch during a load.
@@ -26,6 +26,7 @@ struct Meters {
     client_cpu: CpuTime,
     server: Option<ProcessMeter>,
     disk: Option<DiskCounters>,
+    written_bytes: Option<u64>,
 }
 
 impl Meters {
@@ -35,6 +36,7 @@ impl Meters {
             client_cpu: CpuTime::of_thread(),
             server: watched.pid.map(ProcessMeter::start).transpose()?,
             disk: watched.folder.map(DiskCounters::of).transpose()?.flatten(),
+            written_bytes: watched.pid.map(machine::written_bytes).transpose()?,
         })
     }
 
@@ -45,10 +47,11 @@ impl Meters {
         row.server = self.server.as_ref().map(ProcessMeter::read).transpose()?;
         let after = watched.folder.map(DiskCounters::of).transpose()?.flatten();
         if let (Some(before), Some(after)) = (self.disk, after) {
-            let disk = after.since(before);
-            row.figure("disk flushes", disk.flushes as f64);
-            row.figure("disk writes", disk.writes as f64);
-            row.figure("disk bytes written", disk.written_bytes as f64);
+            row.figure("disk flushes", (after.flushes - before.flushes) as f64);
+        }
+        if let (Some(before), Some(pid)) = (self.written_bytes, watched.pid) {
+            let written = machine::written_bytes(pid)? - before;
+            row.figure("bytes written by the server", written as f64);
         }
         Ok(())
     }

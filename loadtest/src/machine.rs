@@ -179,13 +179,18 @@ pub(crate) fn memory_bytes(pid: u32, field: &str) -> anyhow::Result<u64> {
     Ok(kib << 10)
 }
 
+/// Bytes that a process has handed to disks so far.
+pub(crate) fn written_bytes(pid: u32) -> anyhow::Result<u64> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io"))
+        .with_context(|| format!("/proc/{pid}/io cannot be read: run as the server's user"))?;
+    io.lines()
+        .find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok())
+        .with_context(|| format!("/proc/{pid}/io has no write_bytes"))
+}
+
 /// Counters of the disk under a folder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskCounters {
-    /// Writes that completed, after the kernel merged or split them.
-    pub(crate) writes: u64,
-    /// Bytes written.
-    pub(crate) written_bytes: u64,
     /// Flushes that completed: one for each synced write on a disk without FUA.
     pub(crate) flushes: u64,
 }
@@ -203,21 +208,8 @@ impl DiskCounters {
             let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
             (number(0)? == u64::from(major) && number(1)? == u64::from(minor)).then_some(())?;
             // Since Linux 5.5 the 16th statistic counts flushes.
-            Some(DiskCounters {
-                writes: number(7)?,
-                written_bytes: number(9)? * 512,
-                flushes: number(18)?,
-            })
+            Some(DiskCounters { flushes: number(18)? })
         }))
-    }
-
-    /// What was counted since `before`.
-    pub(crate) fn since(self, before: Self) -> Self {
-        DiskCounters {
-            writes: self.writes - before.writes,
-            written_bytes: self.written_bytes - before.written_bytes,
-            flushes: self.flushes - before.flushes,
-        }
     }
 }
 
