@@ -5,3 +5,4 @@ mod damage;
 mod files;
 mod harness;
 mod inspect;
+mod released;
