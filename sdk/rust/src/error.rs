@@ -108,6 +108,12 @@ pub enum PublishError {
     Closed,
 }
 
+impl PublishError {
+    pub(crate) fn is_unknown_topic(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.code() == Some(Code::UnknownTopic))
+    }
+}
+
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

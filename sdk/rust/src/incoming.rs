@@ -170,6 +170,10 @@ fn on_refusal(request: u64, frame: &RefusalFrame<'_>, state: &mut State) -> Resu
         Some(Kind::Publish) => {
             state.publishing.refused(request, &PublishError::Refused(refusal.clone()));
         }
+        Some(Kind::Topic) => {
+            let number = TopicId(u32::try_from(request).unwrap_or(0));
+            state.publishing.topic_refused(number, PublishError::Refused(refusal.clone()));
+        }
         Some(Kind::Subscribe) => {
             if let Some(subscribed) = state.subscriptions.remove(&request) {
                 let error = SubscribeError::Refused(refusal.clone());

@@ -77,6 +77,9 @@ pub(crate) struct Publishing {
     sent: BTreeMap<u64, Sealed>,
     next_request: u64,
     bytes: usize,
+    /// Why the server does not take a topic, by the number that was to stand for it. What is published under that
+    /// number is refused as "unknown topic", which tells nobody what to change.
+    topics_refused: BTreeMap<TopicId, PublishError>,
 }
 
 impl Publishing {
@@ -203,8 +206,15 @@ impl Publishing {
     pub(crate) fn refused(&mut self, request: u64, error: &PublishError) {
         if let Some(sealed) = self.sent.remove(&request) {
             self.bytes -= sealed.batch.len();
-            fail(sealed, error);
+            let cause =
+                self.topics_refused.get(&sealed.number).filter(|_| error.is_unknown_topic());
+            fail(sealed, cause.unwrap_or(error));
         }
+    }
+
+    /// The server does not take the topic of this number.
+    pub(crate) fn topic_refused(&mut self, number: TopicId, error: PublishError) {
+        self.topics_refused.insert(number, error);
     }
 
     /// The connection is lost: everything unacknowledged waits again, before everything else, in its order.
