@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Real GitHub webhook payloads for the end-to-end tests.
+npm ci --prefix tests/octokit --no-audit --no-fund
+
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo test --workspace --locked

@@ -1,0 +1,10 @@
+//! The assembled server, over real sockets, with the real command line as its client.
+
+mod commands;
+mod control_plane;
+mod durability;
+mod folder;
+mod harness;
+mod real_input;
+mod usage;
+mod wire;
