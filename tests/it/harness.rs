@@ -256,7 +256,9 @@ impl Run {
         self.stdin = None;
         if wait(&mut self.child, PATIENCE).is_none() {
             let _ = self.child.kill();
-            panic!("the command hangs; {:?}", self.collect());
+            let Ended { lines, stderr, .. } = self.collect();
+            let last = lines.last();
+            panic!("the command hangs after {} lines; the last: {last:?}; {stderr}", lines.len());
         }
         self.collect()
     }

@@ -35,7 +35,7 @@ fn mistakes_are_told_apart() {
             &["no server answers at 127.0.0.1:1", "ringmesh serve"],
         ),
         (&["subscribe", "t", "--server", "nonsense"], 4, &["nonsense", "HOST:PORT"]),
-        (&["inspect", "/nowhere"], 2, &["/nowhere", "seg-N.rms"]),
+        (&["inspect", "/nowhere"], 1, &["/nowhere cannot be read", "gen-000001"]),
     ];
     for (arguments, code, texts) in table {
         let ended = run(arguments).end();

@@ -100,13 +100,19 @@ impl fmt::Display for ConfigError {
             ConfigError::Syntax { path, reason } => {
                 write!(f, "the configuration file {} is not TOML: {reason}", path.display())
             }
-            ConfigError::UnknownKey { origin, name, nearest: Some(nearest) } => {
-                write!(f, "unknown key {name} in {origin}: did you mean {nearest}?")
+            ConfigError::UnknownKey { origin, name, nearest } => {
+                match origin {
+                    Origin::Environment(_) => {
+                        write!(f, "unknown variable {name} in the environment")?
+                    }
+                    Origin::Flag(_) => write!(f, "unknown key {name} in a flag")?,
+                    origin => write!(f, "unknown key {name} in {origin}")?,
+                }
+                match nearest {
+                    Some(nearest) => write!(f, ": did you mean {nearest}?"),
+                    None => write!(f, "; `ringmesh serve --print-config` lists all keys"),
+                }
             }
-            ConfigError::UnknownKey { origin, name, nearest: None } => write!(
-                f,
-                "unknown key {name} in {origin}; `ringmesh serve --print-config` lists all keys"
-            ),
             ConfigError::Value { origin, key, value, allowed } => {
                 write!(f, "{key} cannot be {value:?} (from {origin}); allowed: {allowed}")
             }

@@ -104,12 +104,12 @@ fn unknown_keys_are_refused_by_name() {
         Sources { environment: environment("RINGMESH_SERVER_SHARDS", "1"), ..Sources::default() };
     assert_eq!(
         Loaded::load(&sources).unwrap_err().to_string(),
-        "unknown key RINGMESH_SERVER_SHARDS in the environment (RINGMESH_SERVER_SHARDS): did you mean RINGMESH_SERVER__SHARDS?"
+        "unknown variable RINGMESH_SERVER_SHARDS in the environment: did you mean RINGMESH_SERVER__SHARDS?"
     );
     let sources = Sources { flags: flag("server.shard", "1"), ..Sources::default() };
     assert_eq!(
         Loaded::load(&sources).unwrap_err().to_string(),
-        "unknown key server.shard in the flag --set server.shard: did you mean server.shards?"
+        "unknown key server.shard in a flag: did you mean server.shards?"
     );
 }
 
