@@ -144,9 +144,13 @@ impl Shard {
     }
 
     fn remove_subscription(&mut self, subscription: &Subscription) {
+        self.end_members_of(subscription.id);
         let Some(group) = self.groups.get_mut(&subscription.group) else { return };
         group.subscriptions.retain(|known| known.subscription.id != subscription.id);
         if group.subscriptions.is_empty() {
+            // Members elsewhere have not left yet; what is in flight to them ends with the group.
+            let members = group.members.iter();
+            self.in_flight_bytes -= members.map(|member| member.in_flight_bytes).sum::<u64>();
             self.groups.remove(&subscription.group);
             for log in &mut self.logs {
                 log.remove_cursor(subscription.group.0);

@@ -163,8 +163,7 @@ impl Shard {
         Ok(())
     }
 
-    /// A client leaves a subscription; an ephemeral one ends with that, a durable one only if the client says `end`.
-    /// Answered by [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`].
+    /// A client leaves a subscription; an ephemeral one ends with that, a durable one keeps its place. Answered by [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`].
     pub fn unsubscribe(&mut self, key: SessionKey, request: u64, end: bool) {
         let _fence = Fence::default();
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -174,17 +173,21 @@ impl Shard {
             self.sessions.say(key, SessionEvent::Refused { request, refusal });
             return;
         };
-        let (_, slot) = session.subscriptions.swap_remove(index);
-        let ended = self.end_member(slot);
-        match ended {
-            Some((id, ephemeral)) if ephemeral || end => {
-                self.members.requests.push_back(ControlRequest::Unsubscribe {
-                    shard: self.options.index,
-                    session: key,
-                    request,
-                    id,
-                })
-            }
+        let slot = session.subscriptions[index].1;
+        if end && self.members.at(slot).is_some_and(|member| !member.ephemeral) {
+            let text = "a durable subscription would end for all its members; leave it instead";
+            let refusal = Refusal::new(Code::Unsupported, text);
+            self.sessions.say(key, SessionEvent::Refused { request, refusal });
+            return;
+        }
+        session.subscriptions.swap_remove(index);
+        match self.end_member(slot) {
+            Some((id, true)) => self.members.requests.push_back(ControlRequest::Unsubscribe {
+                shard: self.options.index,
+                session: key,
+                request,
+                id,
+            }),
             _ => self.sessions.say(key, SessionEvent::Unsubscribed { request }),
         }
     }
@@ -268,6 +271,26 @@ impl Shard {
         for (shard, lease) in lent.into_iter().enumerate() {
             let (group, subscription) = (of.group, of.id);
             self.post(shard as u16, Mail::Join { member, group, subscription, lease });
+        }
+    }
+
+    /// A subscription has ended while members of it are still here: they hear so. What is in flight to them is
+    /// forgotten with the group on every shard.
+    pub(super) fn end_members_of(&mut self, subscription: SubscriptionId) {
+        for slot in 0..self.members.list.len() as u32 {
+            if self.members.at(slot).is_none_or(|member| member.subscription != subscription) {
+                continue;
+            }
+            let member = self.members.remove(slot).expect("looked at just now");
+            let (key, request) = (member.session, member.request);
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.subscriptions.retain(|(number, _)| *number != request);
+            }
+            let id = MemberId { shard: self.options.index, slot, life: member.life };
+            for shard in 0..self.options.shards {
+                self.post(shard, Mail::Leave { member: id, group: member.group });
+            }
+            self.sessions.say(key, SessionEvent::Unsubscribed { request });
         }
     }
 
