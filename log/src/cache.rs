@@ -56,6 +56,12 @@ impl TailCache {
         self.commits.get(after).filter(|commit| commit.base_position <= position)
     }
 
+    /// Where in `segment` the first commit stands that is not durable: from there on the file may hold anything.
+    pub(crate) fn first_unsynced_at(&self, segment: u64) -> Option<u64> {
+        let after = self.commits.partition_point(|commit| commit.number < self.durable_end);
+        self.commits.range(after..).find(|commit| commit.segment == segment).map(|commit| commit.at)
+    }
+
     fn evict(&mut self) {
         while self.bytes > self.bytes_max {
             match self.commits.front() {

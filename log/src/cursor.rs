@@ -1,6 +1,7 @@
 //! Cursors of groups: kept by the log, written with its commits, held by its checkpoints.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use codec::ids::Position;
 
@@ -47,7 +48,8 @@ pub struct CursorMark(pub u64);
 /// Invariant: `dirty` is sorted by mark, and a group stands in it at most once.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
-    cursors: HashMap<u64, Kept>,
+    /// Its order reaches the checkpoints, so it must not change from run to run: the hasher has no random keys.
+    cursors: HashMap<u64, Kept, BuildHasherDefault<DefaultHasher>>,
     dirty: VecDeque<(u64, CursorMark)>,
     last_mark: CursorMark,
     durable_mark: CursorMark,

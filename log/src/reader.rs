@@ -237,6 +237,11 @@ impl Log {
                     return None;
                 }
                 Located::At { file, segment, at, end_bytes, .. } => {
+                    // A window must not hold what is still being written: it would be taken for damage later.
+                    let unsynced_at = self.cache.first_unsynced_at(segment);
+                    let end_bytes = unsynced_at.map_or(end_bytes, |unsynced| {
+                        end_bytes.min(unsynced - unsynced % BLOCK_BYTES as u64)
+                    });
                     match self.window_batch(reader, (file, segment, at), end_bytes, disk) {
                         Some(found) => (segment, at, found, false),
                         None => return Some(ReadStep::Pending),

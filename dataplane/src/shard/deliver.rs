@@ -41,6 +41,7 @@ enum TurnEnd {
 
 impl Shard {
     pub(super) fn deliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        self.bytes_freed();
         let mut work = self.deliver_tail(kernel);
         for _ in 0..self.lagging.len().min(LAGGING_PER_CYCLE) {
             let id = self.lagging.pop_front().expect("counted");
@@ -153,6 +154,9 @@ impl Shard {
             return Offered::Refused;
         }
         if full || !group.members.any_ready() {
+            if full {
+                self.waiting_bytes.insert(id);
+            }
             self.want_leases(id);
             return Offered::Refused;
         }
@@ -380,6 +384,9 @@ impl Shard {
             let place = &mut group.places[log];
             let next = place.log.next_idle(after, &mut blocked, &group.members, turn);
             let Some(base) = next.filter(|_| !full) else {
+                if full && next.is_some() {
+                    self.waiting_bytes.insert(id);
+                }
                 if place.log.has_idle() && !group.members.any_ready() {
                     self.want_leases(id);
                 }
@@ -469,6 +476,17 @@ impl Shard {
         self.tail_waits = false;
         self.may_have_room = true;
         for id in std::mem::take(&mut self.waiting_io) {
+            self.wake_lagging(id);
+            self.wake_idle(id);
+        }
+    }
+
+    /// Groups that found too many bytes in flight try again once there are fewer.
+    fn bytes_freed(&mut self) {
+        if self.in_flight_bytes >= self.options.in_flight_bytes_max {
+            return;
+        }
+        for id in std::mem::take(&mut self.waiting_bytes) {
             self.wake_lagging(id);
             self.wake_idle(id);
         }

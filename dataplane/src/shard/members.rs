@@ -1,7 +1,7 @@
 //! Who is there. The home shard of a member keeps its credit and lends parts of it to the shards that deliver to it; a
 //! shard that delivers keeps what it was lent.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use codec::crc32c::crc32c;
@@ -52,7 +52,7 @@ pub struct HomeMembers {
     list: Vec<Option<HomeMember>>,
     free: Vec<u32>,
     life: u32,
-    clients: HashMap<Arc<str>, HomeClient>,
+    clients: BTreeMap<Arc<str>, HomeClient>,
     /// Requests for the control plane, in order.
     requests: VecDeque<ControlRequest>,
     /// Subscribes that wait for the control plane: until when, who.
@@ -93,6 +93,11 @@ impl HomeMembers {
     /// When the next client's ephemeral subscriptions end.
     pub fn next_client_expiry(&self) -> Option<u64> {
         self.clients.values().filter_map(|client| client.expires_us).min()
+    }
+
+    /// Whether something waits for room in the control plane's queue.
+    pub fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
     }
 
     /// When the next subscribe is given up.
@@ -346,7 +351,20 @@ impl Shard {
         self.wake_idle(group);
     }
 
+    /// Credit is given back at the end of the cycle: two shards that want the same credit would otherwise take it from
+    /// each other for ever, and neither would get to use it.
     pub(super) fn on_recall(&mut self, member: MemberId, group: GroupId, events: u32) {
+        self.recalled.push((member, group, events));
+    }
+
+    /// Gives back what was recalled and is not in use, and notes the rest to be given back when it is freed.
+    pub(super) fn return_recalled(&mut self) {
+        for (member, group, events) in std::mem::take(&mut self.recalled) {
+            self.return_lease(member, group, events);
+        }
+    }
+
+    fn return_lease(&mut self, member: MemberId, group: GroupId, events: u32) {
         let from = self.options.index;
         let state = self.groups.get_mut(&group);
         let Some(lent) = state.and_then(|state| state.members.get_mut(member)) else { return };
@@ -367,6 +385,8 @@ impl Shard {
         member.surplus -= kept;
         member.free += events - kept;
         self.lend_more(id.slot);
+        // Whoever still waits has asked once and does not ask again.
+        self.recall(id.slot);
     }
 
     pub(super) fn on_lease_wanted(&mut self, from: u16, id: MemberId) {
@@ -411,10 +431,13 @@ impl Shard {
         if member.surplus > 0 {
             let holders = member.lent.iter().enumerate().filter(|(_, lent)| **lent > 0);
             asks.extend(holders.map(|(shard, lent)| (shard as u16, member.surplus.min(*lent))));
-        } else if let Some(wants) = member.wanting.front() {
-            let others = member.lent.iter().enumerate();
-            let others = others.filter(|(shard, lent)| **lent > 0 && *shard != usize::from(*wants));
-            asks.extend(others.map(|(shard, lent)| (shard as u16, lent.div_ceil(2))));
+        } else {
+            // A shard that asked when all its credit was in flight may hold some by now, and still stand in line.
+            let others_want =
+                |shard: usize| member.wanting.iter().any(|wants| usize::from(*wants) != shard);
+            let holders = member.lent.iter().enumerate();
+            let holders = holders.filter(|(shard, lent)| **lent > 0 && others_want(*shard));
+            asks.extend(holders.map(|(shard, lent)| (shard as u16, lent.div_ceil(2))));
         }
         let (group, id) = (member.group, MemberId { shard: own, slot, life: member.life });
         for (shard, events) in asks {
@@ -467,7 +490,7 @@ impl Shard {
         if self.members.next_client_expiry().is_some_and(|at| at <= now) {
             let clients = &mut self.members.clients;
             let gone = |client: &HomeClient| client.expires_us.is_some_and(|at| at <= now);
-            for (client, _) in clients.extract_if(|_, client| gone(client)) {
+            for (client, _) in clients.extract_if(.., |_, client| gone(client)) {
                 self.members.requests.push_back(ControlRequest::EndClient { client });
             }
         }

@@ -16,7 +16,8 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use codec::ids::{Position, Timestamp};
@@ -42,6 +43,9 @@ use outbox::Outbox;
 use publish::Publishing;
 use sessions::Sessions;
 
+/// How soon a shard looks again at a queue that was full.
+const FULL_QUEUE_RETRY_US: u64 = 1_000;
+
 /// The state machine of one core.
 pub struct Shard {
     options: ShardOptions,
@@ -55,7 +59,8 @@ pub struct Shard {
     caches: Vec<MatchCache>,
     /// The place in the active log up to which events have been routed to the groups at the tail.
     tail: Reader,
-    groups: HashMap<GroupId, Group>,
+    /// Its order reaches what is sent, so it must not change from run to run: the hasher has no random keys.
+    groups: HashMap<GroupId, Group, BuildHasherDefault<DefaultHasher>>,
     /// Groups that are behind in some log and may be given more, in turn.
     lagging: VecDeque<GroupId>,
     /// Groups with idle events that may be sent again now.
@@ -76,6 +81,10 @@ pub struct Shard {
     may_have_room: bool,
     /// Groups that wait for the disk.
     waiting_io: Vec<GroupId>,
+    /// Credit that members' homes have asked back in this cycle.
+    recalled: Vec<(MemberId, GroupId, u32)>,
+    /// Groups that wait until fewer bytes are in flight.
+    waiting_bytes: BTreeSet<GroupId>,
     /// Whether routing from the tail waits for the disk.
     tail_waits: bool,
     /// Groups that other shards have reported done with before this one knew them.
@@ -106,7 +115,7 @@ impl Shard {
             snapshot: Arc::new(RoutingSnapshot::empty()),
             adopting: VecDeque::new(),
             tail,
-            groups: HashMap::new(),
+            groups: HashMap::default(),
             lagging: VecDeque::new(),
             idle: VecDeque::new(),
             moved: Vec::new(),
@@ -119,6 +128,8 @@ impl Shard {
             idle_until_us: 0,
             may_have_room: true,
             waiting_io: Vec::new(),
+            recalled: Vec::new(),
+            waiting_bytes: BTreeSet::new(),
             tail_waits: false,
             early_older_done: HashMap::new(),
             catching_up: Vec::new(),
@@ -149,6 +160,7 @@ impl Shard {
         work += self.adopt(kernel); //        starts of new subscriptions that are fixed by now
         work += self.deliver(kernel); //      to subscribers, within their credit
         work += self.redeliver(kernel); //    what was handed back, lost, or not settled in time
+        self.return_recalled();
         work += self.flush_cursors();
         work += self.expire_clients(kernel);
         work += self.outbox.flush(kernel);
@@ -166,7 +178,11 @@ impl Shard {
         let cursors = (!self.moved.is_empty()).then_some(self.next_cursor_flush_us);
         let clients = self.members.next_client_expiry();
         let waiting = self.members.next_subscribe_timeout();
-        [log, expiry, cursors, clients, waiting].into_iter().flatten().min()
+        // A full queue tells nobody when it has room again.
+        let is_held_up =
+            !self.outbox.is_empty() || !self.adopting.is_empty() || self.members.has_requests();
+        let retry = is_held_up.then_some(self.now.mono_us + FULL_QUEUE_RETRY_US);
+        [log, expiry, cursors, clients, waiting, retry].into_iter().flatten().min()
     }
 
     /// Whether the next cycle has something to do that it need not wait for.

@@ -1,0 +1,10 @@
+//! The checkers: each holds the node to one promise. They know what clients know, and what stands in the logs.
+
+pub mod acknowledged;
+pub mod cursors;
+pub mod matched;
+pub mod memory;
+pub mod order;
+pub mod owed;
+pub mod progress;
+pub mod whole;

@@ -1,0 +1,366 @@
+//! The control plane of the simulation: the rules of the real one, without its thread, its clock and its file. Durable
+//! subscriptions outlive the process, as the catalog is written before a snapshot is published.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use codec::refusal::{Code, Refusal};
+use dataplane::control::{ControlReply, ControlRequest};
+use dataplane::mail::Mail;
+use dataplane::session::SessionKey;
+use routing::snapshot::{RoutingSnapshot, SnapshotEditor};
+use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
+use routing::topic::TopicFilter;
+
+use crate::faults::{Fault, Tally};
+use crate::ledger::Ledger;
+use crate::network::Network;
+use crate::random::Random;
+
+/// How often snapshots are published at most.
+const PUBLISH_INTERVAL_US: u64 = 5_000;
+
+/// Requests on their way to the control plane.
+#[derive(Debug)]
+pub struct ControlQueue {
+    waiting: VecDeque<(u64, ControlRequest)>,
+    len_max: usize,
+    /// Whether the control plane takes requests.
+    pub is_open: bool,
+}
+
+impl ControlQueue {
+    /// Takes a request, if there is room and a control plane.
+    ///
+    /// # Errors
+    /// There is not; the request comes back.
+    pub fn send(
+        &mut self,
+        request: ControlRequest,
+        now_us: u64,
+        tally: &mut Tally,
+    ) -> Result<(), ControlRequest> {
+        if !self.is_open {
+            return Err(request);
+        }
+        if self.waiting.len() >= self.len_max {
+            tally.hit(Fault::ControlFull);
+            return Err(request);
+        }
+        self.waiting.push_back((now_us, request));
+        Ok(())
+    }
+}
+
+/// Who waits for a version.
+#[derive(Debug)]
+struct Answer {
+    version: u64,
+    shard: u16,
+    session: SessionKey,
+    request: u64,
+    /// `None`: an unsubscribe.
+    subscription: Option<Arc<Subscription>>,
+}
+
+/// The control plane of a node.
+#[derive(Debug)]
+pub struct Control {
+    /// Durable subscriptions: what a catalog holds.
+    catalog: BTreeMap<SubscriptionId, Arc<Subscription>>,
+    next_id: u64,
+    /// Requests.
+    pub queue: ControlQueue,
+    snapshot: Arc<RoutingSnapshot>,
+    next: SnapshotEditor,
+    live: BTreeMap<SubscriptionId, Arc<Subscription>>,
+    adopted: Vec<u64>,
+    answers: VecDeque<Answer>,
+    published_us: u64,
+    random: Random,
+}
+
+/// What a client asks for, and how the control plane knows it again.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The group that clients name; none for an ephemeral subscription.
+    pub group: Option<Arc<str>>,
+    /// What to match.
+    pub filter: TopicFilter,
+    /// How the work is divided.
+    pub mode: Mode,
+    /// Who asks.
+    pub client: Arc<str>,
+}
+
+impl Wanted {
+    /// The group's full name; none for an ephemeral one, which has a number in it.
+    fn group_name(&self) -> Option<Arc<str>> {
+        let group = self.group.as_ref()?;
+        Some(match self.mode {
+            Mode::Clustering => group.clone(),
+            Mode::Broadcasting => format!("{group}/$client/{}", self.client).into(),
+        })
+    }
+}
+
+impl Control {
+    /// A control plane with an empty catalog.
+    #[must_use]
+    pub fn new(queue_len_max: usize, random: Random) -> Self {
+        let snapshot = Arc::new(RoutingSnapshot::empty());
+        Control {
+            catalog: BTreeMap::new(),
+            next_id: 1,
+            queue: ControlQueue {
+                waiting: VecDeque::new(),
+                len_max: queue_len_max,
+                is_open: false,
+            },
+            next: SnapshotEditor::new(&snapshot),
+            snapshot,
+            live: BTreeMap::new(),
+            adopted: Vec::new(),
+            answers: VecDeque::new(),
+            published_us: 0,
+            random,
+        }
+    }
+
+    /// A new life of the process: shards know nothing yet, and ephemeral subscriptions have ended.
+    pub fn start(&mut self, shards: u16, now_us: u64, network: &mut Network, tally: &mut Tally) {
+        self.snapshot = Arc::new(RoutingSnapshot::empty());
+        self.next = SnapshotEditor::new(&self.snapshot);
+        self.live = self.catalog.clone();
+        for subscription in self.live.values() {
+            self.next.add(subscription.clone());
+        }
+        self.adopted = vec![0; usize::from(shards)];
+        self.answers.clear();
+        self.queue.waiting.clear();
+        self.queue.is_open = true;
+        self.publish(now_us, network, tally);
+    }
+
+    /// The control plane's thread ends; shards go on without it.
+    pub fn stop(&mut self, now_us: u64, network: &mut Network, tally: &mut Tally) {
+        self.queue.is_open = false;
+        let gone = || Refusal::from(Code::Unavailable);
+        for answer in std::mem::take(&mut self.answers) {
+            let Answer { shard, session, request, subscription, .. } = answer;
+            let reply = match subscription {
+                Some(_) => ControlReply::Subscribed { session, request, result: Err(gone()) },
+                None => ControlReply::Unsubscribed { session, request, result: Err(gone()) },
+            };
+            network.send_from_control(shard, Mail::Control(reply), now_us, tally);
+        }
+        while let Some((_, request)) = self.queue.waiting.pop_front() {
+            let (shard, reply) = match request {
+                ControlRequest::Subscribe { shard, session, request, .. } => {
+                    (shard, ControlReply::Subscribed { session, request, result: Err(gone()) })
+                }
+                ControlRequest::Unsubscribe { shard, session, request, .. } => {
+                    (shard, ControlReply::Unsubscribed { session, request, result: Err(gone()) })
+                }
+                ControlRequest::EndClient { .. } | ControlRequest::Adopted { .. } => continue,
+            };
+            network.send_from_control(shard, Mail::Control(reply), now_us, tally);
+        }
+    }
+
+    /// Whether every shard routes by the newest version.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.adopted_by_all() == self.snapshot.version()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queue.waiting.is_empty() && self.answers.is_empty() && self.next.is_unchanged()
+    }
+
+    /// From here on the queue is large.
+    pub fn calm(&mut self) {
+        self.queue.len_max = 4_096;
+    }
+
+    /// Takes requests, publishes what is due, answers what all shards have adopted.
+    pub fn turn(
+        &mut self,
+        now_us: u64,
+        network: &mut Network,
+        ledger: &mut Ledger,
+        tally: &mut Tally,
+    ) {
+        if !self.queue.is_open {
+            return;
+        }
+        let take = self.random.between(1, 8);
+        for _ in 0..take {
+            let Some((_, request)) = self.queue.waiting.pop_front() else { break };
+            self.on_request(request, now_us, network, ledger, tally);
+        }
+        if !self.next.is_unchanged() && now_us >= self.published_us + PUBLISH_INTERVAL_US {
+            self.publish(now_us, network, tally);
+        }
+        let adopted = self.adopted_by_all();
+        while let Some(answer) = self.answers.pop_front_if(|answer| answer.version <= adopted) {
+            let Answer { shard, session, request, subscription, .. } = answer;
+            let reply = match subscription {
+                Some(subscription) => {
+                    ControlReply::Subscribed { session, request, result: Ok(subscription) }
+                }
+                None => ControlReply::Unsubscribed { session, request, result: Ok(()) },
+            };
+            network.send_from_control(shard, Mail::Control(reply), now_us, tally);
+        }
+    }
+
+    /// The subscription that meets a wish, if it is there.
+    #[must_use]
+    pub fn find(&self, wanted: &Wanted) -> Option<&Arc<Subscription>> {
+        let name = wanted.group_name();
+        self.live.values().find(|known| {
+            known.filter == wanted.filter
+                && match &name {
+                    Some(name) => known.group_name == *name,
+                    None => known.ephemeral_client.as_ref() == Some(&wanted.client),
+                }
+        })
+    }
+
+    fn on_request(
+        &mut self,
+        request: ControlRequest,
+        now_us: u64,
+        network: &mut Network,
+        ledger: &mut Ledger,
+        tally: &mut Tally,
+    ) {
+        match request {
+            ControlRequest::Subscribe {
+                shard,
+                session,
+                request,
+                group,
+                filter,
+                mode,
+                start,
+                client,
+            } => {
+                let wanted = Wanted { group, filter, mode, client };
+                match self.subscribe(&wanted, start, ledger) {
+                    Ok(subscription) => {
+                        let version = self.newest();
+                        let subscription = Some(subscription);
+                        self.answers.push_back(Answer {
+                            version,
+                            shard,
+                            session,
+                            request,
+                            subscription,
+                        });
+                    }
+                    Err(refusal) => {
+                        let reply =
+                            ControlReply::Subscribed { session, request, result: Err(refusal) };
+                        network.send_from_control(shard, Mail::Control(reply), now_us, tally);
+                    }
+                }
+            }
+            ControlRequest::Unsubscribe { shard, session, request, id } => {
+                self.remove(id, ledger);
+                let version = self.newest();
+                self.answers.push_back(Answer {
+                    version,
+                    shard,
+                    session,
+                    request,
+                    subscription: None,
+                });
+            }
+            ControlRequest::EndClient { client } => {
+                let ended = self.live.values();
+                let ended = ended.filter(|known| known.ephemeral_client.as_ref() == Some(&client));
+                let ended: Vec<_> = ended.map(|known| known.id).collect();
+                for id in ended {
+                    self.remove(id, ledger);
+                }
+            }
+            ControlRequest::Adopted { shard, version } => {
+                let adopted = &mut self.adopted[usize::from(shard)];
+                *adopted = version.max(*adopted);
+            }
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        wanted: &Wanted,
+        start: Option<Start>,
+        ledger: &mut Ledger,
+    ) -> Result<Arc<Subscription>, Refusal> {
+        let name = wanted.group_name();
+        let known_group = name.as_ref().and_then(|name| self.next.group_by_name(name));
+        if start.is_some() && known_group.is_some() {
+            return Err(Code::GroupExists.into());
+        }
+        if let Some(known) = self.find(wanted) {
+            return Ok(known.clone());
+        }
+        let id = self.take_id();
+        let group = match known_group {
+            Some(known) => known,
+            None => GroupId(self.take_id()),
+        };
+        let ephemeral = || format!("$ephemeral/{}/{id}", wanted.client).into();
+        let subscription = Arc::new(Subscription {
+            id: SubscriptionId(id),
+            group,
+            group_name: name.unwrap_or_else(ephemeral),
+            filter: wanted.filter.clone(),
+            mode: wanted.mode,
+            start: start.unwrap_or(Start::Tail),
+            ephemeral_client: wanted.group.is_none().then(|| wanted.client.clone()),
+        });
+        ledger.subscription_made(&subscription);
+        self.live.insert(subscription.id, subscription.clone());
+        self.next.add(subscription.clone());
+        Ok(subscription)
+    }
+
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn remove(&mut self, id: SubscriptionId, ledger: &mut Ledger) {
+        if let Some(removed) = self.live.remove(&id) {
+            self.next.remove(id);
+            ledger.group_mut(removed.group).is_over = true;
+        }
+    }
+
+    fn publish(&mut self, now_us: u64, network: &mut Network, tally: &mut Tally) {
+        let durable = self.live.iter().filter(|(_, known)| known.is_durable());
+        self.catalog.extend(durable.map(|(id, known)| (*id, known.clone())));
+        let empty = SnapshotEditor::new(&self.snapshot);
+        let snapshot = Arc::new(std::mem::replace(&mut self.next, empty).finish());
+        self.next = SnapshotEditor::new(&snapshot);
+        for shard in 0..self.adopted.len() as u16 {
+            let mail = Mail::Control(ControlReply::Snapshot(snapshot.clone()));
+            network.send_from_control(shard, mail, now_us, tally);
+        }
+        self.snapshot = snapshot;
+        self.published_us = now_us;
+    }
+
+    fn newest(&self) -> u64 {
+        self.snapshot.version() + u64::from(!self.next.is_unchanged())
+    }
+
+    fn adopted_by_all(&self) -> u64 {
+        self.adopted.iter().copied().min().unwrap_or(0)
+    }
+}

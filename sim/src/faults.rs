@@ -1,0 +1,165 @@
+//! Every kind of fault that the simulator knows, and how often each has happened.
+
+use std::fmt;
+
+macro_rules! faults {
+    ($($(#[doc = $doc:literal])+ $name:ident => $text:literal,)+) => {
+        /// Something that goes wrong, or merely not as one would like.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Fault {
+            /// Every kind, in the order of the table.
+            pub const ALL: &'static [Fault] = &[$(Fault::$name,)+];
+
+            /// Its name in the table.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Fault::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    /// Everything that was not seen to be durable may be lost.
+    PowerLoss => "power loss",
+    /// The process ends; what was written stays.
+    Kill => "process killed",
+    /// Power is lost while a folder is being recovered.
+    PowerLossInRecovery => "power loss in recovery",
+    /// Power is lost in the middle of a chore.
+    PowerLossInChore => "power loss in a chore",
+    /// A write whose end was not seen is gone after a power loss.
+    WriteLost => "unseen write lost",
+    /// A write whose end was not seen is there after a power loss.
+    WriteKept => "unseen write kept",
+    /// A write whose end was not seen is there in part.
+    WriteTorn => "unseen write torn at 512 B",
+    /// A change of a folder that was not synced is gone.
+    EntryLost => "unsynced folder entry lost",
+    /// An operation ended before one that was submitted earlier.
+    OutOfOrder => "disk out of order",
+    /// An operation took long.
+    SlowDisk => "disk slow",
+    /// A write failed.
+    WriteFailed => "write failed",
+    /// A chore failed.
+    ChoreFailed => "chore failed",
+    /// The disk was full.
+    DiskFull => "disk full",
+    /// A shard was not run for long.
+    Stall => "shard stalled",
+    /// Mail took long.
+    SlowMail => "mail slow",
+    /// A mailbox was full.
+    MailboxFull => "mailbox full",
+    /// The control plane's queue was full.
+    ControlFull => "control queue full",
+    /// The control plane was not there.
+    ControlDown => "control plane down",
+    /// The wall clock was set back.
+    ClockBack => "wall clock set back",
+    /// The wall clock was set forward.
+    ClockForward => "wall clock set forward",
+    /// A publisher's session ended with publishes under way.
+    PublisherLost => "publisher lost",
+    /// A subscriber's session ended with deliveries unsettled.
+    SubscriberLost => "subscriber lost",
+    /// A subscriber kept deliveries beyond the deadline.
+    SlowSubscriber => "subscriber slow",
+    /// A subscriber handed a delivery back.
+    HandedBack => "delivery handed back",
+    /// A subscriber settled a part of a delivery.
+    SettledInPart => "delivery settled in part",
+    /// A subscriber settled something twice.
+    SettledTwice => "delivery settled twice",
+    /// A publish found no room.
+    NoRoom => "no room",
+    /// The node came back with more shards.
+    MoreShards => "restarted with more shards",
+    /// The node came back with fewer shards.
+    FewerShards => "restarted with fewer shards",
+}
+
+/// How often each fault has happened, and what was delivered in spite of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    faults: Vec<u64>,
+    /// Shard cycles run.
+    pub cycles: u64,
+    /// Events published, each attempt counted.
+    pub published: u64,
+    /// Events whose publisher was told that they are durable.
+    pub acknowledged: u64,
+    /// Events that came to a subscriber for the first time in its group.
+    pub delivered: u64,
+    /// Events that came to a group again.
+    pub redelivered: u64,
+    /// Deliveries whose attempt number was above 1.
+    pub attempts_above_one: u64,
+}
+
+impl Tally {
+    /// Counts a fault.
+    pub fn hit(&mut self, fault: Fault) {
+        self.add_faults(fault, 1);
+    }
+
+    /// Counts a fault `times` times.
+    pub fn add_faults(&mut self, fault: Fault, times: u64) {
+        self.faults.resize(Fault::ALL.len(), 0);
+        self.faults[fault as usize] += times;
+    }
+
+    /// How often a fault has happened.
+    #[must_use]
+    pub fn count(&self, fault: Fault) -> u64 {
+        self.faults.get(fault as usize).copied().unwrap_or(0)
+    }
+
+    /// Adds the counts of another run.
+    pub fn add(&mut self, other: &Tally) {
+        for fault in Fault::ALL {
+            self.add_faults(*fault, other.count(*fault));
+        }
+        self.cycles += other.cycles;
+        self.published += other.published;
+        self.acknowledged += other.acknowledged;
+        self.delivered += other.delivered;
+        self.redelivered += other.redelivered;
+        self.attempts_above_one += other.attempts_above_one;
+    }
+
+    /// The rows of the closing table.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(&'static str, u64)> {
+        let mut rows: Vec<_> =
+            Fault::ALL.iter().map(|fault| (fault.name(), self.count(*fault))).collect();
+        rows.push(("events published", self.published));
+        rows.push(("events acknowledged", self.acknowledged));
+        rows.push(("events delivered", self.delivered));
+        rows.push(("events redelivered", self.redelivered));
+        rows.push(("deliveries of attempt 2 and more", self.attempts_above_one));
+        rows
+    }
+
+    /// What has never happened. A simulator that never injects a fault proves nothing about it.
+    #[must_use]
+    pub fn zeros(&self) -> Vec<&'static str> {
+        self.rows().into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, count) in self.rows() {
+            writeln!(f, "{name:<34} {count:>12}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,304 @@
+//! A simulated publisher: keeps a window of batches under way, and publishes again what it has no answer for.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use codec::attribute::{Key, Value};
+use codec::batch::Batch;
+use codec::builder::BatchBuilder;
+use codec::event::DataKind;
+use codec::header::HeaderSeed;
+use codec::ids::{Partition, TopicId};
+use codec::refusal::{Code, Refusal};
+use dataplane::session::{AckLevel, Admission, SessionEvent};
+
+use crate::faults::Fault;
+use crate::ledger::{BatchId, Checked, Fate, Sent, violated};
+use crate::node::{Home, Node, Owner};
+use crate::plan::PublisherPlan;
+use crate::random::Random;
+use crate::scene::Scene;
+
+const CHECK: &str = "publishes are answered";
+
+/// What to publish, whichever attempt it takes.
+#[derive(Clone, Debug)]
+struct Intent {
+    topic: usize,
+    keys: Vec<Option<u8>>,
+    data_bytes: Vec<u32>,
+}
+
+/// A batch that found no room.
+#[derive(Debug)]
+struct Held {
+    id: BatchId,
+    intent: Intent,
+    bytes: Vec<u8>,
+}
+
+/// One publisher.
+#[derive(Debug)]
+pub struct Publisher {
+    number: usize,
+    plan: PublisherPlan,
+    home: Option<(Home, u32)>,
+    left: u64,
+    again: VecDeque<Intent>,
+    held: Option<Held>,
+    waits_for_room: bool,
+    under_way: BTreeMap<u64, (BatchId, Intent)>,
+    next_request: u64,
+    not_before_us: u64,
+}
+
+impl Publisher {
+    /// A publisher that has not connected.
+    #[must_use]
+    pub fn new(number: usize, plan: PublisherPlan) -> Self {
+        Publisher {
+            number,
+            plan,
+            home: None,
+            left: plan.events,
+            again: VecDeque::new(),
+            held: None,
+            waits_for_room: false,
+            under_way: BTreeMap::new(),
+            next_request: 1,
+            not_before_us: 0,
+        }
+    }
+
+    /// Whether everything is published and acknowledged.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.left == 0 && self.again.is_empty() && self.held.is_none() && self.under_way.is_empty()
+    }
+
+    /// What it waits for, in words.
+    #[must_use]
+    pub fn waits(&self) -> String {
+        let (number, left) = (self.number, self.left);
+        let (again, under_way) = (self.again.len(), self.under_way.len());
+        format!(
+            "publisher {number}: {left} events left, {again} again, {under_way} under way, room {}",
+            self.waits_for_room
+        )
+    }
+
+    /// Does what a client does between two looks at its connection.
+    ///
+    /// # Errors
+    /// A promise is broken.
+    pub fn act(&mut self, node: &mut Node, scene: &mut Scene) -> Checked {
+        if scene.now_us < self.not_before_us {
+            return Ok(());
+        }
+        let Some((home, session)) = self.home else {
+            let shard = scene.random.below(u64::from(node.count())) as u16;
+            let owner = Owner::Publisher(self.number);
+            let session = scene.next_session();
+            self.home = node.connect(shard, owner).map(|home| (home, session));
+            return Ok(());
+        };
+        if !scene.is_calm && !self.under_way.is_empty() && scene.random.chance(4) {
+            scene.tally.hit(Fault::PublisherLost);
+            scene.trace.note(format_args!("publisher {} vanishes", self.number));
+            node.disconnect(home);
+            self.lost(scene);
+            return Ok(());
+        }
+        for _ in 0..scene.random.between(1, 4) {
+            let has_more = self.held.is_some() || !self.again.is_empty() || self.left > 0;
+            if self.waits_for_room || !has_more || self.under_way.len() >= self.plan.window {
+                break;
+            }
+            self.publish(home, session, node, scene)?;
+        }
+        Ok(())
+    }
+
+    /// Its session is over, whoever ended it: what has no answer is published again, in the same order.
+    pub fn lost(&mut self, scene: &mut Scene) {
+        self.home = None;
+        self.waits_for_room = false;
+        let held = self.held.take().map(|held| held.intent);
+        let mut first: VecDeque<Intent> = VecDeque::new();
+        for (id, intent) in std::mem::take(&mut self.under_way).into_values() {
+            scene.ledger.lose(id);
+            first.push_back(intent);
+        }
+        first.extend(held);
+        first.append(&mut self.again);
+        self.again = first;
+    }
+
+    /// The shard says something.
+    ///
+    /// # Errors
+    /// A promise is broken.
+    pub fn on_event(&mut self, event: SessionEvent, scene: &mut Scene) -> Checked {
+        match event {
+            SessionEvent::Published { request, partition, base_offset, count, ack } => {
+                let Some((id, intent)) = self.under_way.remove(&request) else {
+                    violated!(
+                        CHECK,
+                        "publish {request} of publisher {} is answered twice",
+                        self.number
+                    );
+                };
+                let keyed = intent.keys[0].map(|key| scene.plan.keys[usize::from(key)].1);
+                if count as usize != intent.keys.len()
+                    || keyed.is_some_and(|keyed| keyed != partition)
+                {
+                    violated!(
+                        CHECK,
+                        "batch {} is answered with {count} events in {partition}",
+                        id.0
+                    );
+                }
+                if ack != AckLevel::Durable {
+                    violated!(CHECK, "batch {} is acknowledged as {ack:?}", id.0);
+                }
+                scene.tally.acknowledged += u64::from(count);
+                let at = scene.ledger.step;
+                let sent = scene.ledger.attempt_mut(id);
+                sent.fate = Fate::Acknowledged { partition, offset: base_offset, at };
+                scene
+                    .trace
+                    .note(format_args!("batch {} stands at {partition}:{base_offset}", id.0));
+            }
+            SessionEvent::Refused { request, refusal } => {
+                let Some((id, intent)) = self.under_way.remove(&request) else {
+                    violated!(
+                        CHECK,
+                        "publish {request} of publisher {} is answered twice",
+                        self.number
+                    );
+                };
+                self.refused(id, intent, &refusal, true, scene)?;
+            }
+            SessionEvent::Room => self.waits_for_room = false,
+            SessionEvent::Goodbye(_) => {}
+            event => violated!(CHECK, "a publisher is told {event:?}"),
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, home: Home, session: u32, node: &mut Node, scene: &mut Scene) -> Checked {
+        let shards = node.count();
+        let Held { id, intent, bytes } = match self.held.take() {
+            Some(held) => held,
+            None => {
+                let intent = self.again.pop_front().unwrap_or_else(|| self.intend(scene));
+                let id = BatchId(scene.ledger.sent.len() as u32);
+                let bytes = encode(id, &intent, scene);
+                let partition = intent.keys[0].map(|key| scene.plan.keys[usize::from(key)].1);
+                scene.ledger.sent.push(Sent {
+                    session,
+                    topic: intent.topic,
+                    keys: intent.keys.clone(),
+                    body_crc: codec::crc32c::crc32c(&bytes[codec::header::HEADER_BYTES..]),
+                    sent_at: scene.ledger.step,
+                    is_local: partition.is_none_or(|partition| partition.0 % shards == home.shard),
+                    fate: Fate::Refused,
+                    was_visible: false,
+                });
+                Held { id, intent, bytes }
+            }
+        };
+        let request = self.next_request;
+        self.next_request += 1;
+        let batch = match Batch::parse(&bytes, HeaderSeed::WIRE) {
+            Ok(batch) => batch,
+            Err(error) => violated!(CHECK, "batch {} is made badly: {error}", id.0),
+        };
+        let topic = scene.plan.topics[intent.topic].text().clone();
+        match node.shard(home).publish(home.key, request, &topic, &batch) {
+            Ok(Admission::Taken) => {
+                let count = intent.keys.len() as u64;
+                scene.tally.published += count;
+                scene.trace.note(format_args!(
+                    "publisher {} sends batch {} of {count}",
+                    self.number, id.0
+                ));
+                let step = scene.ledger.step;
+                let sent = scene.ledger.attempt_mut(id);
+                sent.sent_at = step;
+                sent.fate = Fate::UnderWay;
+                self.under_way.insert(request, (id, intent));
+                Ok(())
+            }
+            Ok(Admission::NoRoom) => {
+                scene.tally.hit(Fault::NoRoom);
+                self.waits_for_room = true;
+                self.held = Some(Held { id, intent, bytes });
+                Ok(())
+            }
+            Err(refusal) => self.refused(id, intent, &refusal, false, scene),
+        }
+    }
+
+    /// A publish is refused; it is tried again later. After a failed write nobody knows whether it is there.
+    fn refused(
+        &mut self,
+        id: BatchId,
+        intent: Intent,
+        refusal: &Refusal,
+        was_taken: bool,
+        scene: &mut Scene,
+    ) -> Checked {
+        scene.trace.note(format_args!("batch {} is refused: {}", id.0, refusal.code.name()));
+        let fate = match refusal.code {
+            Code::LogStopped => {
+                scene.log_stopped = true;
+                if was_taken { Fate::Unknown } else { Fate::Refused }
+            }
+            Code::DiskFull | Code::Overloaded | Code::ShuttingDown => Fate::Refused,
+            code => violated!(CHECK, "batch {} is refused: {code:?} {}", id.0, refusal.text),
+        };
+        scene.ledger.attempt_mut(id).fate = fate;
+        self.again.push_back(intent);
+        self.not_before_us = scene.now_us + 5_000;
+        Ok(())
+    }
+
+    fn intend(&mut self, scene: &mut Scene) -> Intent {
+        let random = &mut scene.random;
+        let count = random.between(1, self.plan.batch_max).min(self.left);
+        self.left -= count;
+        let plan = &scene.plan;
+        let topic = random.index(plan.topics.len());
+        let (_, partition) = plan.keys[random.index(plan.keys.len())];
+        let fitting: Vec<u8> = (0..plan.keys.len() as u8)
+            .filter(|key| plan.keys[usize::from(*key)].1 == partition)
+            .collect();
+        let keyed = self.plan.keyed;
+        let key = |random: &mut Random| keyed.then(|| random.pick(&fitting));
+        let keys = (0..count).map(|_| key(random)).collect();
+        let size = |random: &mut Random| random.between(8, self.plan.data_bytes_max.max(8)) as u32;
+        let data_bytes = (0..count).map(|_| size(random)).collect();
+        Intent { topic, keys, data_bytes }
+    }
+}
+
+/// The batch as it goes on the wire. Each event's data names attempt and index, and the rest follows from them.
+fn encode(id: BatchId, intent: &Intent, scene: &Scene) -> Vec<u8> {
+    let shared = &mut [(Key::Source, Value::UriReference("/sim")), (Key::Type, Value::String("t"))];
+    let mut builder = BatchBuilder::new(shared).expect("the shared attributes are small");
+    for (index, (key, len)) in intent.keys.iter().zip(&intent.data_bytes).enumerate() {
+        let mut data = Vec::with_capacity(*len as usize + 8);
+        data.extend_from_slice(&id.0.to_le_bytes());
+        data.extend_from_slice(&(index as u32).to_le_bytes());
+        let mut filler = Random::new(u64::from(id.0) << 8 | index as u64);
+        while data.len() < *len as usize {
+            data.extend_from_slice(&filler.next_u64().to_le_bytes());
+        }
+        let key = key.map(|key| scene.plan.keys[usize::from(key)].0.as_str());
+        let mut own: Vec<_> =
+            key.map(|key| (Key::PartitionKey, Value::String(key))).into_iter().collect();
+        builder.push(&mut own, DataKind::Binary, &data).expect("simulated events are small");
+    }
+    let partition = intent.keys[0].map(|key| scene.plan.keys[usize::from(key)].1);
+    builder.finish(TopicId(0), partition.unwrap_or(Partition::ANY))
+}

@@ -1,0 +1,443 @@
+//! A simulated subscriber: subscribes, takes deliveries, and settles them as its temper says.
+
+use std::collections::BTreeMap;
+
+use codec::refusal::Code;
+use dataplane::selection::{Bitmap, Selection};
+use dataplane::session::{Delivery, SessionEvent, SubscribeRequest, Verdict};
+use dataplane::token::{Token, TokenFields};
+use routing::subscription::GroupId;
+
+use crate::check::{matched, memory, order};
+use crate::control::{Control, Wanted};
+use crate::faults::Fault;
+use crate::ledger::{BatchId, Checked, Place, bits_of, violated};
+use crate::node::{Home, Node, Owner};
+use crate::plan::{SubscriberPlan, Temper};
+use crate::scene::Scene;
+
+const CHECK: &str = "subscriptions are answered";
+
+/// How one wish stands on the present session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// To be asked for.
+    Wanted { not_before_us: u64 },
+    /// Asked for.
+    Asked,
+    /// It stands.
+    Stands,
+}
+
+/// A delivery that is not settled.
+#[derive(Clone, Debug)]
+struct Held {
+    subscription: u64,
+    token: Token,
+    group: GroupId,
+    id: BatchId,
+    bits: u64,
+    received_us: u64,
+    ready_us: u64,
+    is_late: bool,
+}
+
+/// One subscriber.
+#[derive(Debug)]
+pub struct Subscriber {
+    number: usize,
+    plan: SubscriberPlan,
+    home: Option<Home>,
+    /// The member's number on this session, unique in the run.
+    member: u32,
+    standing: Vec<Standing>,
+    /// Whether a wish still names the start of a new group.
+    names_start: Vec<bool>,
+    credit_max: Vec<u32>,
+    held: Vec<Held>,
+    settled: Vec<(Token, u64)>,
+    comes_us: u64,
+    /// Something may have timed out, so the shard may count less than is held here.
+    is_unsure: bool,
+}
+
+impl Subscriber {
+    /// A subscriber that has not connected.
+    #[must_use]
+    pub fn new(number: usize, plan: SubscriberPlan) -> Self {
+        let wishes = plan.wishes.len();
+        Subscriber {
+            number,
+            home: None,
+            member: 0,
+            standing: vec![Standing::Wanted { not_before_us: 0 }; wishes],
+            names_start: vec![true; wishes],
+            credit_max: plan.wishes.iter().map(|wish| wish.credit).collect(),
+            held: Vec::new(),
+            settled: Vec::new(),
+            comes_us: plan.comes_us,
+            is_unsure: false,
+            plan,
+        }
+    }
+
+    /// Whether its subscriptions stand and it holds nothing.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let stands = self.standing.iter().all(|standing| *standing == Standing::Stands);
+        self.home.is_some() && stands && self.held.is_empty()
+    }
+
+    /// What it waits for, in words.
+    #[must_use]
+    pub fn waits(&self) -> String {
+        let (number, held) = (self.number, self.held.len());
+        format!("subscriber {number}: {:?}, {held} held", self.standing)
+    }
+
+    /// Does what a client does between two looks at its connection.
+    ///
+    /// # Errors
+    /// A promise is broken.
+    pub fn act(&mut self, node: &mut Node, scene: &mut Scene) -> Checked {
+        let Some(home) = self.home else {
+            if scene.now_us >= self.comes_us || scene.is_calm {
+                self.connect(node, scene);
+            }
+            return Ok(());
+        };
+        self.ask(home, node, scene)?;
+        let vanishes = match self.plan.temper {
+            Temper::Flaky => 8,
+            _ => 1,
+        };
+        if !scene.is_calm && scene.random.chance(vanishes) {
+            if !self.held.is_empty() {
+                scene.tally.hit(Fault::SubscriberLost);
+            }
+            scene.trace.note(format_args!("subscriber {} vanishes", self.number));
+            node.disconnect(home);
+            self.lost(scene);
+            self.comes_us = scene.now_us + scene.random.below(400_000);
+            return Ok(());
+        }
+        if !scene.is_calm && scene.random.chance(10) {
+            self.change_credit(home, node, scene);
+        }
+        self.settle_some(home, node, scene)
+    }
+
+    /// Its session is over, whoever ended it.
+    pub fn lost(&mut self, scene: &mut Scene) {
+        self.home = None;
+        for held in std::mem::take(&mut self.held) {
+            self.release(&held, held.bits, scene);
+        }
+        self.settled.clear();
+        self.is_unsure = false;
+        self.standing.fill(Standing::Wanted { not_before_us: 0 });
+    }
+
+    /// The shard says something.
+    ///
+    /// # Errors
+    /// A promise is broken.
+    pub fn on_event(
+        &mut self,
+        home: Home,
+        event: SessionEvent,
+        node: &Node,
+        control: &Control,
+        scene: &mut Scene,
+    ) -> Checked {
+        match event {
+            SessionEvent::Subscribed { request } => {
+                let wish = request as usize - 1;
+                if self.standing[wish] != Standing::Asked {
+                    violated!(CHECK, "subscriber {} is told twice of {request}", self.number);
+                }
+                self.standing[wish] = Standing::Stands;
+                if let Some(known) = control.find(&self.wanted(wish)) {
+                    scene.trace.note(format_args!("  {known:?}"));
+                    scene.ledger.subscription_answered(known.group, known.id);
+                }
+                scene.trace.note(format_args!("subscriber {} has wish {wish}", self.number));
+            }
+            SessionEvent::Refused { request, refusal } => {
+                let wish = request as usize - 1;
+                let name = refusal.code.name();
+                scene.trace.note(format_args!("subscriber {} wish {wish}: {name}", self.number));
+                let wait = match refusal.code {
+                    Code::GroupExists => {
+                        self.names_start[wish] = false;
+                        0
+                    }
+                    Code::Unavailable => 50_000,
+                    code => violated!(CHECK, "subscriber {} is refused: {code:?}", self.number),
+                };
+                self.standing[wish] = Standing::Wanted { not_before_us: scene.now_us + wait };
+            }
+            SessionEvent::Delivery(delivery) => self.on_delivery(home, &delivery, node, scene)?,
+            SessionEvent::Goodbye(_)
+            | SessionEvent::Unsubscribed { .. }
+            | SessionEvent::CaughtUp { .. } => {}
+            event => violated!(CHECK, "a subscriber is told {event:?}"),
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, node: &mut Node, scene: &mut Scene) {
+        let shard = scene.random.below(u64::from(node.count())) as u16;
+        self.home = node.connect(shard, Owner::Subscriber(self.number));
+        if let Some(home) = self.home {
+            self.member = scene.next_session();
+            node.shard(home).identify(home.key, self.plan.client.clone());
+        }
+    }
+
+    fn wanted(&self, wish: usize) -> Wanted {
+        let plan = &self.plan.wishes[wish];
+        Wanted {
+            group: plan.group.clone(),
+            filter: plan.filter.clone(),
+            mode: plan.mode,
+            client: self.plan.client.clone(),
+        }
+    }
+
+    /// Asks for what it wants, one wish after the other: the first makes the group, with its start.
+    fn ask(&mut self, home: Home, node: &mut Node, scene: &mut Scene) -> Checked {
+        let is_waiting = |standing: &Standing| *standing != Standing::Stands;
+        let Some(wish) = self.standing.iter().position(is_waiting) else { return Ok(()) };
+        let Standing::Wanted { not_before_us } = self.standing[wish] else { return Ok(()) };
+        if scene.now_us < not_before_us {
+            return Ok(());
+        }
+        let plan = &self.plan.wishes[wish];
+        let request = SubscribeRequest {
+            request: wish as u64 + 1,
+            group: plan.group.clone(),
+            filter: plan.filter.clone(),
+            mode: plan.mode,
+            start: plan.start.clone().filter(|_| self.names_start[wish]),
+            credit: plan.credit,
+        };
+        if let Err(refusal) = node.shard(home).subscribe(home.key, request) {
+            violated!(CHECK, "subscriber {} is refused at once: {}", self.number, refusal.text);
+        }
+        self.standing[wish] = Standing::Asked;
+        self.credit_max[wish] = plan.credit;
+        Ok(())
+    }
+
+    fn on_delivery(
+        &mut self,
+        home: Home,
+        delivery: &Delivery,
+        node: &Node,
+        scene: &mut Scene,
+    ) -> Checked {
+        let id = scene.ledger.identify(&delivery.batch, &delivery.topic)?;
+        let Some(token) = TokenFields::decode(&delivery.token.0) else {
+            violated!(CHECK, "a delivery has no readable token");
+        };
+        let header = &delivery.batch.header;
+        let place = Place {
+            log: delivery.log,
+            base: header.base_position,
+            partition: header.partition,
+            offset: header.base_offset,
+            append_time: header.append_time,
+        };
+        let known = *scene.ledger.places.entry(id).or_insert(place);
+        if known != place {
+            violated!(
+                "acknowledged is readable",
+                "batch {} came from {known:?} and {place:?}",
+                id.0
+            );
+        }
+        scene.ledger.attempt_mut(id).was_visible = true;
+        matched::check(&scene.ledger, token.group, id)?;
+        let bits = bits_of(&delivery.selection, header.count as usize);
+        if bits == 0 {
+            violated!(CHECK, "a delivery of batch {} has no events", id.0);
+        }
+        // Mail to another shard was sent at some unknown time before.
+        let is_local = delivery.log.log % node.count() == home.shard;
+        let deadline = scene.plan.shard.ack_deadline_us;
+        let until_us = if is_local { scene.now_us + deadline } else { 0 };
+        let group = token.group;
+        self.note_arrival(group, (id, bits), &place, until_us, scene)?;
+        scene.tally.attempts_above_one += u64::from(delivery.attempt > 1);
+        scene.trace.note(format_args!(
+            "subscriber {} gets batch {} {bits:#x} attempt {} of group {group} from {} at {}",
+            self.number, id.0, delivery.attempt, place.log, place.base
+        ));
+        let wait = match self.plan.temper {
+            Temper::Slow if scene.random.chance(200) => scene.random.below(deadline * 2),
+            _ => scene.random.below(20_000),
+        };
+        self.held.push(Held {
+            subscription: delivery.subscription,
+            token: delivery.token,
+            group,
+            id,
+            bits,
+            received_us: scene.now_us,
+            ready_us: scene.now_us + wait,
+            is_late: false,
+        });
+        self.check_credit(delivery.subscription, scene)
+    }
+
+    fn note_arrival(
+        &mut self,
+        group: GroupId,
+        (id, bits): (BatchId, u64),
+        place: &Place,
+        until_us: u64,
+        scene: &mut Scene,
+    ) -> Checked {
+        let (now_us, generation, member) = (scene.now_us, scene.generation, self.member);
+        for index in (0..64).filter(|index| bits & (1 << index) != 0) {
+            let arrival = order::Arrival { member, id, index, now_us, generation, until_us };
+            order::check_arrival(&mut scene.ledger, group, place, arrival)?;
+        }
+        let received = scene.ledger.group_mut(group).received.entry(id).or_insert(0);
+        let again = bits & *received;
+        *received |= bits;
+        scene.tally.redelivered += u64::from(again.count_ones());
+        scene.tally.delivered += u64::from((bits & !again).count_ones());
+        Ok(())
+    }
+
+    /// Counts only what can certainly not have timed out.
+    fn check_credit(&mut self, subscription: u64, scene: &Scene) -> Checked {
+        let fresh_us = scene.plan.shard.ack_deadline_us / 4;
+        let is_old = |held: &Held| scene.now_us >= held.received_us + fresh_us;
+        self.is_unsure = !self.held.is_empty() && (self.is_unsure || self.held.iter().any(is_old));
+        if self.is_unsure {
+            return Ok(());
+        }
+        let ours = self.held.iter().filter(|held| held.subscription == subscription);
+        let events: u64 = ours.map(|held| u64::from(held.bits.count_ones())).sum();
+        memory::check_credit(self.member, events, self.credit_max[subscription as usize - 1])
+    }
+
+    fn change_credit(&mut self, home: Home, node: &mut Node, scene: &mut Scene) {
+        let wish = scene.random.index(self.standing.len());
+        if self.standing[wish] == Standing::Stands {
+            let events = scene.random.pick(&[1, 2, 30]);
+            self.credit_max[wish] = self.credit_max[wish].max(events);
+            node.shard(home).set_credit(home.key, wish as u64 + 1, events);
+        }
+    }
+
+    fn settle_some(&mut self, home: Home, node: &mut Node, scene: &mut Scene) -> Checked {
+        let deadline = scene.plan.shard.ack_deadline_us;
+        for held in &mut self.held {
+            if !held.is_late && scene.now_us > held.received_us + deadline {
+                held.is_late = true;
+                scene.tally.hit(Fault::SlowSubscriber);
+            }
+        }
+        let calm = scene.is_calm;
+        let now_us = scene.now_us;
+        self.is_unsure &= !self.held.is_empty();
+        let ready: Vec<usize> = (0..self.held.len())
+            .filter(|index| calm || self.held[*index].ready_us <= now_us)
+            .collect();
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let count = if calm { ready.len() } else { scene.random.between(1, 4) as usize };
+        for _ in 0..count {
+            if self.held.is_empty() {
+                break;
+            }
+            let index = if calm { 0 } else { ready[scene.random.index(ready.len())] };
+            if index < self.held.len() {
+                self.settle_one(index, home, node, scene)?;
+            }
+        }
+        if !calm && scene.random.chance(20) && !self.settled.is_empty() {
+            let (token, _) = self.settled[scene.random.index(self.settled.len())];
+            scene.tally.hit(Fault::SettledTwice);
+            self.settle(home, node, &token, Selection::All, Verdict::Done)?;
+        }
+        Ok(())
+    }
+
+    fn settle_one(
+        &mut self,
+        index: usize,
+        home: Home,
+        node: &mut Node,
+        scene: &mut Scene,
+    ) -> Checked {
+        let is_fickle = self.plan.temper == Temper::Fickle && !scene.is_calm;
+        let mut held = self.held.swap_remove(index);
+        let is_part = held.bits.count_ones() > 1 && is_fickle && scene.random.chance(250);
+        let bits = if is_part { held.bits & (held.bits - 1) } else { held.bits };
+        let verdict =
+            if is_fickle && scene.random.chance(250) { Verdict::Retry } else { Verdict::Done };
+        let selection = if is_part {
+            scene.tally.hit(Fault::SettledInPart);
+            let mut bitmap = Bitmap::default();
+            (0..64).filter(|bit| bits & (1 << bit) != 0).for_each(|bit| bitmap.set(bit));
+            Selection::Some(bitmap)
+        } else {
+            Selection::All
+        };
+        if verdict == Verdict::Retry {
+            scene.tally.hit(Fault::HandedBack);
+        } else {
+            let settled = &mut scene.ledger.group_mut(held.group).settled;
+            *settled.entry(held.id).or_insert(0) |= bits;
+        }
+        scene.trace.note(format_args!(
+            "subscriber {} settles batch {} {bits:#x} {verdict:?}",
+            self.number, held.id.0
+        ));
+        self.settle(home, node, &held.token, selection, verdict)?;
+        self.release(&held, bits, scene);
+        held.bits &= !bits;
+        if held.bits != 0 {
+            self.held.push(held);
+        } else if verdict == Verdict::Done {
+            self.settled.push((held.token, bits));
+        }
+        Ok(())
+    }
+
+    fn settle(
+        &self,
+        home: Home,
+        node: &mut Node,
+        token: &Token,
+        selection: Selection,
+        verdict: Verdict,
+    ) -> Checked {
+        let settled = node.shard(home).settle(home.key, &token.0, selection, verdict);
+        if let Err(refusal) = settled {
+            violated!(CHECK, "a settle of subscriber {} is refused: {}", self.number, refusal.text);
+        }
+        Ok(())
+    }
+
+    /// It no longer holds these events of a delivery.
+    fn release(&self, held: &Held, bits: u64, scene: &mut Scene) {
+        for index in (0..64_usize).filter(|index| bits & (1 << index) != 0) {
+            let key = scene.ledger.attempt(held.id).keys[index];
+            order::released(&mut scene.ledger, held.group, self.member, key);
+        }
+    }
+}
+
+/// What subscribers of a run wait for, by number; only those that do.
+#[must_use]
+pub fn waiting(subscribers: &[Subscriber]) -> BTreeMap<usize, String> {
+    let waiting = subscribers.iter().filter(|subscriber| !subscriber.is_done());
+    waiting.map(|subscriber| (subscriber.number, subscriber.waits())).collect()
+}
