@@ -50,7 +50,8 @@ pub trait Storage: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Names of all entries of a folder, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Makes a folder and those above it. No error if it is there. Durable after [`Storage::sync_dir`] of its parent.
+    /// Makes a folder and those above it. No error if it is there. [`file::FileStorage`] makes their names durable at
+    /// once; with the simulated storage that takes [`Storage::sync_dir`] of the parent.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes the entries of a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;

@@ -123,7 +123,15 @@ impl Storage for FileStorage {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        let is_new = |above: &&Path| !above.as_os_str().is_empty() && !above.exists();
+        let made: Vec<&Path> = dir.ancestors().take_while(is_new).collect();
+        fs::create_dir_all(dir)?;
+        // The names of new folders must survive a loss of power as what is written into them does.
+        for above in made.iter().filter_map(|made| made.parent()) {
+            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            self.sync_dir(above)?;
+        }
+        Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
