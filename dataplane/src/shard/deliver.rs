@@ -399,10 +399,11 @@ impl Shard {
                 ReadStep::Batch(batch) if batch.header.base_position == base => {
                     self.send_batch_again(id, log, &batch, &mut blocked);
                 }
-                ReadStep::Pending | ReadStep::More => {
+                step @ (ReadStep::Pending | ReadStep::More) => {
                     let again = Some(std::mem::replace(reader, Reader::new(base)));
                     self.groups.get_mut(&id).expect("it has its turn").places[log].again = again;
-                    return TurnEnd::Disk;
+                    let waits = matches!(step, ReadStep::Pending);
+                    return if waits { TurnEnd::Disk } else { TurnEnd::More };
                 }
                 // Retention has taken it, or the disk has damaged it: nobody can deliver it any more.
                 _ => {

@@ -188,7 +188,10 @@ impl Shard {
     /// Whether the next cycle has something to do that it need not wait for.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.lagging.is_empty() || self.sessions.has_dirty() || self.tail_is_behind()
+        !self.lagging.is_empty()
+            || !self.idle.is_empty()
+            || self.sessions.has_dirty()
+            || self.tail_is_behind()
     }
 
     /// Refuses new publishes from now on, and brings cursors and log to rest.
