@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Real GitHub webhook payloads for the end-to-end tests.
+command -v npm >/dev/null || { apt-get update && apt-get install -y npm; }
 npm ci --prefix tests/octokit --no-audit --no-fund
 
 cargo fmt --all --check

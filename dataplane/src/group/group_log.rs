@@ -150,6 +150,7 @@ impl GroupLog {
     }
 
     /// Whether a delivery is still in flight, in whole or in part.
+    #[cfg(test)]
     pub fn is_in_flight(&mut self, base: Position, delivery: u32) -> bool {
         self.flights.get_mut(base).is_some_and(|flight| flight.piece_mut(delivery).is_some())
     }
@@ -214,15 +215,6 @@ impl GroupLog {
             blocked.extend(passed.map(|(_, key)| *key));
             false
         })
-    }
-
-    /// The earliest time at which an idle event that waits out a delay may go.
-    #[must_use]
-    pub fn next_idle_at(&mut self) -> Option<u64> {
-        let flights = &mut self.flights;
-        let first = self.idle.first()?;
-        let flight = flights.get_mut(*first).expect("idle batches are flights");
-        flight.idle.iter().map(|idle| idle.not_before_us).min()
     }
 
     /// Sends what can be sent of a batch's idle events. `blocked` collects the keys that may not be sent after this in
@@ -381,12 +373,6 @@ impl GroupLog {
             }
         }
         runs
-    }
-
-    /// The base of the oldest batch that still owes something.
-    #[must_use]
-    pub fn low(&self) -> Option<Position> {
-        self.flights.iter().next().map(|flight| flight.base)
     }
 
     /// The one member that can take the whole batch without a look at its keys.
