@@ -2,6 +2,7 @@
 
 mod commands;
 mod control_plane;
+mod documents;
 mod durability;
 mod folder;
 mod harness;

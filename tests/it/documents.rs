@@ -1,0 +1,111 @@
+//! The commands that the documents show, word for word, against a running server.
+//!
+//! A block that is marked `sh` is run by bash in the workspace's root. Two words are replaced, by scripts in front of
+//! the path: `cargo run` runs what is built already, with the address of the test's server; `npm` does nothing, because
+//! tests/all.sh has installed the packages.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::folder;
+use crate::harness::{BINARY, Server};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The blocks of a document that are marked `sh`.
+fn blocks(document: &str) -> Vec<String> {
+    let path = Path::new(ROOT).join(document);
+    let text = std::fs::read_to_string(&path).expect("the document is there");
+    let blocks = text.split("```sh\n").skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().expect("a split has a first part").to_owned())
+        .collect()
+}
+
+/// The example's program, which `cargo test` builds beside the tests.
+fn example() -> PathBuf {
+    let folder = Path::new(BINARY).parent().expect("the binary stands in a folder");
+    let example = folder.join("examples/github_webhooks");
+    assert!(example.exists(), "run `cargo build --example github_webhooks` first");
+    example
+}
+
+fn script(folder: &Path, name: &str, text: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/usr/bin/env bash\nset -euo pipefail\n{text}\n"))
+        .expect("it is written");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("it is ours");
+}
+
+/// Runs one block against a server.
+fn run(block: &str, server: &Server) -> Output {
+    let shims = folder::new();
+    let (address, example) = (server.address(), example());
+    let cargo = format!(
+        "[ \"$1\" = run ] || {{ echo \"not a run: $*\"; exit 2; }}
+         case \" $* \" in *' --example github_webhooks '*) exec {} {address};; esac
+         while [ \"$1\" != -- ]; do shift; done
+         shift
+         exec {BINARY} \"$@\" --server {address}",
+        example.display()
+    );
+    script(shims.path(), "cargo", &cargo);
+    script(shims.path(), "npm", "true");
+    let path = std::env::var("PATH").expect("there is a path");
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", &format!("{block}\nwait $(jobs -p)")]);
+    command.current_dir(ROOT).env("PATH", format!("{}:{path}", shims.path().display()));
+    command.output().expect("bash is there")
+}
+
+/// What a block prints, which must end well.
+fn lines_of(block: &str, server: &Server) -> Vec<String> {
+    let output = run(block, server);
+    assert!(output.status.success(), "{block}\n{output:?}");
+    String::from_utf8(output.stdout).expect("it prints text").lines().map(str::to_owned).collect()
+}
+
+/// A first event that does not come is the last that a new user tries.
+#[test]
+fn readme_shows_a_first_event() {
+    let folder = folder::new();
+    let server = Server::start(folder.path());
+    let blocks = blocks("README.md");
+    assert_eq!(blocks.len(), 2, "the two commands, and the first event");
+    assert_eq!(blocks[0], "cargo run --release -- serve\ntests/all.sh\n", "the two commands");
+    let lines = lines_of(&blocks[1], &server);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for part in ["\"topic\":\"fleet/cn/vin-7/telemetry\"", "\"partition\":20,\"offset\":0"] {
+        assert!(lines.iter().all(|line| line.contains(part)), "{part} in {lines:?}");
+    }
+    assert!(lines.iter().any(|line| line.contains("\"ack\":\"durable\"")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("\"data\":{\"speed\": 42}")), "{lines:?}");
+    assert!(server.stop().success());
+}
+
+/// The documented example on real input must say what the document says it does.
+#[test]
+fn real_input_is_as_documented() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    let document = std::fs::read_to_string(Path::new(ROOT).join("docs/real-input.md"));
+    let document = document.expect("the document is there");
+    let blocks = blocks("docs/real-input.md");
+    let table = lines_of(&blocks[0], &server).join("\n");
+    assert!(document.contains(&table), "docs/real-input.md shows what it prints:\n{table}");
+    let read_later = lines_of(&blocks[1], &server);
+    let counts: Vec<usize> =
+        ["opened", "issues"].iter().map(|group| count(&table, group)).collect();
+    assert_eq!(read_later.len(), counts.iter().sum::<usize>(), "what is read later");
+    assert!(server.stop().success());
+}
+
+/// The count in a group's row.
+fn count(table: &str, group: &str) -> usize {
+    let row = table.lines().find(|line| line.starts_with(group)).expect("the group has a row");
+    row.split_whitespace()
+        .last()
+        .and_then(|word| word.parse().ok())
+        .expect("a row ends with a count")
+}
