@@ -10,3 +10,6 @@ npm ci --prefix tests/octokit --no-audit --no-fund
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo test --workspace --locked
+
+# One deliberate bug, another one for each commit: the tests above must be able to fail. All of them: sim/mutants/run --all
+sim/mutants/run --one "$(git rev-parse HEAD)"

@@ -30,6 +30,8 @@ use crate::shard::Shard;
 
 struct TestKernel {
     disk: SimDisk,
+    /// The disk is slow: what was submitted does not return.
+    is_stuck: bool,
     inbox: VecDeque<Mail>,
     sent: Vec<(u16, Mail)>,
     control: Vec<ControlRequest>,
@@ -43,7 +45,7 @@ impl Disk for TestKernel {
 
 impl Kernel for TestKernel {
     fn next_completion(&mut self) -> Option<Completion> {
-        self.disk.complete_one()
+        if self.is_stuck { None } else { self.disk.complete_one() }
     }
 
     fn receive(&mut self) -> Option<Mail> {
@@ -100,6 +102,7 @@ impl Node {
                 let disk = SimDisk::new(storage.clone(), index as u64);
                 let kernel = TestKernel {
                     disk,
+                    is_stuck: false,
                     inbox: VecDeque::new(),
                     sent: Vec::new(),
                     control: Vec::new(),
@@ -396,4 +399,30 @@ fn a_late_subscriber_catches_up() {
     }
     assert!(caught_up);
     assert_eq!(heard.len(), KEYS.len());
+}
+
+/// A commit that is on its way to the disk can still be lost: whoever is told of it too early believes in an event that
+/// is not there after a power loss.
+#[test]
+fn nothing_is_told_before_it_is_durable() {
+    for shards in [1, 2] {
+        let mut node = Node::open(&SimStorage::new(), shards, &[]);
+        let publisher = node.session(0, "publisher");
+        let subscriber = node.session(0, "subscriber");
+        node.subscribe(0, subscriber, Some("all"), "fleet/#", None);
+        node.shards.iter_mut().for_each(|(_, kernel)| kernel.is_stuck = true);
+        node.publish(0, publisher, "fleet/1", &KEYS);
+        node.run(200);
+        let submitted = node.shards.iter().any(|(shard, _)| {
+            let positions = shard.active().positions();
+            positions.durable_end() < positions.submitted_end()
+        });
+        assert!(submitted, "the commit is on its way");
+        assert_eq!(format!("{:?}", node.events(0, publisher)), "[]", "{shards} shards");
+        assert_eq!(format!("{:?}", node.events(0, subscriber)), "[]", "{shards} shards");
+        node.shards.iter_mut().for_each(|(_, kernel)| kernel.is_stuck = false);
+        node.run(40);
+        assert_eq!(node.events(0, publisher).len(), KEYS.len(), "{shards} shards");
+        assert_eq!(node.deliveries(0, subscriber).len(), KEYS.len(), "{shards} shards");
+    }
 }
