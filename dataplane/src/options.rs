@@ -23,6 +23,8 @@ pub const CREDIT_MAX: u32 = 65_536;
 pub const MEMBER_BYTES_MAX: u64 = 16 << 20;
 /// Subscriptions of one session.
 pub const SESSION_SUBSCRIPTIONS_MAX: usize = 1_024;
+/// After so many failures in a row to read the same place, its reader stops there and says so.
+pub const READ_FAILURES_MAX: u32 = 6;
 /// How often changed cursors are handed to the log.
 pub const CURSOR_FLUSH_US: u64 = 50_000;
 /// How long a subscribe waits for the control plane before it is answered `unavailable`.

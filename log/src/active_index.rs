@@ -1,7 +1,11 @@
-//! What a segment's index holds while the segment is in memory: every commit, and for every commit the run of each
+//! What a segment's index holds while the segment is in memory: every commit, and for every commit the runs of each
 //! topic and partition in it.
 
 use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
+
+/// A run ends where this many bytes of other topics follow. In a large commit the batches of a topic may stand far
+/// apart; a reader that wants only these gains by passing over what is between, from about so many bytes on.
+pub(crate) const RUN_GAP_BYTES: u64 = 32 << 10;
 
 /// One commit of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +18,7 @@ pub(crate) struct CommitEntry {
     pub(crate) time: Timestamp,
 }
 
-/// The batches of one topic and partition in one commit, from the first to the last.
+/// Batches of one topic and partition in one commit that stand near each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RunEntry {
     pub(crate) topic: TopicId,
@@ -64,10 +68,13 @@ impl ActiveIndex {
     pub(crate) fn appended(&mut self, batch: RunEntry, last_run: &mut u64) {
         if *last_run >= self.commit_first_run && *last_run < self.next_run() {
             let run = &mut self.runs[(*last_run - self.first_run) as usize];
-            debug_assert!(run.topic == batch.topic && run.partition == batch.partition);
-            run.end = batch.end;
-            run.offset_end = batch.offset_end;
-            return;
+            assert!(run.topic == batch.topic && run.partition == batch.partition, "it is its run");
+            assert!(run.end <= batch.at, "batches follow each other");
+            if batch.at - run.end < RUN_GAP_BYTES {
+                run.end = batch.end;
+                run.offset_end = batch.offset_end;
+                return;
+            }
         }
         let number = self.next_run();
         self.runs.push(RunEntry { previous: *last_run, ..batch });
@@ -89,6 +96,11 @@ impl ActiveIndex {
     pub(crate) fn commit_from(&self, at: u64) -> Option<(u64, Position)> {
         let commit = self.commits.get(self.commits.partition_point(|commit| commit.at < at))?;
         Some((commit.at, commit.position))
+    }
+
+    /// Append time of the first commit.
+    pub(crate) fn first_time(&self) -> Option<Timestamp> {
+        self.commits.first().map(|commit| commit.time)
     }
 
     /// The position of the last commit that was begun before `time`, if there is one.

@@ -62,6 +62,12 @@ impl TailCache {
         self.commits.range(after..).find(|commit| commit.segment == segment).map(|commit| commit.at)
     }
 
+    /// Where in `segment` the first commit stands that is kept.
+    pub(crate) fn first_at(&self, segment: u64) -> Option<u64> {
+        let first = self.commits.partition_point(|commit| commit.segment < segment);
+        self.commits.get(first).filter(|commit| commit.segment == segment).map(|commit| commit.at)
+    }
+
     fn evict(&mut self) {
         while self.bytes > self.bytes_max {
             match self.commits.front() {

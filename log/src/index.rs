@@ -112,6 +112,11 @@ impl SealedIndex {
         Some((commit.at.to_native(), Position(commit.position.to_native())))
     }
 
+    /// Append time of the first commit.
+    pub(crate) fn first_time(&self) -> Option<Timestamp> {
+        self.rows().commits.first().map(|commit| Timestamp(commit.time.to_native()))
+    }
+
     /// The position of the last commit that was begun before `time`, if there is one.
     pub(crate) fn commit_before(&self, time: Timestamp) -> Option<Position> {
         let commits = &self.rows().commits;
@@ -135,6 +140,30 @@ impl SealedIndex {
         let end = next.map_or(rows.runs.len(), |next| next.first_run.to_native() as usize);
         assert!(first < end, "a key has runs");
         &rows.runs[first..end]
+    }
+
+    /// How many pairs of topic and partition there are.
+    pub(crate) fn key_count(&self) -> usize {
+        self.rows().keys.len()
+    }
+
+    /// The topic of a pair.
+    pub(crate) fn topic_of(&self, key: usize) -> TopicId {
+        TopicId(self.rows().keys[key].topic.to_native())
+    }
+
+    /// Byte, end and position of each run of a pair that ends behind byte `from`.
+    pub(crate) fn each_run(
+        &self,
+        key: usize,
+        from: u64,
+        mut visit: impl FnMut(u64, u64, Position),
+    ) {
+        let runs = self.runs_of(key);
+        let before = runs.partition_point(|run| run.end.to_native() <= from);
+        for run in &runs[before..] {
+            visit(run.at.to_native(), run.end.to_native(), Position(run.position.to_native()));
+        }
     }
 
     /// The run of a topic and partition that holds `offset`, or the first one behind it.

@@ -113,7 +113,7 @@ impl Log {
             cursors: parts.cursors,
             segments: parts.segments,
             cache: TailCache::new(options.cache_bytes),
-            reads: Reads::default(),
+            reads: Reads::new(options.read_bytes_max),
             checkpointer: parts.checkpointer,
             pool: ChunkPool::new(chunk_bytes),
             chunk: None,

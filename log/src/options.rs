@@ -34,6 +34,8 @@ pub struct LogOptions {
     pub commits_in_flight_max: usize,
     /// Most bytes of recent commits that are kept in memory for readers at the tail.
     pub cache_bytes: usize,
+    /// Most bytes that all readers of the log may have read ahead or asked for; one batch of any size always goes.
+    pub read_bytes_max: usize,
     /// A checkpoint is begun after so many bytes of commits.
     pub checkpoint_every_bytes: u64,
     /// A log that is idle for so long writes down that all of it is durable.
@@ -59,6 +61,7 @@ impl Default for LogOptions {
             commit_bytes_max: 4 << 20,
             commits_in_flight_max: 2,
             cache_bytes: 64 << 20,
+            read_bytes_max: 64 << 20,
             checkpoint_every_bytes: SEGMENT_BYTES_DEFAULT / 2,
             idle_mark_after: Duration::from_secs(1),
             cursor_commit_after: Duration::from_millis(100),

@@ -1,11 +1,13 @@
 //! Reading a log by position: from the tail cache without I/O, else from the disk in windows.
 //!
 //! A reader never waits: it submits a read and says so. What comes from the disk is verified, header and body; a
-//! body is handed out as a part of the window it was read into.
+//! body is handed out as a part of the window it was read into. [`Log::read`] gives every batch, [`Log::read_wanted`]
+//! those of some topics, and passes over the rest unread where an index shows that this saves most bytes.
 
-use std::collections::HashMap;
-use std::io;
-use std::sync::{Arc, Weak};
+mod course;
+mod windows;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use codec::crc32c::crc32c;
@@ -14,16 +16,17 @@ use codec::ids::{Position, TopicId};
 
 use crate::aligned::{BLOCK_BYTES, block_ceil};
 use crate::batch::StoredBatch;
-use crate::disk::{Disk, DiskOp, Ticket};
+use crate::disk::{Disk, DiskOp};
 use crate::log::{Log, batch_slot_bytes, seed};
 use crate::segments::SegmentIndex;
 use crate::storage::FileId;
 
+use self::course::{Course, Planning};
+pub(crate) use self::windows::Reads;
+use self::windows::{AtPlace, Stretch, Windows};
+
 /// Batches that one call looks at, at most.
 const BATCHES_A_CALL_MAX: usize = 256;
-/// Size of a reader's first window; it doubles while the reader goes on, up to the maximum.
-const WINDOW_BYTES_MIN: u32 = 64 << 10;
-const WINDOW_BYTES_MAX: u32 = 512 << 10;
 
 /// A place in a log from which batches are read in order.
 #[derive(Debug)]
@@ -31,16 +34,20 @@ pub struct Reader {
     position: Position,
     /// Byte of the next batch, as far as it is known: segment, byte.
     place: Option<(u64, u64)>,
-    window: Option<Window>,
-    waiting: Option<(Ticket, u64, u64)>,
-    window_bytes: u32,
-    alive: Arc<()>,
+    windows: Windows,
+    course: Option<Course>,
+    planning: Option<Planning>,
+    /// Reads in a row that have failed.
+    failures: u32,
 }
 
-struct Window {
-    segment: u64,
-    at: u64,
-    bytes: Bytes,
+/// Which topics somebody wants.
+pub struct Wanted<'a> {
+    /// Answers with another number may differ; what was learned from earlier ones is forgotten. `None`: no answer
+    /// holds longer than a call, so nothing is planned.
+    pub version: Option<u64>,
+    /// Whether a topic, by its id and name, is wanted.
+    pub topic: &'a mut dyn FnMut(TopicId, &Arc<str>) -> bool,
 }
 
 /// What came of one call of [`Log::read`].
@@ -54,6 +61,18 @@ pub enum ReadStep {
     More,
     /// The reader has come to the end that was given.
     End,
+    /// All memory for reading is in use; call again when [`Log::has_read_room`] says so, or a little later.
+    NoRoom,
+    /// The disk has failed to give what stands at the reader's position. The reader stays; call again later, each time
+    /// later than the last.
+    Failed {
+        /// First position that could not be read.
+        start: Position,
+        /// The first position behind it that stands in another commit.
+        end: Position,
+        /// How often in a row.
+        failures: u32,
+    },
     /// The reader's position is not kept any more; the log starts at `start`. The reader stands there now.
     Expired {
         /// First position that is kept.
@@ -68,12 +87,6 @@ pub enum ReadStep {
     },
 }
 
-impl std::fmt::Debug for Window {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Window(segment {}, at {}, {} bytes)", self.segment, self.at, self.bytes.len())
-    }
-}
-
 impl Reader {
     /// A reader at `position`.
     #[must_use]
@@ -81,10 +94,10 @@ impl Reader {
         Reader {
             position,
             place: None,
-            window: None,
-            waiting: None,
-            window_bytes: WINDOW_BYTES_MIN,
-            alive: Arc::new(()),
+            windows: Windows::new(),
+            course: None,
+            planning: None,
+            failures: 0,
         }
     }
 
@@ -94,16 +107,10 @@ impl Reader {
         self.position
     }
 
-    /// Bytes that the reader keeps to read ahead.
+    /// Bytes that the reader has read ahead or asked for.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.window.as_ref().map_or(0, |window| window.bytes.len())
-    }
-
-    /// Gives up what was read ahead; it is read again when it is needed.
-    pub fn release_memory(&mut self) {
-        self.window = None;
-        self.window_bytes = WINDOW_BYTES_MIN;
+        self.windows.bytes() as usize
     }
 
     fn pass(&mut self, end: Position, place: Option<(u64, u64)>) {
@@ -138,52 +145,29 @@ enum Located {
     Gap { end: Position },
 }
 
-/// Reads that were submitted, and what has arrived for readers that still live.
-#[derive(Debug, Default)]
-pub(crate) struct Reads {
-    waiting: HashMap<Ticket, Weak<()>>,
-    arrived: HashMap<Ticket, (Weak<()>, io::Result<Bytes>)>,
-}
-
-impl Reads {
-    pub(crate) fn submitted(&mut self, ticket: Ticket, reader: &Arc<()>) {
-        self.waiting.insert(ticket, Arc::downgrade(reader));
-    }
-
-    pub(crate) fn arrived(&mut self, ticket: Ticket, result: io::Result<Bytes>) {
-        // Readers that are gone never pick up what arrived for them.
-        self.arrived.retain(|_, (reader, _)| reader.strong_count() > 0);
-        if let Some(reader) = self.waiting.remove(&ticket)
-            && reader.strong_count() > 0
-        {
-            self.arrived.insert(ticket, (reader, result));
-        }
-    }
-
-    pub(crate) fn take(&mut self, ticket: Ticket) -> Option<io::Result<Bytes>> {
-        self.arrived.remove(&ticket).map(|(_, result)| result)
-    }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    pub(crate) fn memory_bytes(&self) -> usize {
-        let arrived = self.arrived.values().filter_map(|(_, result)| result.as_ref().ok());
-        arrived.map(Bytes::len).sum()
-    }
-}
-
 impl Log {
     /// Reads on: the next batch before `end` whose topic is wanted.
     ///
-    /// Batches of other topics are passed by. A batch that holds the reader's position in its middle is handed out
-    /// whole.
+    /// Every batch is looked at, also of topics that are not wanted. A batch that holds the reader's position in its
+    /// middle is handed out whole.
     pub fn read(
         &mut self,
         reader: &mut Reader,
         end: Position,
         wants: &mut dyn FnMut(TopicId) -> bool,
+        disk: &mut impl Disk,
+    ) -> ReadStep {
+        let mut wanted = Wanted { version: None, topic: &mut |topic, _| wants(topic) };
+        self.read_wanted(reader, end, &mut wanted, disk)
+    }
+
+    /// Reads on as [`Log::read`] does, with the same result, but passes over what is not wanted without reading it
+    /// where an index shows that this saves most bytes.
+    pub fn read_wanted(
+        &mut self,
+        reader: &mut Reader,
+        end: Position,
+        wanted: &mut Wanted<'_>,
         disk: &mut impl Disk,
     ) -> ReadStep {
         assert!(end <= self.positions().end(), "nothing stands behind the end of the log");
@@ -194,21 +178,48 @@ impl Log {
             let start = self.positions().start();
             if reader.position < start {
                 reader.pass(start, None);
-                reader.window = None;
+                self.release_memory(reader);
                 return ReadStep::Expired { start };
             }
-            if let Some(step) = self.read_one(reader, end, wants, disk) {
+            let before = reader.position;
+            if let Some(step) = self.steer(reader, end, wanted, disk) {
+                return step;
+            }
+            if reader.position > before && reader.place.is_none() {
+                // Nothing more is wanted up to there: what comes then has a course of its own.
+                continue;
+            }
+            if let Some(step) = self.read_one(reader, end, wanted, disk) {
                 return step;
             }
         }
         ReadStep::More
     }
 
+    /// Gives up what a reader has read ahead; it is read again when it is needed.
+    pub fn release_memory(&mut self, reader: &mut Reader) {
+        reader.windows.release(&mut self.reads);
+        reader.course = None;
+        reader.planning = None;
+    }
+
+    /// Whether readers may ask the disk for more.
+    #[must_use]
+    pub fn has_read_room(&self) -> bool {
+        self.reads.held_bytes() < self.reads.held_bytes_max()
+    }
+
+    /// Bytes that readers have read ahead or asked for, and the most that they may.
+    #[must_use]
+    pub fn read_ahead_bytes(&self) -> (usize, usize) {
+        (self.reads.held_bytes(), self.reads.held_bytes_max())
+    }
+
     fn read_one(
         &mut self,
         reader: &mut Reader,
         end: Position,
-        wants: &mut dyn FnMut(TopicId) -> bool,
+        wanted: &mut Wanted<'_>,
         disk: &mut impl Disk,
     ) -> Option<ReadStep> {
         let cached = match self.cache.find(reader.position) {
@@ -237,14 +248,10 @@ impl Log {
                     return None;
                 }
                 Located::At { file, segment, at, end_bytes, .. } => {
-                    // A window must not hold what is still being written: it would be taken for damage later.
-                    let unsynced_at = self.cache.first_unsynced_at(segment);
-                    let end_bytes = unsynced_at.map_or(end_bytes, |unsynced| {
-                        end_bytes.min(unsynced - unsynced % BLOCK_BYTES as u64)
-                    });
-                    match self.window_batch(reader, (file, segment, at), end_bytes, disk) {
-                        Some(found) => (segment, at, found, false),
-                        None => return Some(ReadStep::Pending),
+                    let place = (file, segment, at);
+                    match self.window_batch(reader, place, end_bytes, disk) {
+                        Ok(found) => (segment, at, found, false),
+                        Err(step) => return Some(step),
                     }
                 }
             }
@@ -260,17 +267,22 @@ impl Log {
                     return Some(damaged(reader, header.base_position, Some((segment, at))));
                 } else if header.base_position >= end {
                     return Some(ReadStep::End);
+                } else if !self.is_wanted(header.topic, wanted) {
+                    // Its body may be damaged: it is nobody's loss here.
+                    reader.pass(header.end_position(), next);
                 } else if !verified && crc32c(&body) != header.body_crc {
                     return Some(damaged(reader, header.end_position(), next));
                 } else {
                     reader.pass(header.end_position(), next);
-                    if wants(header.topic) {
-                        return Some(ReadStep::Batch(StoredBatch { header, body }));
-                    }
+                    return Some(ReadStep::Batch(StoredBatch { header, body }));
                 }
             }
         }
         None
+    }
+
+    fn is_wanted(&self, topic: TopicId, wanted: &mut Wanted<'_>) -> bool {
+        self.topics.name(topic).is_none_or(|name| (wanted.topic)(topic, name))
     }
 
     fn batch_at(&self, bytes: &Bytes, bytes_at: u64, segment: u64, at: u64) -> Found {
@@ -297,54 +309,101 @@ impl Log {
         Found::Batch { header, body: bytes.slice(skip + HEADER_BYTES..skip + len), next_at }
     }
 
-    /// The batch at a place on the disk, from the reader's window; `None` when it has to be read first.
+    /// The batch at a place on the disk, from the reader's windows; what happens first when it is not there.
     fn window_batch(
         &mut self,
         reader: &mut Reader,
         (file, segment, at): (FileId, u64, u64),
         end_bytes: u64,
         disk: &mut impl Disk,
-    ) -> Option<Found> {
-        if let Some((ticket, of, from)) = reader.waiting {
-            match self.reads.take(ticket)? {
-                Ok(bytes) => reader.window = Some(Window { segment: of, at: from, bytes }),
-                // Read again: to pass over it would lose events that are there.
-                Err(error) => {
-                    tracing::warn!(log = %self.key(), segment = of, %error, "a read failed")
-                }
-            }
-            reader.waiting = None;
-        }
+    ) -> Result<Found, ReadStep> {
         let mut needed = HEADER_BYTES as u64;
-        if let Some(window) = &reader.window
-            && window.segment == segment
-            && window.at <= at
-            && at < window.at + window.bytes.len() as u64
-        {
-            match self.batch_at(&window.bytes, window.at, segment, at) {
-                // A window that started at the batch and still is too short: the file ends there.
-                Found::Short { .. }
-                    if window.at == at - at % BLOCK_BYTES as u64
-                        && window.bytes.len() as u64 + window.at >= block_ceil(end_bytes) =>
-                {
-                    return Some(Found::Bad);
+        loop {
+            match reader.windows.look((segment, at), needed, &mut self.reads) {
+                AtPlace::Bytes { bytes, at: bytes_at, is_last } => {
+                    reader.failures = 0;
+                    match self.batch_at(&bytes, bytes_at, segment, at) {
+                        Found::Short { .. } if is_last => return Ok(Found::Bad),
+                        Found::Short { needed: more } if at + more > block_ceil(end_bytes) => {
+                            return Ok(Found::Bad);
+                        }
+                        Found::Short { needed: more } => {
+                            assert!(needed < more || more == HEADER_BYTES as u64, "it gets longer");
+                            needed = more;
+                        }
+                        found => {
+                            if reader.windows.take_new() {
+                                self.read_ahead(reader, (file, segment, at), end_bytes, disk);
+                            }
+                            return Ok(found);
+                        }
+                    }
                 }
-                Found::Short { needed: more } => needed = more,
-                found => return Some(found),
+                AtPlace::Pending => return Err(ReadStep::Pending),
+                AtPlace::Failed(error) => {
+                    reader.failures = reader.failures.saturating_add(1);
+                    tracing::debug!(log = %self.key(), segment, %error, "a read failed");
+                    let (start, end) = (reader.position, self.commit_end(segment, at));
+                    let end = end.max(start.plus(1));
+                    return Err(ReadStep::Failed { start, end, failures: reader.failures });
+                }
+                AtPlace::Missing => {
+                    let end = self.readable_end(segment, at, end_bytes);
+                    let stretch = reader.stretch(segment, at, end);
+                    let windows = &mut reader.windows;
+                    let (from, len) = windows.first_read((at, needed), stretch, end, &self.reads);
+                    if !self.reads.has_room(len) {
+                        return Err(ReadStep::NoRoom);
+                    }
+                    self.submit_read(reader, (file, segment), (from, len, at, stretch.end), disk);
+                    self.read_ahead(reader, (file, segment, at), end_bytes, disk);
+                    return Err(ReadStep::Pending);
+                }
             }
         }
-        let from = at - at % BLOCK_BYTES as u64;
-        let least = block_ceil(at + needed) - from;
-        let most = block_ceil(end_bytes).saturating_sub(from).max(BLOCK_BYTES as u64);
-        let len = least.max(u64::from(reader.window_bytes)).min(most);
-        reader.window_bytes = (reader.window_bytes * 2).min(WINDOW_BYTES_MAX);
+    }
+
+    /// Asks for what comes behind all that a reader has asked for, as far as it is known and there is room.
+    fn read_ahead(
+        &mut self,
+        reader: &mut Reader,
+        (file, segment, at): (FileId, u64, u64),
+        end_bytes: u64,
+        disk: &mut impl Disk,
+    ) {
+        let end = self.readable_end(segment, at, end_bytes);
+        loop {
+            let course = reader.course.as_ref();
+            let stretches = course.and_then(|course| course.stretches(segment, at));
+            let stretches = stretches.map_or(&[][..], |(_, all)| all);
+            let next = reader.windows.next_read(segment, stretches, end, &mut self.reads);
+            let Some(read) = next.filter(|read| self.reads.has_room(read.1)) else { return };
+            self.submit_read(reader, (file, segment), read, disk);
+        }
+    }
+
+    fn submit_read(
+        &mut self,
+        reader: &mut Reader,
+        (file, segment): (FileId, u64),
+        read: (u64, u64, u64, u64),
+        disk: &mut impl Disk,
+    ) {
         let ticket = self.take_ticket();
-        self.reads.submitted(ticket, &reader.alive);
-        reader.waiting = Some((ticket, segment, from));
+        let (at, len, ..) = read;
+        reader.windows.submitted(segment, read, ticket, &mut self.reads);
         let len = u32::try_from(len).expect("windows are far below 4 GiB");
         assert!(len > 0 && len.is_multiple_of(BLOCK_BYTES as u32), "whole blocks are read");
-        disk.submit(self.key(), DiskOp::Read { ticket, file, at: from, len });
-        None
+        disk.submit(self.key(), DiskOp::Read { ticket, file, at, len });
+    }
+
+    /// Up to where a window that begins before or at `at` may go: it must not hold what is still being written, which
+    /// would be taken for damage later, and need not hold what is in the tail cache.
+    fn readable_end(&self, segment: u64, at: u64, end_bytes: u64) -> u64 {
+        let unsynced = self.cache.first_unsynced_at(segment);
+        let cached = self.cache.first_at(segment).filter(|first| *first > at);
+        let ends = [unsynced, cached].into_iter().flatten();
+        ends.map(|end| end - end % BLOCK_BYTES as u64).fold(end_bytes, u64::min)
     }
 
     /// Finds where on the disk the reader's position is.
@@ -366,23 +425,45 @@ impl Log {
             let behind = bases.filter(|base| *base > position).min();
             return Located::Gap { end: behind.unwrap_or(self.positions().end()) };
         };
-        let place = reader.place.filter(|(segment, _)| *segment == sealed.number);
-        let at = match (place, &sealed.index) {
-            (Some((_, at)), _) => at,
-            (None, SegmentIndex::Memory(index)) => {
-                index.commit_of(position).map_or(BLOCK_BYTES as u64, |commit| commit.at)
-            }
-            (None, SegmentIndex::Mapped(index)) => {
-                index.commit_of(position).map_or(BLOCK_BYTES as u64, |(at, _)| at)
-            }
-            (None, SegmentIndex::Unmapped) => {
-                let number = sealed.number;
+        let number = sealed.number;
+        let place = reader.place.filter(|(segment, _)| *segment == number);
+        let is_unmapped = matches!(sealed.index, SegmentIndex::Unmapped);
+        let (file, segment, end_bytes) = (sealed.file, number, sealed.end_bytes);
+        let (base_position, end_position) = (sealed.base_position, sealed.end_position);
+        let at = match place {
+            Some((_, at)) => at,
+            None if is_unmapped && position != base_position && !self.index_is_lacking(number) => {
                 self.want_index(number, disk);
                 return Located::Pending;
             }
+            None => self.commit_place(number, position),
         };
-        let (file, segment, end_bytes) = (sealed.file, sealed.number, sealed.end_bytes);
-        Located::At { file, segment, at, end_bytes, end_position: sealed.end_position }
+        Located::At { file, segment, at, end_bytes, end_position }
+    }
+
+    /// Byte of the commit of a segment that holds `position`, as far as an index tells: else of the first one.
+    fn commit_place(&self, segment: u64, position: Position) -> u64 {
+        let first = BLOCK_BYTES as u64;
+        if let Some(index) = self.segments.memory_index(segment) {
+            return index.commit_of(position).map_or(first, |commit| commit.at);
+        }
+        match self.segments.sealed_index(segment) {
+            Some(SegmentIndex::Mapped(index)) => {
+                index.commit_of(position).map_or(first, |(at, _)| at)
+            }
+            _ => first,
+        }
+    }
+
+    /// The position of the first commit of a segment that starts behind byte `at`, else the segment's end.
+    fn commit_end(&self, segment: u64, at: u64) -> Position {
+        let behind = match self.segments.sealed_index(segment) {
+            Some(SegmentIndex::Mapped(index)) => index.commit_from(at + 1),
+            _ => self.segments.memory_index(segment).and_then(|index| index.commit_from(at + 1)),
+        };
+        let sealed = self.segments.sealed.iter().find(|sealed| sealed.number == segment);
+        let end = sealed.map_or(self.positions().end(), |sealed| sealed.end_position);
+        behind.map_or(end, |(_, position)| position)
     }
 
     /// The bytes at `at` are bad: the next commit behind them is where reading goes on.
@@ -402,6 +483,14 @@ impl Log {
             }
             None => damaged(reader, segment_end.max(reader.position), None),
         }
+    }
+}
+
+impl Reader {
+    /// What is to be read from byte `at` on, without a break.
+    fn stretch(&self, segment: u64, at: u64, end: u64) -> Stretch {
+        let stretches = self.course.as_ref().and_then(|course| course.stretches(segment, at));
+        stretches.map_or(Stretch { at, end }, |(stretch, _)| stretch)
     }
 }
 

@@ -222,6 +222,9 @@ impl RecoveryTask<'_> {
                 commit_end: expected.commit,
                 index: SegmentIndex::Unmapped,
                 quarantined: damaged || is_quarantined(names, self.dir, one.number),
+                index_failures: 0,
+                index_used: 0,
+                first_time: None,
             });
             if walked.is_last {
                 return Ok(index + 1);
@@ -363,6 +366,9 @@ impl RecoveryTask<'_> {
                 commit_end: 0,
                 index: SegmentIndex::Unmapped,
                 quarantined: is_quarantined(names, self.dir, one.number),
+                index_failures: 0,
+                index_used: 0,
+                first_time: None,
             });
         }
         if let Some(last) = sealed.last_mut() {

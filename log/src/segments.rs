@@ -28,6 +28,12 @@ pub(crate) struct Sealed {
     pub(crate) index: SegmentIndex,
     /// There is a report about damage in it: it is neither removed nor recycled.
     pub(crate) quarantined: bool,
+    /// How often its index could not be made, since it last was.
+    pub(crate) index_failures: u32,
+    /// When its index was last looked at or made, in numbers that rise.
+    pub(crate) index_used: u64,
+    /// Append time of its first commit, once its index was seen.
+    pub(crate) first_time: Option<Timestamp>,
 }
 
 /// Where the index of a sealed segment is.
@@ -114,8 +120,11 @@ impl Segments {
                 end_bytes: active.tail,
                 allocated: active.prepared_end.max(active.tail),
                 commit_end: next_commit,
-                index: SegmentIndex::Memory(Arc::new(active.index)),
                 quarantined: false,
+                index_failures: 0,
+                index_used: 0,
+                first_time: active.index.first_time(),
+                index: SegmentIndex::Memory(Arc::new(active.index)),
             });
         }
         let last = self.sealed.back();
@@ -183,6 +192,29 @@ impl Segments {
     pub(crate) fn sealed_mut(&mut self, number: u64) -> Option<&mut Sealed> {
         let at = self.sealed.binary_search_by_key(&number, |sealed| sealed.number).ok()?;
         self.sealed.get_mut(at)
+    }
+
+    /// The newest sealed segment below a number.
+    pub(crate) fn last_before(&self, number: u64) -> Option<&Sealed> {
+        let after = self.sealed.partition_point(|sealed| sealed.number < number);
+        self.sealed.get(after.checked_sub(1)?)
+    }
+
+    /// The index of a sealed segment.
+    pub(crate) fn sealed_index(&self, number: u64) -> Option<&SegmentIndex> {
+        let at = self.sealed.binary_search_by_key(&number, |sealed| sealed.number).ok()?;
+        Some(&self.sealed[at].index)
+    }
+
+    /// The index of a segment that is active or was so lately.
+    pub(crate) fn memory_index(&self, number: u64) -> Option<&ActiveIndex> {
+        if let Some(active) = self.active.as_ref().filter(|active| active.number == number) {
+            return Some(&active.index);
+        }
+        match self.sealed_index(number)? {
+            SegmentIndex::Memory(index) => Some(index),
+            SegmentIndex::Unmapped | SegmentIndex::Mapped(_) => None,
+        }
     }
 
     /// Bytes that all files of the segments take.

@@ -454,18 +454,31 @@ pub struct SimDisk {
     queue: Vec<(LogKey, DiskOp)>,
     /// One write in so many fails; 0: none.
     write_fails_one_in: u64,
+    /// The same for reads.
+    read_fails_one_in: u64,
 }
 
 impl SimDisk {
     /// A disk whose behaviour follows from `seed`.
     #[must_use]
     pub fn new(storage: SimStorage, seed: u64) -> Self {
-        SimDisk { storage, random: SimRandom::new(seed), queue: Vec::new(), write_fails_one_in: 0 }
+        SimDisk {
+            storage,
+            random: SimRandom::new(seed),
+            queue: Vec::new(),
+            write_fails_one_in: 0,
+            read_fails_one_in: 0,
+        }
     }
 
     /// Makes one write in `n` fail from now on; 0: none.
     pub fn fail_writes_one_in(&mut self, n: u64) {
         self.write_fails_one_in = n;
+    }
+
+    /// Makes one read in `n` fail from now on; 0: none.
+    pub fn fail_reads_one_in(&mut self, n: u64) {
+        self.read_fails_one_in = n;
     }
 
     /// Operations that have not completed.
@@ -517,7 +530,11 @@ impl SimDisk {
         self.storage.state().write(file, at, bytes, durable)
     }
 
-    fn read(&self, file: FileId, at: u64, len: u32) -> io::Result<Bytes> {
+    fn read(&mut self, file: FileId, at: u64, len: u32) -> io::Result<Bytes> {
+        if self.read_fails_one_in > 0 && self.random.one_in(self.read_fails_one_in) {
+            self.storage.state().counts.failed += 1;
+            return Err(io::Error::other("the simulated disk failed"));
+        }
         let mut buf = AlignedBuf::zeroed(len as usize);
         let got = self.storage.read_at(file, at, buf.as_mut_slice())?;
         buf.truncate(got);

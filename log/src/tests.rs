@@ -6,3 +6,4 @@ mod files;
 mod harness;
 mod inspect;
 mod released;
+mod wanted;

@@ -101,7 +101,13 @@ fn read_log(
                 log.on_completion(done.ticket, done.result, &mut at_once);
             }
             ReadStep::More => {}
-            ReadStep::End if expected == end => return Ok(()),
+            ReadStep::End if expected == end => {
+                // What was read ahead must not stay in flight: the log is served after this.
+                while let Some(done) = at_once.next_completion() {
+                    log.on_completion(done.ticket, done.result, &mut at_once);
+                }
+                return Ok(());
+            }
             step => violated!(CHECK, "{key}: {step:?} at {expected}, the end is {end}"),
         }
     }

@@ -158,6 +158,8 @@ impl World {
     /// A log that has stopped, like a control plane, comes back only with the process.
     fn repair(&mut self) -> Checked {
         let cycles = self.scene.tally.cycles;
+        // Also when nobody publishes to it any more: its cursors do not become durable.
+        self.scene.log_stopped |= self.node.sides.iter().any(|side| side.queue.has_failed_write());
         if self.scene.log_stopped && self.repair_at_cycle.is_none() {
             self.repair_at_cycle = Some(cycles + self.random.below(60));
         }

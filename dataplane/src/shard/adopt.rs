@@ -7,6 +7,7 @@ use codec::ids::Position;
 use log::cursor::{Cursor, CursorMark};
 use log::log::Log;
 use log::reader::Reader;
+use log::seek::StartSeek;
 use routing::snapshot::{Change, RoutingSnapshot};
 use routing::subscription::{GroupId, Start, Subscription};
 
@@ -91,19 +92,37 @@ impl Shard {
             return Some(at);
         }
         let (begin, tail) = (self.logs[log].positions().start(), self.tail_of(log));
-        // Below its start a list of offsets and a time still choose events, so reading begins at the log's start.
-        let (start, read_from) = match subscription.start {
-            Start::Tail => (tail, tail),
-            Start::Earliest => (begin, begin),
-            Start::Time(_) => (tail, begin),
-            Start::Offsets(_) => (begin, begin),
-        };
+        let is_active = log == self.active_index();
         let place = &mut self.groups.get_mut(&subscription.group).expect("exists").places[log];
-        if read_from < place.next() {
-            place.reader = Reader::new(read_from);
-            place.at_tail = false;
+        let stands_at =
+            if place.at_tail && is_active { self.tail.position() } else { place.next() };
+        match &subscription.start {
+            Start::Tail => return Some(tail),
+            Start::Earliest => {}
+            // Below its start a time or a list of offsets still chooses events, so reading begins where these are.
+            start => {
+                let mut seek = StartSeek::new(stands_at);
+                match start {
+                    Start::Time(time) => seek.add_time(*time),
+                    Start::Offsets(listed) => match subscription.filter.exact_name() {
+                        Some(topic) => {
+                            self.logs[log].add_offsets(&mut seek, topic.as_str(), listed);
+                        }
+                        None => seek.add_position(begin),
+                    },
+                    Start::Tail | Start::Earliest => unreachable!("told apart above"),
+                }
+                place.seek = Some(seek);
+            }
         }
-        Some(start)
+        if begin < stands_at {
+            place.reader = Reader::new(begin);
+            place.held = None;
+            place.at_tail = false;
+        } else {
+            place.seek = None;
+        }
+        Some(if matches!(subscription.start, Start::Time(_)) { tail } else { begin })
     }
 
     /// A group that this shard has not known: it goes on where its cursors say, or begins at the tails.
@@ -197,6 +216,10 @@ impl Shard {
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
         for (log, place) in group.places.iter_mut().enumerate() {
             place.at_tail |= log == active && place.next() >= tail;
+            if place.at_tail {
+                // All that is before it is routed from there: nothing is left to be looked up.
+                place.seek = None;
+            }
         }
         let marks = if group.durable { self.write_cursors(id) } else { Vec::new() };
         self.wake_lagging(id);

@@ -3,7 +3,8 @@
 
 use codec::ids::Position;
 use log::batch::StoredBatch;
-use log::reader::{ReadStep, Reader};
+use log::disk::LogKey;
+use log::reader::{ReadStep, Reader, Wanted};
 use routing::subscription::{GroupId, SubscriptionId};
 use routing::topic::TopicName;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use crate::group::group_log::{BatchView, Dispatch, Hand, Offered};
 use crate::group::keys::KeySet;
 use crate::kernel::Kernel;
 use crate::mail::Mail;
-use crate::options::{CURSOR_FLUSH_US, DELIVERY_QUANTUM_BYTES, TAIL_BATCHES_PER_CYCLE};
+use crate::options::{
+    CURSOR_FLUSH_US, DELIVERY_QUANTUM_BYTES, READ_FAILURES_MAX, TAIL_BATCHES_PER_CYCLE,
+};
 use crate::session::Delivery;
 use crate::shard::Shard;
 use crate::shard::group::Group;
@@ -26,6 +29,11 @@ const IDLE_PER_CYCLE: usize = 64;
 const AGAIN_PER_TURN: u32 = 64;
 /// How often deliveries are checked for their deadline, and delays of retries for their end.
 const EXPIRY_CHECK_US: u64 = 100_000;
+/// How soon a read is tried again that found no memory, or that failed once; it doubles with each failure.
+const READ_RETRY_US: u64 = 1_000;
+const READ_RETRY_AFTER_FAILURE_US: u64 = 20_000;
+/// How often it is looked whether the disk gives again what it has failed to give [`READ_FAILURES_MAX`] times.
+const STOPPED_RETRY_US: u64 = 60_000_000;
 /// Cursors handed to the log in one cycle.
 const CURSORS_PER_CYCLE: usize = 1_024;
 
@@ -37,11 +45,14 @@ enum TurnEnd {
     Rest,
     /// It waits for the disk.
     Disk,
+    /// Nothing tells when it can go on: it tries again at this time.
+    Later(u64),
 }
 
 impl Shard {
     pub(super) fn deliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
         self.bytes_freed();
+        self.retry_reads();
         let mut work = self.deliver_tail(kernel);
         for _ in 0..self.lagging.len().min(LAGGING_PER_CYCLE) {
             let id = self.lagging.pop_front().expect("counted");
@@ -53,6 +64,7 @@ impl Shard {
                 TurnEnd::More => self.wake_lagging(id),
                 TurnEnd::Rest => {}
                 TurnEnd::Disk => self.waiting_io.push(id),
+                TurnEnd::Later(at_us) => self.retry_read_at(at_us, id),
             }
         }
         work + self.tell_caught_up()
@@ -99,11 +111,71 @@ impl Shard {
                     return work;
                 }
                 ReadStep::End => return work,
+                ReadStep::NoRoom => return self.tail_rests(READ_RETRY_US, work),
+                ReadStep::Failed { start, end, failures } => {
+                    let key = log.key();
+                    let wait_us = self.read_failed(key, (start, end), failures);
+                    return self.tail_rests(wait_us, work);
+                }
+                ReadStep::More => {}
                 // The reader stands behind the gap now.
-                ReadStep::More | ReadStep::Expired { .. } | ReadStep::Damaged { .. } => {}
+                ReadStep::Expired { .. } => {}
+                ReadStep::Damaged { start, end } => {
+                    tracing::error!(log = %log.key(), %start, %end, "events are damaged on disk");
+                }
             }
         }
         TAIL_BATCHES_PER_CYCLE
+    }
+
+    /// Routing from the tail goes on at the next completion, or after a while.
+    fn tail_rests(&mut self, wait_us: u64, work: u32) -> u32 {
+        self.tail_waits = true;
+        self.tail_retry_us = Some(self.now.mono_us + wait_us);
+        work
+    }
+
+    /// A read has failed: how long to wait before the next. The disk may be well again; until then nothing is passed.
+    fn read_failed(
+        &mut self,
+        log: LogKey,
+        (start, end): (Position, Position),
+        failures: u32,
+    ) -> u64 {
+        self.stats.read_failures += 1;
+        if failures < READ_FAILURES_MAX {
+            return READ_RETRY_AFTER_FAILURE_US << failures;
+        }
+        if failures == READ_FAILURES_MAX {
+            self.stats.stopped_readers += 1;
+            tracing::error!(%log, %start, %end, failures, "events cannot be read: whoever wants them stops there");
+        }
+        STOPPED_RETRY_US
+    }
+
+    fn retry_read_at(&mut self, at_us: u64, id: GroupId) {
+        assert!(at_us > self.now.mono_us, "a retry is yet to come");
+        self.read_retries.insert((at_us, id));
+    }
+
+    /// Those who waited long enough to read again try.
+    fn retry_reads(&mut self) {
+        let now_us = self.now.mono_us;
+        if self.tail_retry_us.is_some_and(|at_us| at_us <= now_us) {
+            self.tail_waits = false;
+            self.tail_retry_us = None;
+        }
+        while self.read_retries.first().is_some_and(|(at_us, _)| *at_us <= now_us) {
+            let (_, id) = self.read_retries.pop_first().expect("looked at just now");
+            self.wake_lagging(id);
+            self.wake_idle(id);
+        }
+    }
+
+    /// When the next read is tried again that nothing else wakes.
+    pub(super) fn next_read_retry_us(&self) -> Option<u64> {
+        let group = self.read_retries.first().map(|(at_us, _)| *at_us);
+        group.into_iter().chain(self.tail_retry_us).min()
     }
 
     pub(super) fn tail_is_behind(&self) -> bool {
@@ -246,24 +318,14 @@ impl Shard {
         kernel: &mut K,
     ) -> Option<TurnEnd> {
         let active = log == self.active_index();
+        if !self.is_sought(id, log, kernel) {
+            return Some(TurnEnd::Disk);
+        }
         loop {
             let end = if active { self.tail.position() } else { self.logs[log].positions().end() };
             let batch = match self.next_for(id, log, end, kernel) {
-                ReadStep::Batch(batch) => batch,
-                ReadStep::Pending => return Some(TurnEnd::Disk),
-                ReadStep::End => {
-                    let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
-                    place.at_tail = active;
-                    place.owed = None;
-                    place.reader.release_memory();
-                    return None;
-                }
-                ReadStep::More => return Some(TurnEnd::More),
-                // What is gone is a gap that the cursor steps over: the reader stands behind it now.
-                ReadStep::Expired { .. } | ReadStep::Damaged { .. } => {
-                    self.note_moved(id);
-                    continue;
-                }
+                Ok(batch) => batch,
+                Err(end) => return end,
             };
             let mut matched = std::mem::take(&mut self.matched);
             let name = self.match_for(id, log, &batch, &mut matched);
@@ -273,11 +335,11 @@ impl Shard {
                 None => Offered::Taken,
             };
             self.matched = matched;
-            let group = self.groups.get_mut(&id).expect("it has its turn");
             if offered == Offered::Refused {
-                group.places[log].held = Some(batch);
+                self.hold(id, log, batch);
                 return Some(TurnEnd::Rest);
             }
+            let group = self.groups.get_mut(&id).expect("it has its turn");
             if group.deficit < bytes {
                 group.deficit = 0;
                 return Some(TurnEnd::More);
@@ -286,19 +348,92 @@ impl Shard {
         }
     }
 
-    /// The next batch from where a group stands in a log.
+    /// Whether it is known where a group begins to read in a log: starts at a time or at offsets are looked up first.
+    fn is_sought<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> bool {
+        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+        let Some(seek) = &mut place.seek else { return true };
+        let Some(found) = self.logs[log].seek_start(seek, kernel) else { return false };
+        assert!(place.held.is_none() && !place.at_tail, "nothing was read before");
+        assert!(
+            place.reader.position() <= found,
+            "a seek leads forward: {:?} {found:?} {:?}",
+            place.reader,
+            self.logs[log].positions()
+        );
+        place.reader = Reader::new(found);
+        place.seek = None;
+        self.note_moved(id);
+        true
+    }
+
+    /// Keeps a batch that nobody can take for the group's next turn; reads it again then, if memory is scarce.
+    fn hold(&mut self, id: GroupId, log: usize, batch: StoredBatch) {
+        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+        let (held, held_max) = self.logs[log].read_ahead_bytes();
+        if 2 * held > held_max {
+            place.reader = Reader::new(batch.header.base_position);
+        } else {
+            place.held = Some(batch);
+        }
+    }
+
+    /// The next batch that a group wants from where it stands in a log; else why there is none now (`None`: the
+    /// group has read the log to its end).
     fn next_for<K: Kernel>(
         &mut self,
         id: GroupId,
         log: usize,
         end: Position,
         kernel: &mut K,
-    ) -> ReadStep {
-        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
-        if let Some(batch) = place.held.take() {
-            return ReadStep::Batch(batch);
+    ) -> Result<StoredBatch, Option<TurnEnd>> {
+        let is_active = log == self.active_index();
+        let now_us = self.now.mono_us;
+        loop {
+            let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+            if let Some(batch) = place.held.take() {
+                return Ok(batch);
+            }
+            if place.failed_until_us > now_us {
+                return Err(Some(TurnEnd::Rest));
+            }
+            let (cache, snapshot) = (&mut self.caches[log], &self.snapshot);
+            let mut topic = |topic, name: &Arc<str>| {
+                let matched = cache.get(snapshot, topic, || checked_name(name));
+                matched.binary_search_by_key(&id, |(group, _)| *group).is_ok()
+            };
+            let mut wanted = Wanted { version: Some(snapshot.version()), topic: &mut topic };
+            let of = &mut self.logs[log];
+            let before = place.reader.position();
+            match of.read_wanted(&mut place.reader, end, &mut wanted, kernel) {
+                ReadStep::Batch(batch) => return Ok(batch),
+                ReadStep::Pending => return Err(Some(TurnEnd::Disk)),
+                ReadStep::More => return Err(Some(TurnEnd::More)),
+                ReadStep::NoRoom => return Err(Some(TurnEnd::Later(now_us + READ_RETRY_US))),
+                ReadStep::End => {
+                    place.at_tail = is_active;
+                    place.owed = None;
+                    of.release_memory(&mut place.reader);
+                    return Err(None);
+                }
+                ReadStep::Failed { start, end, failures } => {
+                    let key = of.key();
+                    let at_us = now_us + self.read_failed(key, (start, end), failures);
+                    let group = self.groups.get_mut(&id).expect("it has its turn");
+                    group.places[log].failed_until_us = at_us;
+                    return Err(Some(TurnEnd::Later(at_us)));
+                }
+                // What is gone is a gap that the cursor steps over: the reader stands behind it now.
+                step @ (ReadStep::Expired { .. } | ReadStep::Damaged { .. }) => {
+                    let passed = place.reader.position().0 - before.0;
+                    self.stats.passed_positions += passed;
+                    if let ReadStep::Damaged { start, end } = step {
+                        let group = id.0;
+                        tracing::error!(log = %of.key(), %start, %end, group, "events are damaged on disk");
+                    }
+                    self.note_moved(id);
+                }
+            }
         }
-        self.logs[log].read(&mut place.reader, end, &mut |_| true, kernel)
     }
 
     /// What of a group matches a batch, and the name of its topic.
@@ -334,6 +469,7 @@ impl Shard {
                     TurnEnd::More => self.wake_idle(id),
                     TurnEnd::Rest => {}
                     TurnEnd::Disk => self.waiting_io.push(id),
+                    TurnEnd::Later(at_us) => self.retry_read_at(at_us, id),
                 }
             }
             self.tell_older_done(id);
@@ -382,6 +518,9 @@ impl Shard {
             let full = self.in_flight_bytes >= self.options.in_flight_bytes_max;
             let group = self.groups.get_mut(&id).expect("it has its turn");
             let place = &mut group.places[log];
+            if place.again_failed_until_us > self.now.mono_us {
+                return TurnEnd::Rest;
+            }
             let next = place.log.next_idle(after, &mut blocked, &group.members, turn);
             let Some(base) = next.filter(|_| !full) else {
                 if full && next.is_some() {
@@ -399,11 +538,12 @@ impl Shard {
                 ReadStep::Batch(batch) if batch.header.base_position == base => {
                     self.send_batch_again(id, log, &batch, &mut blocked);
                 }
-                step @ (ReadStep::Pending | ReadStep::More) => {
+                step @ (ReadStep::Pending
+                | ReadStep::More
+                | ReadStep::NoRoom
+                | ReadStep::Failed { .. }) => {
                     let again = Some(std::mem::replace(reader, Reader::new(base)));
-                    self.groups.get_mut(&id).expect("it has its turn").places[log].again = again;
-                    let waits = matches!(step, ReadStep::Pending);
-                    return if waits { TurnEnd::Disk } else { TurnEnd::More };
+                    return self.again_later(id, log, again, step);
                 }
                 // Retention has taken it, or the disk has damaged it: nobody can deliver it any more.
                 _ => {
@@ -415,6 +555,31 @@ impl Shard {
             after = Some(base);
         }
         TurnEnd::More
+    }
+
+    /// A batch that is to be sent again is not there yet.
+    fn again_later(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        again: Option<Reader>,
+        step: ReadStep,
+    ) -> TurnEnd {
+        let now_us = self.now.mono_us;
+        let (key, mut until_us) = (self.logs[log].key(), 0);
+        let end = match step {
+            ReadStep::Pending => TurnEnd::Disk,
+            ReadStep::More => TurnEnd::More,
+            ReadStep::Failed { start, end, failures } => {
+                until_us = now_us + self.read_failed(key, (start, end), failures);
+                TurnEnd::Later(until_us)
+            }
+            _ => TurnEnd::Later(now_us + READ_RETRY_US),
+        };
+        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+        place.again = again;
+        place.again_failed_until_us = until_us;
+        end
     }
 
     fn send_batch_again(

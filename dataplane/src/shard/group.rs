@@ -6,6 +6,7 @@ use codec::ids::Position;
 use log::batch::StoredBatch;
 use log::cursor::Cursor;
 use log::reader::Reader;
+use log::seek::StartSeek;
 use routing::subscription::{GroupId, Start, Subscription, SubscriptionId};
 
 use crate::group::group_log::GroupLog;
@@ -65,6 +66,12 @@ pub struct Place {
     pub owed: Option<Cursor>,
     /// Reads batches that are to be delivered again.
     pub again: Option<Reader>,
+    /// Where the reader is to begin is being looked up; until then it stands at the log's start.
+    pub seek: Option<StartSeek>,
+    /// Reading has failed and is not tried before then, on the monotonic clock.
+    pub failed_until_us: u64,
+    /// The same for what is to be delivered again.
+    pub again_failed_until_us: u64,
 }
 
 impl Place {
@@ -78,6 +85,9 @@ impl Place {
             held: None,
             owed: None,
             again: None,
+            seek: None,
+            failed_until_us: 0,
+            again_failed_until_us: 0,
         }
     }
 

@@ -87,6 +87,10 @@ pub struct Shard {
     waiting_bytes: BTreeSet<GroupId>,
     /// Whether routing from the tail waits for the disk.
     tail_waits: bool,
+    /// When routing from the tail is tried again although no completion has come.
+    tail_retry_us: Option<u64>,
+    /// When groups try again to read what the disk has failed to give, or what there was no memory for.
+    read_retries: BTreeSet<(u64, GroupId)>,
     /// Groups that other shards have reported done with before this one knew them.
     early_older_done: HashMap<GroupId, u64>,
     /// Members that have joined and whose groups still had something to catch up with.
@@ -131,6 +135,8 @@ impl Shard {
             recalled: Vec::new(),
             waiting_bytes: BTreeSet::new(),
             tail_waits: false,
+            tail_retry_us: None,
+            read_retries: BTreeSet::new(),
             early_older_done: HashMap::new(),
             catching_up: Vec::new(),
             matched: Vec::new(),
@@ -182,7 +188,8 @@ impl Shard {
         let is_held_up =
             !self.outbox.is_empty() || !self.adopting.is_empty() || self.members.has_requests();
         let retry = is_held_up.then_some(self.now.mono_us + FULL_QUEUE_RETRY_US);
-        [log, expiry, cursors, clients, waiting, retry].into_iter().flatten().min()
+        let reads = self.next_read_retry_us();
+        [log, expiry, cursors, clients, waiting, retry, reads].into_iter().flatten().min()
     }
 
     /// Whether the next cycle has something to do that it need not wait for.

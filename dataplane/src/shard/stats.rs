@@ -23,6 +23,13 @@ pub struct ShardStats {
     pub settled_events: u64,
     /// Events that retention took, or damage, before they were settled.
     pub lost_events: u64,
+    /// Reads that the disk has failed to do.
+    pub read_failures: u64,
+    /// How often a reader has stopped at what the disk does not give, however often it is asked.
+    pub stopped_readers: u64,
+    /// Positions that groups have passed because retention or damage had taken the events, whether they wanted these
+    /// or not.
+    pub passed_positions: u64,
     /// Settles of deliveries that were over.
     pub stale_settles: u64,
 }

@@ -18,6 +18,9 @@ const SPACE_RETRY_US: u64 = 250_000;
 /// Most indexes of sealed segments that stay mapped.
 const INDEXES_MAPPED_MAX: usize = 16;
 
+/// After so many failures to make an index its segment is read without one, from its start.
+const INDEX_FAILURES_MAX: u32 = 3;
+
 /// Chores in flight, one of a kind at most.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
@@ -31,6 +34,8 @@ pub(crate) struct Upkeep {
     index_wanted: Option<u64>,
     /// An index could not be made; not tried again before then.
     index_retry_at: Option<Timestamp>,
+    /// Rises with each use of an index: the one that was not used for longest is unmapped first.
+    index_clock: u64,
 }
 
 impl Upkeep {
@@ -158,8 +163,8 @@ impl Log {
             self.upkeep.prepare = None;
             self.on_prepared(done);
         } else if self.upkeep.index.is_some_and(|(index, _)| index == ticket) {
-            self.upkeep.index = None;
-            self.on_indexed(done);
+            let number = self.upkeep.index.take().map(|(_, number)| number);
+            self.on_indexed(number, done);
         } else if self.upkeep.retire == Some(ticket) {
             self.upkeep.retire = None;
             self.on_retired(done);
@@ -241,7 +246,7 @@ impl Log {
         self.upkeep.index = Some((ticket, number));
     }
 
-    fn on_indexed(&mut self, done: ChoreDone) {
+    fn on_indexed(&mut self, number: Option<u64>, done: ChoreDone) {
         match done.0 {
             Ok(ChoreOutcome::Indexed { number, index }) => {
                 self.upkeep.index_retry_at = None;
@@ -249,14 +254,20 @@ impl Log {
                     self.upkeep.index_wanted = None;
                 }
                 if let Some(sealed) = self.segments.sealed_mut(number) {
+                    sealed.first_time = index.first_time();
                     sealed.index = SegmentIndex::Mapped(index);
+                    sealed.index_failures = 0;
                 }
+                self.note_index_used(number);
                 self.unmap_beyond_limit(number);
             }
             Ok(other) => unreachable!("an index came to {other:?}"),
             Err(error) => {
-                // Readers of that segment wait; the log itself goes on.
-                tracing::warn!(log = %self.key, %error, "writing a segment's index failed");
+                // Readers of that segment wait for a while, then do without; the log itself goes on.
+                tracing::warn!(log = %self.key, %error, "making a segment's index failed");
+                if let Some(sealed) = number.and_then(|number| self.segments.sealed_mut(number)) {
+                    sealed.index_failures = sealed.index_failures.saturating_add(1);
+                }
                 self.upkeep.index_retry_at = Some(Timestamp(self.now.0 + SPACE_RETRY_US));
             }
         }
@@ -270,14 +281,34 @@ impl Log {
         }
     }
 
+    /// No index of a sealed segment is to be had: whoever reads it does without.
+    pub(crate) fn index_is_lacking(&self, number: u64) -> bool {
+        let sealed = self.segments.sealed.iter().find(|sealed| sealed.number == number);
+        sealed.is_some_and(|sealed| sealed.index_failures >= INDEX_FAILURES_MAX)
+    }
+
+    /// A reader uses the index of a segment.
+    pub(crate) fn note_index_used(&mut self, number: u64) {
+        self.upkeep.index_clock += 1;
+        let clock = self.upkeep.index_clock;
+        if let Some(sealed) = self.segments.sealed_mut(number) {
+            assert!(sealed.index_used < clock, "the newest use is the last");
+            sealed.index_used = clock;
+        }
+    }
+
     /// Keeps few indexes mapped; what is unmapped here is mapped again when a reader needs it.
     fn unmap_beyond_limit(&mut self, keep: u64) {
-        let mapped = |sealed: &&mut Sealed| matches!(sealed.index, SegmentIndex::Mapped(_));
-        let count = self.segments.sealed.iter_mut().filter(mapped).count();
-        let beyond = count.saturating_sub(INDEXES_MAPPED_MAX);
-        let others = self.segments.sealed.iter_mut().filter(mapped);
-        for sealed in others.filter(|sealed| sealed.number != keep).take(beyond) {
-            sealed.index = SegmentIndex::Unmapped;
+        loop {
+            let mapped = self.segments.sealed.iter_mut();
+            let mapped = mapped.filter(|sealed| matches!(sealed.index, SegmentIndex::Mapped(_)));
+            let mapped: Vec<&mut Sealed> = mapped.collect();
+            if mapped.len() <= INDEXES_MAPPED_MAX {
+                return;
+            }
+            let others = mapped.into_iter().filter(|sealed| sealed.number != keep);
+            let oldest = others.min_by_key(|sealed| sealed.index_used);
+            oldest.expect("more than one is mapped").index = SegmentIndex::Unmapped;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::folder::{self, Folder};
 use crate::inspect::{Verdict, inspect_file};
 use crate::log::Log;
 use crate::reader::{ReadStep, Reader};
-use crate::seek::Seek;
+use crate::seek::{OffsetSeek, Seek};
 use crate::storage::file::FileStorage;
 
 const LOG: &str = "gen-000001/log-000";
@@ -79,7 +79,8 @@ fn write(dir: &Path) {
     drop(folder);
     let (mut folder, mut disk) = open(dir);
     let log = &mut folder.shards[0].active;
-    while log.seek_offset(TopicId(1), Partition(0), Offset(0), &mut disk) == Seek::Pending {
+    let mut seek = OffsetSeek::new(TopicId(1), Partition(0), Offset(0));
+    while log.seek_offset(&mut seek, &mut disk) == Seek::Pending {
         disk.complete(log);
     }
     (6..=BATCHES).for_each(|batch| append(log, &mut disk, batch));
