@@ -106,6 +106,19 @@ fn a_peer_that_does_not_read_is_closed() {
     assert!(got < 100 * BYTES_ASKED, "all {got} bytes were sent to a peer that reads nothing");
 }
 
+/// A peer that takes a byte now and then holds memory for ever if any byte counts as progress.
+#[test]
+fn a_peer_that_takes_a_byte_now_and_then_is_closed() {
+    let slow_peer_timeout = Duration::from_millis(500);
+    let node = Node::start(1, RuntimeOptions { slow_peer_timeout, ..RuntimeOptions::default() });
+    let mut slow = node.connect();
+    slow.write_all(&ask_for(100)).unwrap();
+    node.wait_for("the slow peer closed", |handles| {
+        let _ = slow.read_exact(&mut [0]);
+        handles[0].counters().slow_peers.get() == 1
+    });
+}
+
 /// A peer that reads, but late, gets everything: back-pressure is not loss.
 #[test]
 fn a_peer_that_reads_late_gets_everything() {

@@ -53,8 +53,6 @@ pub struct NativeOptions {
     pub ping_interval: Duration,
     /// A connection from which nothing came for so long is closed.
     pub idle_timeout: Duration,
-    /// A connection that took nothing for so long, although there was something for it, is closed.
-    pub slow_timeout: Duration,
     /// How long the client has to answer the server's goodbye.
     pub goodbye_timeout: Duration,
 }
@@ -70,7 +68,6 @@ impl Default for NativeOptions {
             hello_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(60),
-            slow_timeout: Duration::from_secs(60),
             goodbye_timeout: Duration::from_secs(5),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io::{IoSlice, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 
 use super::accept::Seat;
 use crate::outbound::Outbound;
@@ -13,6 +14,10 @@ pub(super) const OUTBOUND_BYTES_HIGH: usize = 256 << 10;
 const SLICES: usize = 64;
 /// Bytes that a peer may still send after the close; they are thrown away.
 const LINGER_BYTES_MAX: u32 = 4 << 20;
+
+/// Least that a peer must take, of what waits for it, each time that its patience ends. With the default of a minute that
+/// is 273 bytes a second: less than any link that is worth having, more than a peer that only wants to hold memory.
+const PROGRESS_BYTES_MIN: u64 = 16 << 10;
 
 /// A place for a connection.
 #[derive(Default)]
@@ -32,11 +37,22 @@ pub(super) struct Connection {
     pub(super) flags: Flags,
     /// When the phase ends at the latest; monotonic microseconds. Not used while open.
     pub(super) deadline_us: u64,
-    /// Since when the peer takes nothing although there is something for it; 0 while it takes.
-    pub(super) stuck_since_us: u64,
+    /// Bytes given to the kernel since the connection began.
+    sent_bytes: u64,
+    /// What the peer owes while something waits for it.
+    backlog: Option<Backlog>,
     /// Bytes that may still be thrown away.
     pub(super) linger_bytes_left: u32,
     _seat: Seat,
+}
+
+/// How far a peer must have come with what waits for it.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    /// Since when; monotonic microseconds.
+    since_us: u64,
+    /// Bytes that the peer must have taken since the connection began.
+    due_bytes: u64,
 }
 
 /// How far the end of a connection has come.
@@ -99,7 +115,8 @@ impl Connection {
             phase: Phase::Open,
             flags: Flags::default(),
             deadline_us: 0,
-            stuck_since_us: 0,
+            sent_bytes: 0,
+            backlog: None,
             linger_bytes_left: LINGER_BYTES_MAX,
             _seat: seat,
         }
@@ -124,6 +141,36 @@ impl Connection {
             self.stream.write_vectored(&slices[..filled])?
         };
         self.out.advance(written);
+        self.sent_bytes += written as u64;
         Ok(written)
+    }
+
+    /// Looks how far the peer has come. Whether it has taken less than [`PROGRESS_BYTES_MIN`] in `patience_us` although
+    /// more waits for it: a byte now and then is no progress.
+    pub(super) fn is_slow(&mut self, now_us: u64, patience_us: u64) -> bool {
+        if self.out.is_empty() {
+            self.backlog = None;
+            return false;
+        }
+        let taken = self.sent_bytes.saturating_sub(self.unacknowledged_bytes());
+        if let Some(backlog) = self.backlog.filter(|backlog| taken < backlog.due_bytes) {
+            return backlog.since_us + patience_us <= now_us;
+        }
+        let left = self.sent_bytes - taken + self.out.pending_bytes() as u64;
+        assert!(left > 0, "something waits for the peer");
+        let due_bytes = taken + left.min(PROGRESS_BYTES_MIN);
+        self.backlog = Some(Backlog { since_us: now_us, due_bytes });
+        false
+    }
+
+    /// Bytes that the kernel keeps since the peer's has not confirmed them. It keeps megabytes, and tells of room only
+    /// when a third is free: without a look into it a slow link would seem to stand still.
+    fn unacknowledged_bytes(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the socket is open as long as `self.stream` is, and TIOCOUTQ (tcp(7): SIOCOUTQ) writes one int, to where
+        // one stands.
+        let result = unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+        // Of a socket that cannot tell, what was sent counts as taken.
+        if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 }

@@ -45,7 +45,7 @@ const LINGER_US: u64 = 1_000_000;
 /// Time limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// How long a peer may take nothing although there is something for it.
+    /// How long a peer may take next to nothing although there is something for it.
     pub(super) slow_peer_us: u64,
     /// How long a closing connection may take to send what is outbound.
     pub(super) close_flush_us: u64,
@@ -383,14 +383,8 @@ impl Connections {
                 break;
             }
             match connection.write_once() {
-                Ok(written) => {
-                    step.counters.bytes_out.add(written as u64);
-                    connection.stuck_since_us = 0;
-                }
+                Ok(written) => step.counters.bytes_out.add(written as u64),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if connection.stuck_since_us == 0 {
-                        connection.stuck_since_us = step.now.mono_us;
-                    }
                     connection.flags.awaits_writable = true;
                     let token = Token::Writable(index, *life);
                     step.ring.watch_writable_once(connection.stream.as_raw_fd(), token);
@@ -431,9 +425,8 @@ impl Connections {
             }
             return;
         }
-        let stuck_since_us = connection.stuck_since_us;
-        if stuck_since_us != 0 && stuck_since_us + self.patience.slow_peer_us <= now_us {
-            debug!(peer = %connection.peer, "a peer took nothing for too long");
+        if connection.is_slow(now_us, self.patience.slow_peer_us) {
+            debug!(peer = %connection.peer, "a peer took too little for too long");
             step.counters.slow_peers.add(1);
             return self.remove(index, step);
         }

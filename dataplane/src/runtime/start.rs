@@ -41,7 +41,7 @@ pub struct RuntimeOptions {
     pub idle: Idle,
     /// Most connections of all doors together. `None`: 90 % of the limit of open files.
     pub connections_max: Option<u32>,
-    /// How long a peer may take nothing although there is something for it.
+    /// How long a peer may take next to nothing (less than 16 KiB) although there is more for it.
     pub slow_peer_timeout: Duration,
     /// How long a closing connection may take to send what is outbound.
     pub close_flush_timeout: Duration,

@@ -34,7 +34,7 @@ pub struct Counters {
     pub accepted: Counter,
     /// Connections that are gone.
     pub closed: Counter,
-    /// Connections closed because the peer took nothing for too long.
+    /// Connections closed because the peer took next to nothing for too long.
     pub slow_peers: Counter,
     /// Sessions that panicked.
     pub panics: Counter,

@@ -74,14 +74,8 @@ pub(super) struct NativeSession {
     server_topics: ServerTopics,
     /// Start and end, in the outbound bytes, of a published frame to which acks can still be added.
     acks: Option<(usize, usize)>,
-    /// Bytes given to the connection so far, sent or not.
-    given_bytes: u64,
-    /// Bytes that had left at `progress_us`.
-    sent_bytes: u64,
     opened_us: u64,
     heard_us: u64,
-    /// When bytes last left, or there were none to send.
-    progress_us: u64,
     /// When the server's goodbye was first seen on the clock.
     goodbye_us: Option<u64>,
 }
@@ -101,11 +95,8 @@ impl NativeSession {
             client_topics: ClientTopics::default(),
             server_topics: ServerTopics::default(),
             acks: None,
-            given_bytes: 0,
-            sent_bytes: 0,
             opened_us: now.mono_us,
             heard_us: now.mono_us,
-            progress_us: now.mono_us,
             goodbye_us: None,
         }
     }
@@ -113,7 +104,7 @@ impl NativeSession {
     /// Bytes from the peer.
     pub(super) fn read(&mut self, bytes: &[u8], shard: &mut impl Port, out: &mut Outbound) -> Feed {
         self.heard = true;
-        self.counted(out, |session, out| session.feed(bytes, shard, out))
+        self.unless_closed(out, |session, out| session.feed(bytes, shard, out))
     }
 
     /// Something the shard says.
@@ -123,7 +114,7 @@ impl NativeSession {
         shard: &mut impl Port,
         out: &mut Outbound,
     ) -> Feed {
-        self.counted(out, |session, out| {
+        self.unless_closed(out, |session, out| {
             match event {
                 SessionEvent::Published { request, partition, base_offset, count, ack } => {
                     let Unanswered { request, topic } = session.window.answered(request);
@@ -160,8 +151,8 @@ impl NativeSession {
 
     /// Time-outs, and memory that is not needed any more.
     pub(super) fn look_at_clock(&mut self, now: Now, out: &mut Outbound) -> Feed {
-        self.counted(out, |session, out| {
-            if let Some(refusal) = session.timed_out(now.mono_us, out) {
+        self.unless_closed(out, |session, out| {
+            if let Some(refusal) = session.timed_out(now.mono_us) {
                 session.fail(0, 0, &refusal, out);
                 return Feed::Close;
             }
@@ -535,8 +526,8 @@ impl NativeSession {
         Step::Close
     }
 
-    /// Runs `work`, and counts the bytes it gives to the connection.
-    fn counted(
+    /// Runs `work` unless the connection closes already.
+    fn unless_closed(
         &mut self,
         out: &mut Outbound,
         work: impl FnOnce(&mut Self, &mut Outbound) -> Feed,
@@ -544,10 +535,7 @@ impl NativeSession {
         if self.phase == Phase::Closed {
             return Feed::Close;
         }
-        let before = out.pending_bytes();
-        let feed = work(self, out);
-        self.given_bytes += (out.pending_bytes() - before) as u64;
-        feed
+        work(self, out)
     }
 
     fn feed_now(&self) -> Feed {
@@ -558,13 +546,9 @@ impl NativeSession {
         }
     }
 
-    /// The refusal of a connection that has been silent, deaf or without hello for too long.
-    fn timed_out(&mut self, now_us: u64, out: &Outbound) -> Option<Refusal> {
-        let sent = self.given_bytes.saturating_sub(out.pending_bytes() as u64);
-        if out.is_empty() || sent != self.sent_bytes {
-            self.sent_bytes = sent;
-            self.progress_us = now_us;
-        }
+    /// The refusal of a connection that has been silent or without hello for too long. Who takes too little is the
+    /// runtime's affair: it sees the socket.
+    fn timed_out(&mut self, now_us: u64) -> Option<Refusal> {
         if std::mem::take(&mut self.heard) || self.paused {
             // A session that waits for room does not read, so its silence is ours.
             self.heard_us = now_us;
@@ -581,9 +565,6 @@ impl NativeSession {
         }
         if over(self.heard_us, options.idle_timeout) {
             return refusal(Code::IdleTimeout, "nothing came", options.idle_timeout);
-        }
-        if over(self.progress_us, options.slow_timeout) {
-            return refusal(Code::SlowPeer, "nothing was taken", options.slow_timeout);
         }
         None
     }
@@ -605,7 +586,7 @@ impl Session for NativeSession {
     fn on_drain(&mut self, out: &mut Outbound) {
         let code = Code::ShuttingDown.number();
         // The runtime goes on with this session as before; only what is new is refused.
-        let _ = self.counted(out, |session, out| {
+        let _ = self.unless_closed(out, |session, out| {
             session.say_goodbye(code, "the server is shutting down", out);
             session.feed_now()
         });

@@ -492,7 +492,7 @@ fn deliveries_share_the_body_and_announce_the_topic() {
     assert_eq!(again.head.bitmap, Some(&[1][..]));
 }
 
-/// Slow, silent and half-open peers must not hold a place for ever; a peer that does its part must keep it.
+/// Silent and half-open peers must not hold a place for ever; a peer that does its part must keep it.
 #[test]
 fn time_outs_close_only_those_who_earn_it() {
     let second = Duration::from_secs(1);
@@ -508,23 +508,13 @@ fn time_outs_close_only_those_who_earn_it() {
     assert_eq!(rig.clock(119 * second), Feed::Close);
     assert_eq!(code(rig), Code::IdleTimeout.number());
 
-    // Ten seconds a step: pings come, and at first all is taken, then a little, then nothing.
+    // Ten seconds a step: pings come, and nothing is taken. Whether that is too slow is not for the session to say.
     let mut rig = Rig::open(NativeOptions::default());
     let ping = bytes_of(|out| encode_plain(Kind::Ping, 5, b"12345678", out));
     for step in 1..=30 {
         assert_eq!(rig.read(&ping), Feed::More);
-        if step > 10 && step <= 20 {
-            rig.out.advance(1);
-        } else if step <= 10 {
-            rig.sent();
-        }
-        let feed = rig.clock(step * 10 * second);
-        assert_eq!(feed, if step < 26 { Feed::More } else { Feed::Close }, "step {step}");
-        if feed == Feed::Close {
-            return;
-        }
+        assert_eq!(rig.clock(step * 10 * second), Feed::More, "step {step}");
     }
-    panic!("a peer that takes nothing is closed");
 }
 
 /// A goodbye must not cost an ack, nor leave a connection open for ever.

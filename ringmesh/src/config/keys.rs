@@ -78,7 +78,7 @@ keys! {
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
     native.idle_timeout: "When a connection is closed from which nothing came. Longer than ping_interval.",
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
-    native.slow_peer_timeout: "When a connection is closed that takes nothing although there is something for it.",
+    native.slow_peer_timeout: "When a connection is closed that takes next to nothing (less than 16 KiB in that time) although\nthere is more for it.",
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
     native.publish_window: "Batches that a publisher may have unacknowledged on one connection. Clients are told at hello.",
         |text| number(text, 1..=65_536), ToString::to_string;

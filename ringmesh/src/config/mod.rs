@@ -70,7 +70,7 @@ pub struct NativeConfig {
     pub ping_interval: Duration,
     /// When a silent connection is closed.
     pub idle_timeout: Duration,
-    /// When a connection is closed that takes nothing although there is something for it.
+    /// When a connection is closed that takes next to nothing (less than 16 KiB) although there is more for it.
     pub slow_peer_timeout: Duration,
     /// Batches that a publisher may have unacknowledged on one connection.
     pub publish_window: u32,

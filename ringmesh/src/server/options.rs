@@ -32,7 +32,6 @@ pub(super) fn native(config: &Config, node_id: u64) -> NativeOptions {
         hello_timeout: config.native.hello_timeout,
         ping_interval: config.native.ping_interval,
         idle_timeout: config.native.idle_timeout,
-        slow_timeout: config.native.slow_peer_timeout,
         ..NativeOptions::default()
     }
 }
