@@ -307,6 +307,11 @@ impl NativeSession {
                     self.refuse(request, Kind::Subscribe.number(), &refusal, out);
                 }
             }
+            // The shard's answer would be taken for that to a publish.
+            Frame::Unsubscribe { .. } if Window::is_publish(request) => {
+                let refusal = Code::UnknownSubscription.into();
+                self.refuse(request, Kind::Unsubscribe.number(), &refusal, out);
+            }
             Frame::Unsubscribe { end } => shard.unsubscribe(self.key, request, end),
             Frame::Settle(settlements) => self.on_settle(request, settlements, shard, out),
             Frame::Credit { events } if events > CREDIT_MAX => {

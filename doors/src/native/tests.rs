@@ -492,6 +492,18 @@ fn deliveries_share_the_body_and_announce_the_topic() {
     assert_eq!(again.head.bitmap, Some(&[1][..]));
 }
 
+/// Numbers from 2^63 on are the session's own, for publishes: a client that unsubscribes with one once ended its session
+/// by a panic, and could have had another publish's answer.
+#[test]
+fn unsubscribe_with_a_publish_number_is_refused() {
+    let mut rig = Rig::open(NativeOptions::default());
+    for number in [1 << 63, (1 << 63) + 7, u64::MAX] {
+        let frame = bytes_of(|out| frame::encode_unsubscribe(number, false, out));
+        assert_eq!(rig.read(&[publish(1, b"x"), frame].concat()), Feed::More);
+        assert_eq!(rig.refusal().0, Code::UnknownSubscription.number(), "{number}");
+    }
+}
+
 /// Silent and half-open peers must not hold a place for ever; a peer that does its part must keep it.
 #[test]
 fn time_outs_close_only_those_who_earn_it() {
