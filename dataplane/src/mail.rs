@@ -150,12 +150,16 @@ pub enum Mail {
         /// Done with, or to be delivered again.
         verdict: Verdict,
     },
-    /// A shard holds nothing more of an earlier generation for a group.
+    /// A shard owes a group nothing more of some earlier generations.
     OlderDone {
         /// Which shard.
         from: u16,
         /// Which group.
         group: GroupId,
+        /// The oldest generation of which it may still owe something; the active one if of none before it.
+        oldest: u32,
+        /// The routing version of the sender, which knows the group.
+        version: u64,
     },
     /// A session of a client with ephemeral subscriptions has come, to the client's home shard.
     ClientUp {

@@ -105,17 +105,27 @@ pub struct SubscriptionBook {
     pub answered_at: Option<u64>,
 }
 
-/// A delivery that a member holds: until when its events' keys are certainly not to go to another member.
+/// One event of one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Arrived {
+    /// Of which batch.
+    pub id: BatchId,
+    /// Which event.
+    pub index: u32,
+    /// The number of the delivery of this batch.
+    pub delivery: u32,
+}
+
+/// The events of one key that a member holds.
 #[derive(Clone, Debug)]
 pub struct Hold {
-    /// The log they come from.
-    pub log: LogKey,
     /// Who.
     pub member: u32,
-    /// Until when.
-    pub until_us: u64,
-    /// How many unsettled events.
-    pub events: u32,
+    /// Each unsettled event of each delivery, and until when it is certainly in flight to this member.
+    pub events: BTreeMap<Arrived, u64>,
+    /// From whom the key was taken since its time was over, and when. What another shard sent there before may still
+    /// come.
+    pub ousted: BTreeMap<u32, u64>,
 }
 
 /// What is known about one group.

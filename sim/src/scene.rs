@@ -32,8 +32,6 @@ pub struct Scene {
     pub is_calm: bool,
     /// Whether a log has stopped, so that only a restart helps.
     pub log_stopped: bool,
-    /// The generation of logs that takes events.
-    pub generation: u32,
     /// Sessions so far: each has a number of its own.
     pub sessions: u32,
 }

@@ -11,7 +11,7 @@ use routing::subscription::GroupId;
 use crate::check::{matched, memory, order};
 use crate::control::{Control, Wanted};
 use crate::faults::Fault;
-use crate::ledger::{BatchId, Checked, Place, bits_of, violated};
+use crate::ledger::{Arrived, BatchId, Checked, Place, bits_of, violated};
 use crate::node::{Home, Node, Owner};
 use crate::plan::{SubscriberPlan, Temper};
 use crate::scene::Scene;
@@ -36,6 +36,7 @@ struct Held {
     token: Token,
     group: GroupId,
     id: BatchId,
+    delivery: u32,
     bits: u64,
     received_us: u64,
     ready_us: u64,
@@ -268,7 +269,7 @@ impl Subscriber {
         let deadline = scene.plan.shard.ack_deadline_us;
         let until_us = if is_local { scene.now_us + deadline } else { 0 };
         let group = token.group;
-        self.note_arrival(group, (id, bits), &place, until_us, scene)?;
+        self.note_arrival(group, (id, bits, token.delivery), &place, until_us, scene)?;
         scene.tally.attempts_above_one += u64::from(delivery.attempt > 1);
         scene.trace.note(format_args!(
             "subscriber {} gets batch {} {bits:#x} attempt {} of group {group} from {} at {}",
@@ -283,6 +284,7 @@ impl Subscriber {
             token: delivery.token,
             group,
             id,
+            delivery: token.delivery,
             bits,
             received_us: scene.now_us,
             ready_us: scene.now_us + wait,
@@ -294,14 +296,16 @@ impl Subscriber {
     fn note_arrival(
         &mut self,
         group: GroupId,
-        (id, bits): (BatchId, u64),
+        (id, bits, delivery): (BatchId, u64, u32),
         place: &Place,
         until_us: u64,
         scene: &mut Scene,
     ) -> Checked {
-        let (now_us, generation, member) = (scene.now_us, scene.generation, self.member);
+        let (now_us, member) = (scene.now_us, self.member);
+        let is_mail = until_us == 0;
         for index in (0..64).filter(|index| bits & (1 << index) != 0) {
-            let arrival = order::Arrival { member, id, index, now_us, generation, until_us };
+            let event = Arrived { id, index, delivery };
+            let arrival = order::Arrival { member, event, now_us, until_us, is_mail };
             order::check_arrival(&mut scene.ledger, group, place, arrival)?;
         }
         let received = scene.ledger.group_mut(group).received.entry(id).or_insert(0);
@@ -428,9 +432,9 @@ impl Subscriber {
 
     /// It no longer holds these events of a delivery.
     fn release(&self, held: &Held, bits: u64, scene: &mut Scene) {
-        for index in (0..64_usize).filter(|index| bits & (1 << index) != 0) {
-            let key = scene.ledger.attempt(held.id).keys[index];
-            order::released(&mut scene.ledger, held.group, self.member, key);
+        for index in (0..64_u32).filter(|index| bits & (1 << index) != 0) {
+            let event = Arrived { id: held.id, index, delivery: held.delivery };
+            order::released(&mut scene.ledger, held.group, self.member, event, scene.now_us);
         }
     }
 }

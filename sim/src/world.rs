@@ -62,7 +62,6 @@ impl World {
             ledger,
             is_calm: false,
             log_stopped: false,
-            generation: 0,
             sessions: 0,
             plan: plan.clone(),
         };
@@ -159,7 +158,7 @@ impl World {
     fn repair(&mut self) -> Checked {
         let cycles = self.scene.tally.cycles;
         // Also when nobody publishes to it any more: its cursors do not become durable.
-        self.scene.log_stopped |= self.node.sides.iter().any(|side| side.queue.has_failed_write());
+        self.scene.log_stopped |= self.node.shards.iter().any(Shard::has_stopped_log);
         if self.scene.log_stopped && self.repair_at_cycle.is_none() {
             self.repair_at_cycle = Some(cycles + self.random.below(60));
         }
@@ -511,7 +510,6 @@ fn start(
     scene: &mut Scene,
 ) -> Node {
     let count = logs.len() as u16;
-    scene.generation = logs[0].active.key().generation;
     let older_owners = logs.iter().enumerate().filter(|(_, shard)| !shard.older.is_empty());
     let older_owners = older_owners.fold(0, |bits, (index, _)| bits | 1 << index);
     let plan = scene.plan.clone();

@@ -109,6 +109,11 @@ impl Flight {
     }
 
     /// The pieces in flight.
+    pub fn pieces_mut(&mut self) -> impl Iterator<Item = &mut Piece> {
+        self.first.iter_mut().chain(&mut self.more)
+    }
+
+    /// The pieces in flight.
     pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
         self.first.iter().chain(&self.more)
     }
@@ -149,6 +154,13 @@ impl Flights {
         let index = self.list.partition_point(|other| other.base < flight.base);
         assert!(self.list[index].base != flight.base, "a batch is taken once");
         self.list.insert(index, flight);
+    }
+
+    /// The flight of the batch at `base`.
+    #[must_use]
+    pub fn get(&self, base: Position) -> Option<&Flight> {
+        let index = self.list.partition_point(|flight| flight.base < base);
+        self.list.get(index).filter(|flight| flight.base == base)
     }
 
     /// The flight of the batch at `base`.

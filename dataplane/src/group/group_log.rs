@@ -149,10 +149,12 @@ impl GroupLog {
         !self.idle.is_empty()
     }
 
-    /// Whether a delivery is still in flight, in whole or in part.
+    /// What of a delivery is still in flight.
     #[cfg(test)]
-    pub fn is_in_flight(&mut self, base: Position, delivery: u32) -> bool {
-        self.flights.get_mut(base).is_some_and(|flight| flight.piece_mut(delivery).is_some())
+    pub fn in_flight(&self, base: Position, delivery: u32) -> Option<Bitmap> {
+        let flight = self.flights.get(base)?;
+        let piece = flight.pieces().find(|piece| piece.delivery == delivery)?;
+        Some(piece.events.to_bitmap(flight.count))
     }
 
     /// Offers the next batch. `eligible` are the events that the group is to get; at least one.
@@ -189,11 +191,14 @@ impl GroupLog {
         Offered::Taken
     }
 
-    /// The first batch after `after` whose idle events have to be read: since their keys are unknown, or since they
-    /// may go out now. Keys of the batches that are passed over are `blocked`: nothing may overtake them.
+    /// The first batch after `after` whose idle events have to be read: since their keys are unknown, or since some of
+    /// them can go out now. Keys of the batches that are passed over are `blocked`: nothing may overtake them.
+    ///
+    /// A batch of which nothing can go is not worth reading: two such batches far from each other would be read in
+    /// turn for ever, and keep what stands behind them from being sent.
     #[must_use]
     pub fn next_idle(
-        &mut self,
+        &self,
         after: Option<Position>,
         blocked: &mut KeySet,
         members: &Members,
@@ -204,17 +209,35 @@ impl GroupLog {
         if !can_send && self.unread == 0 {
             return None;
         }
-        let flights = &mut self.flights;
         self.idle.range(from..).copied().find(|base| {
-            let flight = flights.get_mut(*base).expect("idle batches are flights");
-            let due = |idle: &Idle| can_send && idle.not_before_us <= turn.mono_us;
-            if flight.idle.iter().any(|idle| idle.keys.is_none() || due(idle)) {
+            let flight = self.flights.get(*base).expect("idle batches are flights");
+            let (due, later): (Vec<&Idle>, Vec<&Idle>) =
+                flight.idle.iter().partition(|idle| idle.not_before_us <= turn.mono_us);
+            if flight.idle.iter().any(|idle| idle.keys.is_none()) {
                 return true;
             }
-            let passed = flight.idle.iter().flat_map(|idle| idle.keys.iter().flatten());
-            blocked.extend(passed.map(|(_, key)| *key));
+            let keys = |idle: &&Idle| -> Vec<KeyHash> {
+                idle.keys.iter().flatten().map(|(_, key)| *key).collect()
+            };
+            blocked.extend(later.iter().flat_map(keys));
+            if can_send && due.iter().any(|idle| self.can_go(idle, blocked, members)) {
+                return true;
+            }
+            blocked.extend(due.iter().flat_map(keys));
             false
         })
+    }
+
+    /// Whether any of these events, whose keys are known, could be sent now.
+    fn can_go(&self, idle: &Idle, blocked: &KeySet, members: &Members) -> bool {
+        let keys = idle.keys.as_deref().unwrap_or_default();
+        let untracked = self.untracked_member.filter(|_| self.untracked > 0);
+        let is_free = |(_, key): &(u32, KeyHash)| {
+            let member = self.keys.bound_to(*key).or(untracked);
+            let ready = |id| members.get(id).is_some_and(Member::is_ready);
+            !blocked.contains(key) && member.is_none_or(ready)
+        };
+        members.any_ready() && (idle.events.len() as usize > keys.len() || keys.iter().any(is_free))
     }
 
     /// Sends what can be sent of a batch's idle events. `blocked` collects the keys that may not be sent after this in
@@ -310,7 +333,7 @@ impl GroupLog {
 
     /// A member has gone: all that was in flight to it is idle.
     pub fn member_left(&mut self, member: &Member) {
-        for (base, count, piece) in self.take_pieces(|piece| piece.member == member.id) {
+        for (base, count, piece) in self.take_pieces(|piece, _| piece.member == member.id) {
             self.untrack(&piece, count);
             self.make_idle(base, piece, count, 0);
         }
@@ -327,10 +350,13 @@ impl GroupLog {
             .flat_map(|piece| piece.keys.iter().flatten())
             .map(|(_, key)| *key)
             .collect();
-        // What follows a late event of its key goes with it: the key must be free to move to another member.
-        let follows =
-            |piece: &Piece| piece.keys.iter().flatten().any(|(_, key)| late_keys.contains(key));
-        let late = self.take_pieces(|piece| is_late(piece) || follows(piece));
+        let follows = |piece: &Piece, count| {
+            let keys = piece.keys.as_deref().unwrap_or_default();
+            keys.len() as u32 == piece.events.len(count)
+                && keys.iter().all(|(_, key)| late_keys.contains(key))
+        };
+        let late = self.take_pieces(|piece, count| is_late(piece) || follows(piece, count));
+        let followers = self.take_keys(&late_keys);
         let sent = self.flights.iter().flat_map(Flight::pieces).map(|piece| piece.sent_us);
         self.oldest_sent_us = sent.min().unwrap_or(u64::MAX);
         let mut returned = Vec::new();
@@ -339,6 +365,11 @@ impl GroupLog {
             events += piece.events.len(count);
             returned.extend(self.release(&piece, count, members));
             self.make_idle(base, piece, count, 0);
+        }
+        for (base, count, part) in followers {
+            events += part.events.len(count);
+            returned.extend(self.release_part(&part, count, members));
+            self.make_idle(base, part, count, 0);
         }
         (returned, events)
     }
@@ -390,14 +421,38 @@ impl GroupLog {
     }
 
     /// Takes out every piece that `chosen` accepts, with its batch's base and count.
-    fn take_pieces(&mut self, chosen: impl Fn(&Piece) -> bool) -> Vec<(Position, u32, Piece)> {
+    fn take_pieces(&mut self, chosen: impl Fn(&Piece, u32) -> bool) -> Vec<(Position, u32, Piece)> {
         let mut taken = Vec::new();
         for flight in self.flights.iter_mut() {
-            let numbers: Vec<u32> =
-                flight.pieces().filter(|piece| chosen(piece)).map(|piece| piece.delivery).collect();
+            let numbers: Vec<u32> = flight
+                .pieces()
+                .filter(|piece| chosen(piece, flight.count))
+                .map(|piece| piece.delivery)
+                .collect();
             for number in numbers {
                 let piece = flight.take(number).expect("listed just now");
                 taken.push((flight.base, flight.count, piece));
+            }
+        }
+        taken
+    }
+
+    /// Takes the events in flight whose key is one of `keys` out of pieces that keep others: what follows a late event of its key
+    /// goes with it, since the key must be free to move to another member. Other events of the piece stay where they
+    /// are, or their keys would move although nobody is late with them.
+    fn take_keys(&mut self, keys: &KeySet) -> Vec<(Position, u32, Piece)> {
+        let mut taken = Vec::new();
+        if keys.is_empty() {
+            return taken;
+        }
+        for flight in self.flights.iter_mut() {
+            let (base, count) = (flight.base, flight.count);
+            for piece in flight.pieces_mut() {
+                let mut events = Bitmap::default();
+                let followers = piece.keys.iter().flatten().filter(|(_, key)| keys.contains(key));
+                followers.for_each(|(index, _)| events.set(*index));
+                let part = split_off(piece, &Selection::Some(events), count);
+                taken.extend(part.map(|part| (base, count, part)));
             }
         }
         taken

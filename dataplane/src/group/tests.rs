@@ -112,9 +112,13 @@ impl World {
         let Some(end) = self.now_us.checked_sub(DEADLINE_US) else { return };
         self.group.expire(end, &mut self.members);
         // What followed a late event of its key was taken back too: ask the group what is still in flight.
-        let group = &mut self.group;
-        self.held.retain(|held| {
-            held.sent_us > end && group.is_in_flight(Position(held.base), held.delivery)
+        let group = &self.group;
+        self.held.retain_mut(|held| {
+            let Some(left) = group.in_flight(Position(held.base), held.delivery) else {
+                return false;
+            };
+            held.events = left;
+            held.sent_us > end
         });
     }
 
@@ -177,17 +181,21 @@ impl World {
     }
 
     fn make_batch(&mut self) -> u64 {
-        let base = self.next;
-        let count = 1 + self.random.below(6) as u32;
+        let count = 1 + self.random.below(6);
+        let keys: Vec<_> = (0..count).map(|_| self.random.below(5).checked_sub(1)).collect();
+        self.make_batch_of(&keys)
+    }
+
+    fn make_batch_of(&mut self, keys: &[Option<u64>]) -> u64 {
+        let (base, count) = (self.next, keys.len() as u32);
         let mut builder = BatchBuilder::new(&mut []).unwrap();
-        for index in 0..count {
-            let key = self.random.below(5).checked_sub(1);
+        for (index, key) in (0_u64..).zip(keys.iter().copied()) {
             let name = format!("key-{}", key.unwrap_or(0));
             let attribute = [(Key::PartitionKey, Value::String(&name))];
             let mut attributes = if key.is_some() { attribute.to_vec() } else { Vec::new() };
             builder.push(&mut attributes, DataKind::Binary, b"x").unwrap();
-            self.keys.insert(base + u64::from(index), key);
-            self.owed.insert(base + u64::from(index));
+            self.keys.insert(base + index, key);
+            self.owed.insert(base + index);
         }
         let batch = builder.finish(TopicId(1), Partition(0));
         self.bodies.insert(base, (count, batch[HEADER_BYTES..].to_vec()));
@@ -290,4 +298,69 @@ fn nothing_is_lost_doubled_or_overtaken() {
         }
         world.finish();
     }
+}
+
+/// Reading what cannot be sent keeps what could be from being sent: with two such batches far apart, each reading drops
+/// what the other had read ahead, and the ready batch behind them never gets its turn.
+#[test]
+fn what_cannot_go_is_not_read_again() {
+    let mut world = World::new(1);
+    let slow = MemberId { shard: 0, slot: 1, life: 1 };
+    let other = MemberId { shard: 1, slot: 1, life: 1 };
+    world.members.join(slow, 1);
+    world.members.join(other, 5);
+    for keys in [&[Some(0)][..], &[Some(0), Some(1)], &[Some(0), Some(2)], &[Some(3)]] {
+        let base = world.make_batch_of(keys);
+        world.refused.push_back(base);
+        world.offer();
+    }
+    assert_eq!(world.held.iter().filter(|held| held.member == slow).count(), 1, "key 0 is there");
+    let last = world.held.last().unwrap().clone();
+    assert_eq!((last.base, last.member), (5, other));
+    let (selection, turn) = (Selection::All, world.turn());
+    let base = Position(last.base);
+    let settled = world.group.settle(
+        base,
+        last.delivery,
+        &selection,
+        Verdict::Retry,
+        &mut world.members,
+        turn,
+    );
+    assert!(settled.is_some());
+    let mut later = world.turn();
+    let next = world.group.next_idle(None, &mut KeySet::default(), &world.members, later);
+    assert_eq!(next, None, "key 0 waits for its member, key 3 for its time");
+    later.mono_us += 1_000;
+    let next = world.group.next_idle(None, &mut KeySet::default(), &world.members, later);
+    assert_eq!(next, Some(base), "only what can go is read");
+}
+
+/// A member that is late with one key must not lose another that came in the same batches: its events would go to a
+/// second member while the first rightly works on them.
+#[test]
+fn only_the_late_key_moves() {
+    let mut world = World::new(1);
+    for slot in [1, 2] {
+        world.members.join(MemberId { shard: 0, slot, life: 1 }, 10);
+    }
+    let mut offer = |keys: &[Option<u64>], now_us| {
+        world.now_us = now_us;
+        let base = world.make_batch_of(keys);
+        world.refused.push_back(base);
+        world.offer();
+    };
+    offer(&[Some(0)], 0);
+    offer(&[Some(0)], 10);
+    offer(&[Some(0), Some(1), None], 20);
+    let (late, whole, part) = (&world.held[0], &world.held[1], &world.held[2]);
+    assert!(late.member == whole.member && late.member == part.member, "key 0 is with one member");
+    let (returned, events) = world.group.expire(5, &mut world.members);
+    assert!(returned.is_empty());
+    assert_eq!(events, 3, "one event was late, two follow it");
+    assert_eq!(world.group.in_flight(Position(whole.base), whole.delivery), None);
+    let left = world.group.in_flight(Position(part.base), part.delivery).unwrap();
+    assert_eq!(left.iter().collect::<Vec<_>>(), [1, 2]);
+    let credit: u32 = world.members.iter().map(|member| member.lease + member.in_flight).sum();
+    assert_eq!(credit, 20, "credit is kept");
 }

@@ -14,7 +14,6 @@ use routing::subscription::{GroupId, Start, Subscription};
 use crate::control::{ControlReply, ControlRequest};
 use crate::group::members::Members;
 use crate::kernel::Kernel;
-use crate::mail::Mail;
 use crate::shard::Shard;
 use crate::shard::group::{Group, GroupSubscription, Place};
 
@@ -59,6 +58,7 @@ impl Shard {
             }
         }
         self.snapshot = snapshot;
+        self.forget_early();
         self.adopting.push_back(adopting);
     }
 
@@ -76,8 +76,11 @@ impl Shard {
         for log in 0..self.logs.len() {
             starts.push(self.start_in(log, subscription));
         }
+        // Nobody may connect before every shard has adopted the first version of this life.
+        let stands = self.snapshot.version() == 0;
+        let subscription = subscription.clone();
         let group = self.groups.get_mut(&id).expect("inserted above");
-        group.subscriptions.push(GroupSubscription { subscription: subscription.clone(), starts });
+        group.subscriptions.push(GroupSubscription { subscription, starts, stands });
         adopting.groups.push(id);
     }
 
@@ -134,18 +137,17 @@ impl Shard {
         });
         let places = places.collect();
         let durable = subscription.is_durable();
-        let older = self.options.older_owners & !self.older_done_before(subscription.group);
+        let gate = self.new_gate(subscription.group);
         Group {
             durable,
             subscriptions: Vec::new(),
             members: Members::default(),
             places,
-            older_owners: older,
+            gate,
             deficit: 0,
             is_lagging: false,
             is_idle: false,
             is_moved: false,
-            older_told: false,
         }
     }
 
@@ -222,6 +224,7 @@ impl Shard {
             }
         }
         let marks = if group.durable { self.write_cursors(id) } else { Vec::new() };
+        self.tell_older_done(id);
         self.wake_lagging(id);
         self.wake_idle(id);
         marks
@@ -238,36 +241,5 @@ impl Shard {
             marks.push(changed.then(|| log.put_cursor(id.0, cursor)));
         }
         marks
-    }
-
-    pub(super) fn on_older_done(&mut self, from: u16, id: GroupId) {
-        let bit = 1 << from;
-        if let Some(group) = self.groups.get_mut(&id) {
-            group.older_owners &= !bit;
-            self.wake_lagging(id);
-        } else {
-            *self.early_older_done.entry(id).or_insert(0) |= bit;
-        }
-    }
-
-    fn older_done_before(&mut self, id: GroupId) -> u64 {
-        self.early_older_done.remove(&id).unwrap_or(0)
-    }
-
-    /// When a group is through with this shard's older logs, every shard is told.
-    pub(super) fn tell_older_done(&mut self, id: GroupId) {
-        let active = self.active_index();
-        let ends: Vec<Position> = self.logs.iter().map(|log| log.positions().end()).collect();
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        let done =
-            |(log, place): (usize, &Place)| place.log.is_empty() && place.next() >= ends[log];
-        if group.older_told || active == 0 || !group.places[..active].iter().enumerate().all(done) {
-            return;
-        }
-        group.older_told = true;
-        let from = self.options.index;
-        for shard in 0..self.options.shards {
-            self.post(shard, Mail::OlderDone { from, group: id });
-        }
     }
 }

@@ -51,9 +51,15 @@ enum TurnEnd {
 
 impl Shard {
     pub(super) fn deliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut work = 0;
+        // Before anything new goes out: what would go to a late member for its key would be taken back at once.
+        if self.now.mono_us >= self.next_expiry_check_us {
+            self.next_expiry_check_us = self.now.mono_us + EXPIRY_CHECK_US;
+            work += self.expire_deliveries();
+        }
         self.bytes_freed();
         self.retry_reads();
-        let mut work = self.deliver_tail(kernel);
+        work += self.deliver_tail(kernel);
         for _ in 0..self.lagging.len().min(LAGGING_PER_CYCLE) {
             let id = self.lagging.pop_front().expect("counted");
             let Some(group) = self.groups.get_mut(&id) else { continue };
@@ -80,7 +86,7 @@ impl Shard {
         let is_done = |group: &Group| {
             let older = &group.places[..active];
             group.places[active].at_tail
-                && group.older_owners == 0
+                && group.gate.is_wide_open()
                 && older.iter().all(|place| place.held.is_none())
                 && !group.places.iter().any(|place| place.log.has_idle())
         };
@@ -222,7 +228,7 @@ impl Shard {
         let turn = self.turn();
         let group = self.groups.get_mut(&id).expect("the caller has found it");
         let Some(eligible) = group.eligible(log, matched, batch) else { return Offered::Taken };
-        if group.older_owners != 0 && log + 1 == self.logs.len() {
+        if !group.gate.is_open(self.logs[log].key().generation) {
             return Offered::Refused;
         }
         if full || !group.members.any_ready() {
@@ -298,7 +304,7 @@ impl Shard {
             if group.places[log].at_tail {
                 continue;
             }
-            if log == active && group.older_owners != 0 {
+            if !group.gate.is_open(self.logs[log].key().generation) {
                 return TurnEnd::Rest;
             }
             match self.catch_up_in(id, log, kernel) {
@@ -452,13 +458,9 @@ impl Shard {
         (!matched.is_empty()).then_some(name)
     }
 
-    /// Takes back what was not settled in time, and sends again what is idle.
+    /// Sends again what is idle.
     pub(super) fn redeliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
         let mut work = 0;
-        if self.now.mono_us >= self.next_expiry_check_us {
-            self.next_expiry_check_us = self.now.mono_us + EXPIRY_CHECK_US;
-            work += self.expire_deliveries();
-        }
         for _ in 0..self.idle.len().min(IDLE_PER_CYCLE) {
             let id = self.idle.pop_front().expect("counted");
             let Some(group) = self.groups.get_mut(&id) else { continue };

@@ -12,6 +12,7 @@ use routing::subscription::{GroupId, Start, Subscription, SubscriptionId};
 use crate::group::group_log::GroupLog;
 use crate::group::members::Members;
 use crate::selection::{Bitmap, Selection};
+use crate::shard::gate::Gate;
 
 /// One subscription of a group, and where it begins in each log of the shard.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct GroupSubscription {
     pub subscription: Arc<Subscription>,
     /// For each log the position from which on everything matches; `None` until it is fixed.
     pub starts: Vec<Option<Position>>,
+    /// Whether every shard is known to have adopted it, so that a member may join without a look at the catalog.
+    pub stands: bool,
 }
 
 impl GroupSubscription {
@@ -145,9 +148,8 @@ pub struct Group {
     pub members: Members,
     /// In the order of the shard's logs; the active one last.
     pub places: Vec<Place>,
-    /// Shards that may still hold something of an earlier generation, a bit each. Until it is 0 nothing of a newer
-    /// log is delivered, so that the order of a key survives a change of the shard count.
-    pub older_owners: u64,
+    /// Which generations' logs it may take events of.
+    pub gate: Gate,
     /// Deficit of round robin over groups that are behind.
     pub deficit: u64,
     /// Whether the group stands on the shard's list of lagging groups.
@@ -156,8 +158,6 @@ pub struct Group {
     pub is_idle: bool,
     /// Whether the group stands on the shard's list of moved cursors.
     pub is_moved: bool,
-    /// Whether this shard's older logs are done with, and the others have been told.
-    pub older_told: bool,
 }
 
 impl Group {

@@ -317,12 +317,10 @@ impl Shard {
         lease: u32,
     ) {
         let Some(state) = self.groups.get_mut(&group) else { return };
-        let known = state.subscriptions.iter();
-        assert!(
-            known.clone().any(|known| known.subscription.id == subscription)
-                || state.subscriptions.is_empty(),
-            "a subscribe is answered after every shard has adopted it"
-        );
+        let mut known = state.subscriptions.iter_mut();
+        let known = known.find(|known| known.subscription.id == subscription);
+        let known = known.expect("a subscribe is answered after every shard has adopted it");
+        known.stands = true;
         state.members.join(member, lease);
         self.catching_up.push((group, member));
         self.wake_lagging(group);
@@ -512,6 +510,14 @@ impl Shard {
         work
     }
 
+    /// Whether every shard has certainly adopted a subscription. That this one has is not enough: another may still
+    /// have no start for it, and what it acknowledged meanwhile would never be delivered.
+    fn stands(&self, subscription: &Subscription) -> bool {
+        let group = self.groups.get(&subscription.group);
+        let known = group.iter().flat_map(|group| &group.subscriptions);
+        known.filter(|known| known.subscription.id == subscription.id).any(|known| known.stands)
+    }
+
     fn refuse_request(&mut self, request: &ControlRequest) {
         let unavailable = Refusal::from(Code::Unavailable);
         match request {
@@ -519,6 +525,7 @@ impl Shard {
                 // A subscription that all shards know needs no catalog: its members come and go without it.
                 let name = group.as_deref().unwrap_or_default();
                 let known = self.snapshot.find(name, filter).filter(|known| known.mode == *mode);
+                let known = known.filter(|known| self.stands(known));
                 let result = known.cloned().ok_or(unavailable);
                 self.on_subscribed(*session, *request, result);
             }

@@ -2,10 +2,12 @@
 //! and the sessions on its core. It shares nothing, has no lock, never suspends and never reads a clock.
 //!
 //! The steps, one file each: [`publish`] (admit, append, release acks), [`adopt`] (snapshots), [`members`] (who is
-//! there and whose credit is lent to whom), [`deliver`] (route, deliver, redeliver), [`settle`] (what came back).
+//! there and whose credit is lent to whom), [`gate`] (generations in their order), [`deliver`] (route, deliver,
+//! redeliver), [`settle`] (what came back).
 
 mod adopt;
 mod deliver;
+mod gate;
 mod group;
 mod members;
 mod outbox;
@@ -21,6 +23,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use codec::ids::{Position, Timestamp};
+use log::batch::LogState;
 use log::folder::ShardLogs;
 use log::log::Log;
 use log::reader::Reader;
@@ -37,6 +40,7 @@ use crate::session::AckLevel;
 pub use stats::ShardStats;
 
 use adopt::Adopting;
+use gate::EarlyDone;
 use group::Group;
 use members::HomeMembers;
 use outbox::Outbox;
@@ -91,8 +95,8 @@ pub struct Shard {
     tail_retry_us: Option<u64>,
     /// When groups try again to read what the disk has failed to give, or what there was no memory for.
     read_retries: BTreeSet<(u64, GroupId)>,
-    /// Groups that other shards have reported done with before this one knew them.
-    early_older_done: HashMap<GroupId, u64>,
+    /// What other shards have said about groups before this one knew them.
+    early_older_done: HashMap<GroupId, EarlyDone>,
     /// Members that have joined and whose groups still had something to catch up with.
     catching_up: Vec<(GroupId, MemberId)>,
     /// Lists that are used again, so that a cycle allocates nothing.
@@ -220,6 +224,13 @@ impl Shard {
             && self.logs.iter().all(Log::is_shut_down)
     }
 
+    /// Whether a log of this shard, of whichever generation, has stopped after a failed write. Only a restart helps:
+    /// until then a stopped log takes no events, and cursors in it stay where they are.
+    #[must_use]
+    pub fn has_stopped_log(&self) -> bool {
+        self.logs.iter().any(|log| matches!(log.state(), LogState::Stopped(_)))
+    }
+
     /// What the shard has counted since its start.
     #[must_use]
     pub fn stats(&self) -> ShardStats {
@@ -288,7 +299,9 @@ impl Shard {
             Mail::Settle { token, selection, verdict } => {
                 self.on_settle(&token, &selection, verdict);
             }
-            Mail::OlderDone { from, group } => self.on_older_done(from, group),
+            Mail::OlderDone { from, group, oldest, version } => {
+                self.on_older_done(from, group, oldest, version);
+            }
             Mail::ClientUp { client } => self.on_client_up(client),
             Mail::ClientDown { client } => self.on_client_down(&client),
         }

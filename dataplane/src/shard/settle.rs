@@ -80,6 +80,7 @@ impl Shard {
         }
         self.give_back(returned);
         self.note_moved(token.group);
+        self.tell_older_done(token.group);
         self.wake_lagging(token.group);
         self.wake_idle(token.group);
         Some(())

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use codec::ids::{Partition, Position};
-use log::disk::LogKey;
+use codec::ids::Partition;
 
 use crate::audit::Audit;
-use crate::ledger::{BatchId, Checked, Hold, Ledger, Place, violated};
+use crate::ledger::{Arrived, BatchId, Checked, Hold, Ledger, Place, violated};
 
 const CHECK: &str = "order";
+
+/// The longest way of mail, with every mailbox on it full and every shard stalled.
+const MAIL_US_MAX: u64 = 2_000_000;
 
 /// Offsets are dense in each topic and partition, and what one session sent to one partition stands in the order sent.
 ///
@@ -43,16 +45,14 @@ pub fn check_logs(ledger: &Ledger, audit: &Audit) -> Checked {
 pub struct Arrival {
     /// Which member.
     pub member: u32,
-    /// Of which batch.
-    pub id: BatchId,
-    /// Which event.
-    pub index: u32,
+    /// What.
+    pub event: Arrived,
     /// When.
     pub now_us: u64,
-    /// The generation that takes events now.
-    pub generation: u32,
     /// Until when it is certainly in flight to this member, unless it is settled or the member leaves.
     pub until_us: u64,
+    /// Whether it came from another shard.
+    pub is_mail: bool,
 }
 
 /// First arrivals of a key rise, and its events are with one member at a time.
@@ -65,44 +65,45 @@ pub fn check_arrival(
     place: &Place,
     arrival: Arrival,
 ) -> Checked {
-    let sent = &ledger.sent[arrival.id.0 as usize];
-    let Some(key) = sent.keys[arrival.index as usize] else { return Ok(()) };
+    let sent = &ledger.sent[arrival.event.id.0 as usize];
+    let Some(key) = sent.keys[arrival.event.index as usize] else { return Ok(()) };
+    let Arrived { id, index, .. } = arrival.event;
     let book = ledger.groups.entry(group).or_default();
-    let at = (place.log, place.base.plus(u64::from(arrival.index)));
-    let is_first =
-        book.received.get(&arrival.id).is_none_or(|bits| bits & (1 << arrival.index) == 0);
+    let at = (place.log, place.base.plus(u64::from(index)));
+    let is_first = book.received.get(&id).is_none_or(|bits| bits & (1 << index) == 0);
     if is_first {
         let before = book.newest_first.insert(key, at);
-        // Among generations that are both over, groups keep no order yet: only what comes after them waits for them.
-        let is_over = |before: &(LogKey, Position)| {
-            before.0.generation != at.0.generation && before.0.generation < arrival.generation
-        };
-        if before.is_some_and(|before| before > at && !is_over(&before)) {
+        if before.is_some_and(|before| before > at) {
             violated!(CHECK, "group {group}, key {key}: {at:?} came first after {before:?}");
         }
     }
-    let fresh =
-        Hold { log: place.log, member: arrival.member, until_us: arrival.until_us, events: 0 };
-    let hold = book.holds.entry(key).or_insert(fresh);
-    if hold.member != arrival.member {
-        let both_over = hold.log.generation != place.log.generation
-            && hold.log.generation.max(place.log.generation) < arrival.generation;
-        if hold.events > 0 && !both_over && arrival.now_us < hold.until_us {
+    let Arrival { member, now_us, until_us, is_mail, .. } = arrival;
+    let fresh = || Hold { member, events: BTreeMap::new(), ousted: BTreeMap::new() };
+    let hold = book.holds.entry(key).or_insert_with(fresh);
+    if hold.member != member {
+        // One event whose time is over takes all others of its key with it.
+        let until_us = hold.events.values().copied().min().unwrap_or(0);
+        if now_us < until_us {
+            // Mail from another shard was sent, and perhaps taken back, at some unknown time before.
+            let ousted_us = hold.ousted.get(&member);
+            if is_mail && ousted_us.is_some_and(|at_us| now_us < at_us + MAIL_US_MAX) {
+                return Ok(());
+            }
             violated!(
                 CHECK,
-                "group {group}, key {key}: batch {} event {} at {at:?} came to member {} while member {} has {} events",
-                arrival.id.0,
-                arrival.index,
-                arrival.member,
+                "group {group}, key {key}: batch {} event {index} at {at:?} came to member {member} while member {} has {} events",
+                id.0,
                 hold.member,
-                hold.events
+                hold.events.len()
             );
         }
-        *hold =
-            Hold { log: place.log, member: arrival.member, until_us: arrival.until_us, events: 0 };
+        if !hold.events.is_empty() {
+            hold.ousted.insert(hold.member, now_us);
+        }
+        hold.member = member;
+        hold.events.clear();
     }
-    hold.events += 1;
-    hold.until_us = hold.until_us.min(arrival.until_us);
+    hold.events.insert(arrival.event, until_us);
     Ok(())
 }
 
@@ -111,16 +112,17 @@ pub fn released(
     ledger: &mut Ledger,
     group: routing::subscription::GroupId,
     member: u32,
-    key: Option<u8>,
+    event: Arrived,
+    now_us: u64,
 ) {
-    let Some(key) = key else { return };
+    let Some(key) = ledger.attempt(event.id).keys[event.index as usize] else { return };
     let book = ledger.group_mut(group);
     if let Some(hold) = book.holds.get_mut(&key)
         && hold.member == member
     {
-        hold.events = hold.events.saturating_sub(1);
-        if hold.events == 0 {
-            book.holds.remove(&key);
+        // An event whose time is over has taken the others of its key with it, though they are still held here.
+        if hold.events.remove(&event).is_some_and(|until_us| now_us >= until_us) {
+            hold.events.values_mut().for_each(|until_us| *until_us = 0);
         }
     }
 }

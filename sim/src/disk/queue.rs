@@ -60,8 +60,6 @@ pub struct Queue {
     random: Random,
     next_number: u64,
     failure: Option<Failure>,
-    /// A write has failed: the log that asked for it has stopped, or is about to.
-    write_failed: bool,
     /// Most operations that were ever under way.
     most: usize,
 }
@@ -77,7 +75,6 @@ impl Queue {
             random,
             next_number: 0,
             failure: None,
-            write_failed: false,
             most: 0,
         }
     }
@@ -91,12 +88,6 @@ impl Queue {
     /// Makes the next operation of a kind fail.
     pub fn fail_next(&mut self, failure: Failure) {
         self.failure = Some(failure);
-    }
-
-    /// Whether a write has failed.
-    #[must_use]
-    pub fn has_failed_write(&self) -> bool {
-        self.write_failed
     }
 
     /// Whether a failure is still to come.
@@ -204,7 +195,6 @@ impl Queue {
         match (op, self.failure) {
             (DiskOp::Write { .. }, Some(Failure::Write)) => {
                 self.failure = None;
-                self.write_failed = true;
                 tally.hit(Fault::WriteFailed);
                 Some(Completed::Written(Err(error())))
             }
