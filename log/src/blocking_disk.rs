@@ -38,6 +38,7 @@ impl BlockingDisk {
 
 impl Disk for BlockingDisk {
     fn submit(&mut self, log: LogKey, op: DiskOp) {
+        op.check();
         let storage = &*self.storage;
         let (ticket, result) = match op {
             DiskOp::Write { ticket, file, at, bytes, durable } => {

@@ -23,6 +23,7 @@ use codec::crc32c::crc32c;
 use codec::error::DecodeError;
 use codec::ids::{Epoch, Offset, Partition, Position, TopicId};
 
+use crate::aligned::BLOCK_BYTES;
 use crate::chores::ChoreOutcome;
 use crate::control::{Record, encode_cursor, take_u32, take_u64};
 use crate::cursor::Cursors;
@@ -86,6 +87,12 @@ pub(crate) struct CheckpointEncoder {
 
 impl CheckpointEncoder {
     pub(crate) fn new(start: CheckpointStart, sequence: u64) -> Self {
+        assert!(sequence >= 1 && start.commit >= 1, "0 means that there is none");
+        assert!(
+            (start.segment == 0) == (start.at == 0),
+            "a replay starts in a segment, or nowhere"
+        );
+        assert!(start.at.is_multiple_of(BLOCK_BYTES as u64), "a commit starts on a fresh block");
         CheckpointEncoder { start, sequence, frames: 0, phase: Phase::Start }
     }
 
@@ -135,6 +142,7 @@ impl CheckpointEncoder {
     /// The last frame: what makes the file a checkpoint.
     pub(crate) fn end_frame(&mut self, commit_end: u64) -> Vec<u8> {
         assert!(self.is_at_end(), "the last frame comes last");
+        assert!(self.start.commit <= commit_end, "a checkpoint knows all before its own replay");
         let mut payload = Vec::with_capacity(16);
         payload.extend_from_slice(&u64::from(self.frames).to_le_bytes());
         payload.extend_from_slice(&commit_end.to_le_bytes());
@@ -144,10 +152,12 @@ impl CheckpointEncoder {
     fn frame(&mut self, kind: u32, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(FRAME_HEADER_BYTES + payload.len());
         out.extend_from_slice(&kind.to_le_bytes());
-        out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        let len = u32::try_from(payload.len()).expect("a frame ends soon after FRAME_BYTES");
+        out.extend_from_slice(&len.to_le_bytes());
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&self.frames.to_le_bytes());
         out.extend_from_slice(&frame_crc(&out, payload).to_le_bytes());
+        assert_eq!(out.len(), FRAME_HEADER_BYTES, "the payload follows its header");
         out.extend_from_slice(payload);
         self.frames += 1;
         out
@@ -175,13 +185,16 @@ fn encode_start(start: &CheckpointStart, out: &mut Vec<u8>) {
 }
 
 fn encode_topic(topics: &Topics, id: TopicId, out: &mut Vec<u8>) {
-    let Some(name) = topics.name(id) else { return };
+    let name = topics.name(id).expect("ids are dense");
     let partitions: Vec<_> = topics.partitions(id).collect();
+    let name_len = u16::try_from(name.len()).expect("names are checked at the door");
+    let count = u16::try_from(partitions.len()).expect("a partition stands once in a topic");
     out.extend_from_slice(&id.0.to_le_bytes());
-    out.extend_from_slice(&(name.len() as u16).to_le_bytes());
-    out.extend_from_slice(&(partitions.len() as u16).to_le_bytes());
+    out.extend_from_slice(&name_len.to_le_bytes());
+    out.extend_from_slice(&count.to_le_bytes());
     out.extend_from_slice(name.as_bytes());
     for (partition, state) in partitions {
+        assert!(state.start <= state.next, "only what was appended expires");
         out.extend_from_slice(&partition.0.to_le_bytes());
         out.extend_from_slice(&state.next.0.to_le_bytes());
         out.extend_from_slice(&state.start.0.to_le_bytes());
@@ -280,6 +293,9 @@ fn decode_topics(mut bytes: &[u8], topics: &mut Topics) -> Result<(), DecodeErro
             let state = topics.partition_mut(id, partition).ok_or(malformed.clone())?;
             state.next = Offset(take_u64(&mut bytes)?);
             state.start = Offset(take_u64(&mut bytes)?);
+            if state.next < state.start {
+                return Err(malformed);
+            }
         }
     }
     Ok(())
@@ -337,6 +353,8 @@ impl PieceTask {
     }
 
     fn run(self, storage: &dyn Storage) -> io::Result<ChoreOutcome> {
+        assert!(self.file.is_some() == (self.at > 0), "the first piece opens the file");
+        assert!(!self.bytes.is_empty(), "a piece is a frame at least");
         let file = match self.file {
             Some(file) => file,
             None => storage.open(&self.path, OpenMode::Create, false)?,
@@ -383,6 +401,7 @@ struct Running {
 impl Checkpointer {
     /// After recovery from a checkpoint with `sequence` (0: none) whose replay starts in `segment`.
     pub(crate) fn new(sequence: u64, segment: u64, commit_end: u64) -> Self {
+        assert!(sequence > 0 || (segment == 0 && commit_end == 0), "no checkpoint knows nothing");
         let segments = [segment, 0];
         let next_sequence = sequence + 1;
         Checkpointer {
@@ -396,6 +415,7 @@ impl Checkpointer {
     }
 
     pub(crate) fn committed(&mut self, bytes: u64) {
+        assert!(bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES as u64), "commits are whole blocks");
         self.bytes_since += bytes;
     }
 
@@ -410,6 +430,7 @@ impl Checkpointer {
 
     /// Segments before it are in no checkpoint's replay.
     pub(crate) fn oldest_segment_needed(&self) -> u64 {
+        assert!(self.segments[1] <= self.segments[0], "checkpoints move forward");
         self.segments[0].min(self.segments[1])
     }
 }
@@ -421,6 +442,7 @@ impl Log {
             self.begin_checkpoint()?;
         }
         let running = self.checkpointer.running.as_mut()?;
+        assert!(running.file.is_some() == (running.at > 0), "pieces go one after the other");
         let (bytes, last) = if !running.encoder.is_at_end() {
             (running.encoder.next_frame(&self.topics, &self.cursors), false)
         } else {
@@ -428,6 +450,7 @@ impl Log {
             if self.durable_commit_end < commit_end || running.last_sent {
                 return None;
             }
+            assert!(commit_end <= self.next_commit, "a checkpoint knows only commits that are");
             running.last_sent = true;
             (running.encoder.end_frame(commit_end), true)
         };
@@ -445,7 +468,10 @@ impl Log {
         if !(due || ending || checkpointer.wanted) {
             return None;
         }
+        assert!(self.checkpointer.running.is_none(), "one checkpoint is written at a time");
         let (segment, at, commit, position) = self.next_commit_place()?;
+        assert!(self.durable_commit_end <= commit, "what is not durable is replayed");
+        assert!(position <= self.positions.end(), "a replay starts in the log");
         let start = CheckpointStart {
             node_id: self.node_id,
             log: self.key,
@@ -471,7 +497,7 @@ impl Log {
     }
 
     pub(crate) fn on_checkpoint_piece(&mut self, done: ChoreDone) {
-        let Some(running) = self.checkpointer.running.as_mut() else { return };
+        let running = self.checkpointer.running.as_mut().expect("its pieces belong to it");
         match done.0 {
             Ok(ChoreOutcome::Checkpointed { file }) => running.file = file,
             Ok(other) => unreachable!("a checkpoint came to {other:?}"),
@@ -479,6 +505,8 @@ impl Log {
                 // The other file still stands, and so do the segments that it needs: try again later.
                 tracing::warn!(log = %self.key, %error, "writing a checkpoint failed");
                 self.checkpointer.running = None;
+                self.checkpointer.wanted = !self.shutting_down;
+                self.upkeep.checkpoint_failed(self.now);
                 return;
             }
         }
@@ -488,7 +516,10 @@ impl Log {
             assert!(checkpointer.segments[0] <= done.segment, "checkpoints move forward");
             checkpointer.segments = [done.segment, checkpointer.segments[0]];
             checkpointer.next_sequence += 1;
-            checkpointer.commit_end = done.commit_end.unwrap_or(checkpointer.commit_end);
+            let commit_end = done.commit_end.expect("the last frame names it");
+            assert!(checkpointer.commit_end <= commit_end, "what is known stays known");
+            assert!(commit_end <= self.durable_commit_end, "a checkpoint knows durable commits");
+            checkpointer.commit_end = commit_end;
         }
     }
 }

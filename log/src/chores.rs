@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use codec::ids::{Offset, Partition, TopicId};
 
-use crate::aligned::AlignedBuf;
+use crate::aligned::{AlignedBuf, BLOCK_BYTES};
 use crate::disk::{Chore, ChoreDone};
 use crate::index::SealedIndex;
 use crate::segment::{damage_path, index_path, segment_path};
@@ -51,12 +51,15 @@ impl PrepareTask {
 
     /// Writes zeros and syncs them, so that a commit into them changes nothing but its own bytes.
     pub(crate) fn run(self, storage: &dyn Storage) -> io::Result<ChoreOutcome> {
-        assert!(self.from <= self.to, "preparation moves forward");
+        assert!(self.from < self.to, "preparation moves forward");
+        assert!(self.file.is_some() == (self.from > 0), "the first piece makes the file");
+        assert!(self.recycle.is_none() || self.from == 0, "a former segment is taken whole");
         let path = segment_path(&self.dir, self.number);
         if let Some(spare) = self.recycle {
             storage.rename(&spare.path, &path)?;
             storage.sync_dir(&self.dir)?;
             let (file, prepared_end) = (spare.file, spare.len);
+            assert!(prepared_end.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
             return Ok(ChoreOutcome::Prepared { file, number: self.number, prepared_end });
         }
         if storage.free_bytes(&self.dir)? < self.to - self.from + self.keep_free {
@@ -80,6 +83,8 @@ impl PrepareTask {
 }
 
 fn write_zeros(storage: &dyn Storage, file: FileId, from: u64, to: u64) -> io::Result<()> {
+    let block = BLOCK_BYTES as u64;
+    assert!(from.is_multiple_of(block) && to.is_multiple_of(block), "whole blocks are prepared");
     let zeros = AlignedBuf::zeroed(ZEROS_BYTES.min((to - from) as usize));
     let mut at = from;
     while at < to {

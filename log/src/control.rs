@@ -55,6 +55,7 @@ impl CommitRecord {
             "a commit is not durable before it is written"
         );
         assert!(self.batches >= 1, "the record itself is a batch");
+        assert!(self.bytes as usize >= COMMIT_RECORD_BYTES, "a commit holds its own record");
         let mut out = [0; COMMIT_RECORD_BYTES];
         out[0] = KIND_COMMIT;
         out[4..8].copy_from_slice(&24u32.to_le_bytes());
@@ -77,6 +78,7 @@ impl Record {
         match self {
             Record::Commit(commit) => out.extend_from_slice(&commit.encode()),
             Record::Topic { id, name } => {
+                assert!(id.0 >= 1 && !name.is_empty(), "topics are numbered from 1 and named");
                 encode_header(KIND_TOPIC, 4 + name.len(), out);
                 out.extend_from_slice(&id.0.to_le_bytes());
                 out.extend_from_slice(name.as_bytes());
@@ -135,12 +137,16 @@ impl Record {
 
 /// Adds a cursor record without taking the cursor.
 pub(crate) fn encode_cursor(group: u64, cursor: &Cursor, out: &mut Vec<u8>) {
+    // Each run is looked at once more as it is written, so this is as dear as the encoding.
+    debug_assert!(cursor.is_well_formed(), "a cursor's runs rise and end before its next");
     let before = out.len();
+    let runs = u32::try_from(cursor.unsettled.len()).expect("records are far below 4 GiB");
+    let starts = u32::try_from(cursor.starts.len()).expect("records are far below 4 GiB");
     encode_header(KIND_CURSOR, Record::cursor_len(cursor) - RECORD_HEADER_BYTES, out);
     out.extend_from_slice(&group.to_le_bytes());
     out.extend_from_slice(&cursor.next.0.to_le_bytes());
-    out.extend_from_slice(&(cursor.unsettled.len() as u32).to_le_bytes());
-    out.extend_from_slice(&(cursor.starts.len() as u32).to_le_bytes());
+    out.extend_from_slice(&runs.to_le_bytes());
+    out.extend_from_slice(&starts.to_le_bytes());
     for (from, to) in &cursor.unsettled {
         out.extend_from_slice(&from.0.to_le_bytes());
         out.extend_from_slice(&to.0.to_le_bytes());

@@ -22,7 +22,9 @@ impl Cursor {
     /// Everything before this position is settled.
     #[must_use]
     pub fn low(&self) -> Position {
-        self.unsettled.first().map_or(self.next, |run| run.0)
+        let low = self.unsettled.first().map_or(self.next, |run| run.0);
+        assert!(low <= self.next, "what is not settled was handed to dispatch before");
+        low
     }
 
     /// Whether the runs are as their description says.
@@ -45,7 +47,8 @@ pub struct CursorMark(pub u64);
 
 /// All cursors of a log and which of them are yet to be written.
 ///
-/// Invariant: `dirty` is sorted by mark, and a group stands in it at most once.
+/// Invariant: `dirty` is sorted by mark, and a group stands in it exactly when its cursor says so, once;
+/// `durable_mark <= encoded_mark() <= last_mark`.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
     /// Its order reaches the checkpoints, so it must not change from run to run: the hasher has no random keys.
@@ -65,6 +68,7 @@ struct Kept {
 impl Cursors {
     /// A cursor as recovery found it.
     pub(crate) fn recovered(&mut self, group: u64, cursor: Option<Cursor>) {
+        assert!(self.dirty.is_empty(), "recovery is over before a cursor changes");
         match cursor {
             Some(cursor) => {
                 self.cursors.insert(group, Kept { cursor: Some(cursor), dirty: false });
@@ -85,6 +89,8 @@ impl Cursors {
             kept.dirty = true;
             self.dirty.push_back((group, self.last_mark));
         }
+        self.check();
+        assert!(self.encoded_mark() < self.last_mark, "a change is yet to be written");
         self.last_mark
     }
 
@@ -105,6 +111,7 @@ impl Cursors {
     pub(crate) fn encode_dirty(&mut self, room: usize, out: &mut Vec<u8>) {
         while let Some((group, _)) = self.dirty.front().copied() {
             let kept = self.cursors.get_mut(&group).expect("a changed cursor is kept");
+            assert!(kept.dirty, "only changed cursors wait to be written");
             let len = kept.cursor.as_ref().map_or(16, Record::cursor_len);
             if out.len() + len > room {
                 return;
@@ -118,19 +125,25 @@ impl Cursors {
                 }
             }
             self.dirty.pop_front();
+            assert!(out.len() <= room, "a record is as long as was announced");
         }
+        self.check();
     }
 
     /// The bytes that the first changed cursor takes.
     pub(crate) fn first_dirty_len(&self) -> Option<usize> {
         let (group, _) = self.dirty.front()?;
-        let cursor = self.cursors.get(group)?.cursor.as_ref();
+        let kept = self.cursors.get(group).expect("a changed cursor is kept");
+        assert!(kept.dirty, "only changed cursors wait to be written");
+        let cursor = kept.cursor.as_ref();
         Some(cursor.map_or(16, Record::cursor_len))
     }
 
     /// Every change up to this mark has been encoded.
     pub(crate) fn encoded_mark(&self) -> CursorMark {
-        self.dirty.front().map_or(self.last_mark, |(_, mark)| CursorMark(mark.0 - 1))
+        let Some((_, first)) = self.dirty.front() else { return self.last_mark };
+        assert!(CursorMark(0) < *first, "changes are numbered from 1");
+        CursorMark(first.0 - 1)
     }
 
     pub(crate) fn durable_mark(&self) -> CursorMark {
@@ -138,11 +151,22 @@ impl Cursors {
     }
 
     pub(crate) fn synced(&mut self, mark: CursorMark) {
-        assert!(
-            self.durable_mark <= mark && mark <= self.last_mark,
-            "marks become durable in order"
-        );
+        assert!(self.durable_mark <= mark, "marks become durable in order");
+        assert!(mark <= self.encoded_mark(), "only what was written can be durable");
         self.durable_mark = mark;
+    }
+
+    fn check(&self) {
+        let encoded = self.encoded_mark();
+        assert!(self.durable_mark <= encoded, "durable implies written: {self:?}");
+        assert!(encoded <= self.last_mark, "only what was changed is written");
+        assert!(self.dirty.len() <= self.cursors.len(), "a group waits once at most");
+        // Only where it is cheap: a shard may hold a cursor for each of very many groups.
+        if cfg!(debug_assertions) && self.cursors.len() <= 64 {
+            assert!(self.dirty.iter().is_sorted_by_key(|(_, mark)| *mark), "the oldest goes first");
+            let changed = self.cursors.values().filter(|kept| kept.dirty).count();
+            assert_eq!(changed, self.dirty.len(), "every change waits to be written");
+        }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

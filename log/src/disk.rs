@@ -7,6 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use crate::aligned::BLOCK_BYTES;
 use crate::chores::ChoreOutcome;
 use crate::storage::{FileId, Storage};
 
@@ -102,6 +103,26 @@ impl fmt::Debug for DiskOp {
 }
 
 impl DiskOp {
+    /// The bounds that every operation keeps: asserted by those who submit and by those who carry it out.
+    pub fn check(&self) {
+        let is_block = |at: u64| at.is_multiple_of(BLOCK_BYTES as u64);
+        match self {
+            DiskOp::Write { at, bytes, .. } => {
+                assert!(
+                    !bytes.is_empty() && is_block(bytes.len() as u64),
+                    "whole blocks are written"
+                );
+                assert!(is_block(*at), "a write starts at a block");
+                assert!(is_block(bytes.as_ptr() as u64), "direct writes take aligned memory");
+            }
+            DiskOp::Read { at, len, .. } => {
+                assert!(*len > 0 && is_block(u64::from(*len)), "whole blocks are read");
+                assert!(is_block(*at), "a read starts at a block");
+            }
+            DiskOp::Chore { .. } => {}
+        }
+    }
+
     /// The ticket of the operation.
     #[must_use]
     pub fn ticket(&self) -> Ticket {

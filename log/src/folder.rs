@@ -199,6 +199,7 @@ pub fn open(
         Opening { storage: &*storage, dir, options, node_id: description.node_id, direct };
     let (generation, recovered, shards) = opening.run()?;
     assert_eq!(shards.len(), usize::from(options.shards), "every shard has a log");
+    assert!(recovered.len() >= shards.len(), "every log says what was found");
     Ok(Folder { node_id: description.node_id, generation, direct, recovered, shards, lock })
 }
 
@@ -259,6 +260,7 @@ impl Opening<'_> {
             }
         }
         let mut generation = newest.map_or(0, |(generation, _)| generation);
+        assert!(active.is_empty() || generation > 0, "generations are numbered from 1");
         if active.is_empty() {
             generation += 1;
             self.make_generation(generation, &older)?;
@@ -275,6 +277,15 @@ impl Opening<'_> {
             shards[shard].older.push(log);
         }
         self.share_limit(&mut shards);
+        for (index, shard) in shards.iter().enumerate() {
+            let key = shard.active.key();
+            assert!(usize::from(key.log) == index, "a shard serves the log of its own number");
+            assert!(
+                key.generation == generation && !shard.active.sealed,
+                "events go to the newest"
+            );
+            assert!(shard.older.iter().all(|log| log.sealed), "older logs take no events");
+        }
         Ok((generation, reports, shards))
     }
 
@@ -324,6 +335,8 @@ impl Opening<'_> {
 
     /// Makes a generation whose logs go on where `older` ones ended.
     fn make_generation(&self, generation: u32, older: &[Log]) -> Result<(), OpenError> {
+        assert!(generation >= 1, "generations are numbered from 1");
+        assert!(older.iter().all(|log| log.key().generation < generation), "generations rise");
         let name = format!("gen-{generation:06}");
         let new = self.dir.join(format!("{name}.new"));
         let mut topics = Topics::new();
@@ -357,6 +370,7 @@ impl Opening<'_> {
         let older = shards.iter().flat_map(|shard| shard.older.iter());
         let taken: u64 = older.map(|log| log.segments.allocated()).sum();
         let share = max.saturating_sub(taken) / shards.len() as u64;
+        assert!(share <= max, "no log may take more than all of them");
         for shard in shards {
             shard.active.options.bytes_max = Some(share);
         }

@@ -71,7 +71,7 @@ pub struct Log {
     cursors_dirty_since: Option<Timestamp>,
     /// The largest commit that found no prepared place; preparation goes on until it fits.
     wanted_bytes: u64,
-    shutting_down: bool,
+    pub(crate) shutting_down: bool,
     pub(crate) upkeep: Upkeep,
     next_ticket: u64,
     scratch: Vec<u8>,
@@ -99,6 +99,13 @@ impl Log {
     pub(crate) fn from_parts(parts: LogParts) -> Self {
         let options = parts.options.bounded();
         assert!(parts.next_commit >= 1, "commits are numbered from 1");
+        assert!(parts.epoch.0 >= 1, "a log's epoch rises as it is opened");
+        assert!(parts.segments.active.is_some() != parts.sealed, "only a sealed log has no tail");
+        let all = parts.positions;
+        assert!(
+            all.durable_end() == all.end(),
+            "what recovery found is synced before it is served"
+        );
         let chunk_bytes = (options.commit_bytes_max + BLOCK_BYTES).next_power_of_two();
         Log {
             key: parts.key,
@@ -286,6 +293,8 @@ impl Log {
             offset_end: state.next,
             previous: 0,
         };
+        assert!(state.start <= base_offset, "what is appended has not expired");
+        assert!(place.at + (len as u64) <= run.end, "a run holds its batch");
         self.segments.active_index().appended(run, &mut state.last_run);
         self.write_batch(place, &stamped, body);
         self.positions.appended(stamped.end_position());

@@ -84,7 +84,7 @@ impl LogOptions {
             .commit_bytes_max
             .clamp(4 * BLOCK_BYTES, 64 << 20)
             .next_multiple_of(BLOCK_BYTES)
-            .min((self.segment_bytes / 2) as usize);
+            .min((self.segment_bytes / 2) as usize / BLOCK_BYTES * BLOCK_BYTES);
         self.commits_in_flight_max = self.commits_in_flight_max.clamp(1, 8);
         self.reserve_bytes =
             self.reserve_bytes.clamp(4 * block, self.segment_bytes / 8).next_multiple_of(block);
@@ -92,11 +92,34 @@ impl LogOptions {
             self.checkpoint_every_bytes.clamp(SEGMENT_BYTES_MIN / 4, self.segment_bytes);
         self.index_bytes_max = self.index_bytes_max.max(64 << 10);
         assert!(self.commit_bytes_max as u64 <= self.segment_bytes, "a commit fits a segment");
+        assert!(self.commit_bytes_max.is_multiple_of(BLOCK_BYTES), "commits are whole blocks");
+        assert!(self.segment_bytes.is_multiple_of(block), "segments are whole blocks");
+        assert!(self.reserve_bytes.is_multiple_of(block), "the reserve is whole blocks");
+        assert!(
+            self.commit_bytes_max as u64 + self.reserve_bytes + 2 * block <= self.segment_bytes,
+            "a commit fits a segment beside the reserve and both first blocks"
+        );
         self
     }
 
     /// The most a step of preparation writes.
     pub(crate) fn piece_bytes(&self) -> u64 {
         PREPARE_PIECE_BYTES.min(self.segment_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Half of an odd number of blocks is no whole block: commits must be bounded by whole ones whatever is configured.
+    #[test]
+    fn every_size_of_segments_is_brought_into_bounds() {
+        for segment_bytes in [0, SEGMENT_BYTES_MIN + 1, SEGMENT_BYTES_MIN + 4096, 4 << 30] {
+            let commit_bytes_max = usize::MAX / 2;
+            let options = LogOptions { segment_bytes, commit_bytes_max, ..LogOptions::default() };
+            let options = options.bounded();
+            assert!(options.commit_bytes_max.is_multiple_of(BLOCK_BYTES), "{options:?}");
+        }
     }
 }

@@ -26,7 +26,10 @@ impl LogPositions {
     #[must_use]
     pub fn recovered(start: Position, end: Position) -> Self {
         assert!(start <= end, "a log starts before it ends");
-        LogPositions { start, durable_end: end, written_end: end, submitted_end: end, end }
+        let found =
+            LogPositions { start, durable_end: end, written_end: end, submitted_end: end, end };
+        found.check();
+        found
     }
 
     /// The first position that is still kept.
@@ -61,13 +64,15 @@ impl LogPositions {
 
     /// Events were appended up to `end`.
     pub(crate) fn appended(&mut self, end: Position) {
-        assert!(self.end <= end, "positions only rise");
+        assert!(self.end < end, "a batch holds an event, so the end rises");
         self.end = end;
+        self.check();
     }
 
     /// A commit that ends at `end` was given to the disk.
     pub(crate) fn submitted(&mut self, end: Position) {
         assert!(self.submitted_end <= end, "commits are submitted in order");
+        assert!(end <= self.end, "only what was appended can be submitted");
         self.submitted_end = end;
         self.check();
     }
@@ -84,6 +89,7 @@ impl LogPositions {
     /// The oldest segments are gone; what is left starts at `start`.
     pub(crate) fn trimmed(&mut self, start: Position) {
         assert!(self.start <= start, "what is gone does not come back");
+        assert!(start <= self.durable_end, "what is not durable is not removed");
         self.start = start;
         self.check();
     }

@@ -137,10 +137,16 @@ impl Replay {
 
     /// Ids are dense. The record of a topic may have been in damaged bytes: its events are kept under a made-up name.
     fn place_holders_up_to(&mut self, id: u32) {
-        while self.topics.len() < id.min(codec::limits::TOPICS_MAX) {
-            let name = format!("$damaged/topic-{}", self.topics.len() + 1);
+        let known = id.min(codec::limits::TOPICS_MAX);
+        while self.topics.len() < known {
+            let mut name = format!("$damaged/topic-{}", self.topics.len() + 1);
+            // Taken if this log carries on older ones that made up the same name.
+            while self.topics.id(&name).is_some() {
+                name.push('+');
+            }
             self.topics.add(name.into());
         }
+        assert!(self.topics.len() >= known, "every event that is kept has a topic");
     }
 }
 
@@ -191,6 +197,7 @@ impl RecoveryTask<'_> {
         let discarded = opened.split_off(kept);
         self.finish_tail(&mut progress.sealed, discarded)?;
         progress.check_end(base.commit_end, highest);
+        progress.join_ends();
         self.write_damage_reports(&progress.report)?;
         Ok(self.start_log(progress, &base, highest)?)
     }
@@ -246,6 +253,8 @@ impl RecoveryTask<'_> {
     ) -> io::Result<(Log, RecoveryReport)> {
         let Progress { expected, replay, report, sealed } = progress;
         let start = sealed.first().map_or(expected.position, |first| first.base_position);
+        // Headers are believed one by one, so damage could make the first of them say more than the last commit.
+        let start = start.min(expected.position);
         let mut segments =
             Segments { sealed: sealed.into(), last_number: highest, ..Segments::default() };
         if !self.sealed {
@@ -389,8 +398,26 @@ impl Progress {
             self.report.damage.push(Damage { segment, at: 0, start: position, end: position, why });
             self.expected.commit = commit_end;
         }
-        self.report.end = position;
         self.report.bytes_read = self.replay.bytes_read;
+    }
+
+    /// Positions go on behind all that was ever used. After damage at the log's end, cursors and the headers of segments
+    /// may know of positions that cannot be read any more: given away again, they would pass for settled.
+    fn join_ends(&mut self) {
+        let known = self.replay.cursors.iter().map(|(_, cursor)| cursor.next);
+        let known = known.chain(self.sealed.iter().map(|sealed| sealed.end_position));
+        let end = known.fold(self.expected.position, Position::max);
+        if self.expected.position < end {
+            let (segment, start) =
+                (self.sealed.last().map_or(0, |last| last.number), self.expected.position);
+            let why = "the log ends before positions that were given away";
+            self.report.damage.push(Damage { segment, at: 0, start, end, why });
+        }
+        self.expected.position = end;
+        if let Some(last) = self.sealed.last_mut() {
+            last.end_position = end;
+        }
+        self.report.end = end;
     }
 }
 
@@ -560,6 +587,7 @@ impl RecoveryTask<'_> {
         let options = self.options.clone().bounded();
         let number = segments.last_number + 1;
         let to = (PREPARE_AT_OPEN_BYTES + options.reserve_bytes).min(options.segment_bytes);
+        assert!(segments.active.is_none() && segments.next.is_none(), "one segment is made");
         let task = PrepareTask {
             dir: self.dir.into(),
             number,
@@ -598,6 +626,12 @@ pub(crate) fn read_file(storage: &dyn Storage, path: &Path) -> io::Result<Option
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    let bytes = read_open(storage, file);
+    storage.close(file);
+    bytes.map(Some)
+}
+
+fn read_open(storage: &dyn Storage, file: FileId) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(storage.len(file)?).map_err(io::Error::other)?];
     let mut filled = 0;
     while filled < bytes.len() {
@@ -606,9 +640,8 @@ pub(crate) fn read_file(storage: &dyn Storage, path: &Path) -> io::Result<Option
             got => filled += got,
         }
     }
-    storage.close(file);
     bytes.truncate(filled);
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// Next offsets are carried to a new generation's logs under the same names.
@@ -622,9 +655,53 @@ pub(crate) fn merge_topics(into: &mut Topics, from: &Topics) {
         let partitions: Vec<(Partition, _)> = from.partitions(id).collect();
         for (partition, state) in partitions {
             if let Some(merged) = into.partition_mut(own, partition) {
+                assert!(state.start <= state.next, "only what was appended expires");
                 merged.next = merged.next.max(state.next);
                 merged.start = merged.next;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Cursor;
+
+    fn replay() -> Replay {
+        let (topics, cursors) = Default::default();
+        Replay { topics, cursors, last_time: Timestamp(0), bytes_read: 0 }
+    }
+
+    /// A log that carries on damaged older ones has topics with made-up names under other ids: to make one up again
+    /// must not keep the server from starting.
+    #[test]
+    fn made_up_names_do_not_collide() {
+        let mut replay = replay();
+        replay.topics.add("$damaged/topic-2".into());
+        replay.place_holders_up_to(3);
+        assert_eq!(replay.topics.len(), 3);
+    }
+
+    /// Positions that a cursor knows were given to events. Given away again after damage at the log's end, the group
+    /// would take the new events for settled ones and never get them.
+    #[test]
+    fn positions_go_on_behind_what_a_cursor_knows() {
+        let expected = Expected { commit: 9, position: Position(70), epoch: Epoch(1) };
+        let log = LogKey { generation: 1, log: 0 };
+        let (end, damage) = (Position(0), Vec::new());
+        let report = RecoveryReport { log, epoch: Epoch(2), end, cut: None, damage, bytes_read: 0 };
+        let mut progress = Progress { expected, replay: replay(), report, sealed: Vec::new() };
+        progress.join_ends();
+        assert_eq!((progress.report.end, progress.report.damage.len()), (Position(70), 0));
+        let cursor = Cursor { next: Position(100), ..Cursor::default() };
+        progress.replay.cursors.recovered(1, Some(cursor));
+        progress.join_ends();
+        assert_eq!(
+            (progress.report.end, progress.expected.position),
+            (Position(100), Position(100))
+        );
+        let lost = &progress.report.damage[0];
+        assert_eq!((lost.start, lost.end), (Position(70), Position(100)), "the gap is reported");
     }
 }

@@ -91,6 +91,7 @@ impl<'a> SegmentScan<'a> {
             self.window_at = from;
             self.bytes_read += take as u64;
         }
+        assert!(self.window_at <= at, "the window starts before what is looked at");
         let skip = ((at - self.window_at) as usize).min(self.window.as_slice().len());
         let rest = &self.window.as_slice()[skip..];
         Ok(&rest[..len.min(rest.len())])
@@ -125,6 +126,7 @@ impl<'a> SegmentScan<'a> {
                 return Ok(Stop::Bad { at, why: "the commit is not the next one" });
             }
             let commit_end = at + u64::from(head.record.bytes);
+            assert!(at + COMMIT_HEAD_BYTES as u64 <= commit_end, "only whole heads are decoded");
             if let Stop::Bad { at, why } = self.walk_commit(at, &head, expected, visit)? {
                 // A tail that was cut within a commit ends there.
                 let cut = end.is_some_and(|end| end <= at);
@@ -142,6 +144,7 @@ impl<'a> SegmentScan<'a> {
         expected: &mut Expected,
         visit: &mut Visit<'_>,
     ) -> io::Result<Stop> {
+        assert!(head.record.number == expected.commit, "the caller walks commits in order");
         let end = start + u64::from(head.record.bytes);
         let mut at = start;
         for _ in 0..head.record.batches {

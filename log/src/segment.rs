@@ -65,6 +65,12 @@ impl SegmentHeader {
     /// The header as the first block of a file.
     pub(crate) fn encode(&self, block: &mut [u8]) {
         assert_eq!(block.len(), BLOCK_BYTES, "the header takes one block");
+        assert!(self.previous < self.number, "numbers rise along the chain, from 1");
+        assert!(
+            (self.previous == 0) == (self.previous_end_bytes == 0),
+            "a segment before this one has at least its own first block"
+        );
+        assert!(self.epoch.0 >= 1 && self.first_commit >= 1, "epochs and commits count from 1");
         block.fill(0);
         block[0..4].copy_from_slice(&SEGMENT_MAGIC.to_le_bytes());
         block[4..8].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -125,7 +131,24 @@ pub(crate) fn damage_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("seg-{number:012}.damaged"))
 }
 
-/// The number in a segment's file name.
+/// The number in a segment's file name. `None` for every other spelling of a number, so that no two files have one.
 pub(crate) fn segment_number(name: &str) -> Option<u64> {
-    name.strip_prefix("seg-")?.strip_suffix(".rms")?.parse().ok()
+    let number = name.strip_prefix("seg-")?.strip_suffix(".rms")?.parse().ok()?;
+    (number > 0 && segment_path(Path::new(""), number).as_os_str() == name).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A copy that somebody left under another spelling of a number would be replayed as that segment a second time,
+    /// and the rest of the log be taken for damage.
+    #[test]
+    fn a_number_has_one_spelling() {
+        assert_eq!(segment_number("seg-000000000012.rms"), Some(12));
+        assert_eq!(segment_number("seg-1234567890123.rms"), Some(1_234_567_890_123));
+        for other in ["seg-12.rms", "seg-+00000000012.rms", "seg-000000000000.rms", "seg-x.rms"] {
+            assert_eq!(segment_number(other), None, "{other}");
+        }
+    }
 }

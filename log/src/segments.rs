@@ -7,10 +7,14 @@ use std::sync::Arc;
 use codec::ids::{Epoch, Position, Timestamp};
 
 use crate::active_index::ActiveIndex;
+use crate::aligned::BLOCK_BYTES;
 use crate::disk::LogKey;
 use crate::index::SealedIndex;
 use crate::segment::SegmentHeader;
 use crate::storage::FileId;
+
+/// Most files of former segments that are kept to be used again.
+pub(crate) const SPARES_MAX: usize = 2;
 
 /// A segment that never changes again.
 #[derive(Debug)]
@@ -109,6 +113,7 @@ impl Segments {
     /// Seals the active segment at `end` and makes the prepared one active.
     pub(crate) fn roll(&mut self, end: Position, next_commit: u64, epoch: Epoch) {
         let next = self.next.take().expect("a segment is prepared before it is needed");
+        assert!(next.prepared_end > 0, "a segment is prepared before it is needed");
         if let Some(active) = self.active.take() {
             assert!(!active.is_empty() && active.header_written, "an empty segment is not sealed");
             self.next_run = active.index.next_run();
@@ -145,6 +150,7 @@ impl Segments {
             opened_at: None,
             index: ActiveIndex::starting_at_run(self.next_run.max(1)),
         });
+        self.check();
     }
 
     pub(crate) fn active_index(&mut self) -> &mut ActiveIndex {
@@ -156,8 +162,10 @@ impl Segments {
         let active = self.active.as_mut().expect("a commit was open in it");
         assert!(active.tail < tail && tail <= active.capacity, "commits follow each other");
         assert!(tail <= active.prepared_end, "only prepared blocks are written");
+        assert!(!active.is_empty(), "a commit is in the index before it is closed");
         active.header_written = true;
         active.tail = tail;
+        self.check();
     }
 
     /// The first block of the active segment stands on the disk, before any commit.
@@ -165,12 +173,14 @@ impl Segments {
         let active = self.active.as_mut().expect("an active segment was opened");
         assert!(active.tail == 0 && !active.header_written, "the first block is written once");
         active.header_written = true;
-        active.tail = crate::aligned::BLOCK_BYTES as u64;
+        active.tail = BLOCK_BYTES as u64;
+        self.check();
     }
 
     /// The first block of the active segment.
     pub(crate) fn active_header(&self, node_id: u64, log: LogKey) -> SegmentHeader {
         let active = self.active.as_ref().expect("only an active segment is begun");
+        assert!(active.tail == 0 && !active.header_written, "the first block is written once");
         SegmentHeader {
             node_id,
             log,
@@ -181,6 +191,58 @@ impl Segments {
             previous: active.previous,
             previous_end_bytes: active.previous_end_bytes,
         }
+    }
+
+    /// A piece of segment `number` was prepared: `capacity` is what the segment may grow to if it is new.
+    pub(crate) fn prepared(&mut self, number: u64, file: FileId, capacity: u64, end: u64) {
+        if let Some(active) = self.active.as_mut().filter(|active| active.number == number) {
+            assert!(active.file == file, "a segment keeps its file");
+            assert!(active.prepared_end < end, "preparation moves forward");
+            active.prepared_end = end;
+        } else if let Some(next) = &mut self.next {
+            assert!(
+                next.number == number && next.file == file,
+                "one segment is prepared at a time"
+            );
+            assert!(next.prepared_end < end, "preparation moves forward");
+            next.prepared_end = end;
+            next.capacity = next.capacity.max(capacity);
+        } else {
+            self.next = Some(Prepared { number, file, capacity, prepared_end: end });
+        }
+        self.check();
+    }
+
+    /// The oldest segment is gone; what is left of its file may be used again.
+    pub(crate) fn retired(&mut self, number: u64, spare: Option<Spare>) -> Sealed {
+        let gone = self.sealed.pop_front().expect("the oldest segment waits for its retirement");
+        assert_eq!(gone.number, number, "the oldest goes first");
+        assert!(!gone.quarantined, "damage is kept for whoever looks at it");
+        self.spares.extend(spare);
+        self.check();
+        gone
+    }
+
+    /// The ends of the chain; the links within it were checked as they were made.
+    fn check(&self) {
+        assert!(self.spares.len() <= SPARES_MAX, "few former segments are kept");
+        if let Some(next) = &self.next {
+            assert!(next.number <= self.last_number, "every number was given");
+            assert!(next.prepared_end <= next.capacity, "nothing is prepared behind the end");
+        }
+        let Some(active) = &self.active else { return };
+        assert!(active.number <= self.last_number, "every number was given");
+        assert!(self.next.is_none_or(|next| active.number < next.number), "numbers rise");
+        assert!(active.tail.is_multiple_of(BLOCK_BYTES as u64), "commits are whole blocks");
+        assert!(active.header_written == (active.tail > 0), "the first block is written first");
+        assert!(active.tail <= active.prepared_end, "only prepared blocks are written");
+        assert!(active.prepared_end <= active.capacity, "nothing is prepared behind the end");
+        let last = self.sealed.back();
+        assert!(last.is_none_or(|last| last.number < active.number), "numbers rise");
+        assert!(
+            last.is_none_or(|last| last.end_position == active.base_position),
+            "segments leave no gap"
+        );
     }
 
     /// The sealed segment that holds `position`.

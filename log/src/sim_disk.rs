@@ -544,6 +544,10 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn submit(&mut self, log: LogKey, op: DiskOp) {
+        op.check();
+        let known =
+            self.queue.iter().any(|(of, other)| *of == log && other.ticket() == op.ticket());
+        assert!(!known, "a ticket is unique while its operation runs");
         self.queue.push((log, op));
     }
 }

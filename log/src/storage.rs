@@ -121,6 +121,7 @@ pub(crate) fn read_blocks(
     while filled < len {
         let got = storage.read_at(file, at + filled as u64, &mut buf.as_mut_slice()[filled..])?;
         filled += got;
+        assert!(filled <= len, "a read gives no more than there is room for");
         if got == 0 || !got.is_multiple_of(BLOCK_BYTES) {
             break;
         }

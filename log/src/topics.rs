@@ -84,6 +84,11 @@ impl Topics {
         self.name_bytes += name.len() + 16;
         self.entries.push(TopicEntry { name, first: None, rest: None });
         self.by_name[slot] = self.len();
+        let taken = self.entries.len() * 4;
+        assert!(
+            taken <= self.by_name.len() * 3,
+            "the table keeps free slots, or a search never ends"
+        );
         Some(TopicId(self.len()))
     }
 
@@ -113,11 +118,21 @@ impl Topics {
         let at = match rest.binary_search_by_key(&partition, |state| state.partition) {
             Ok(at) => at,
             Err(at) => {
+                assert!(first.partition != partition, "a partition stands once in a topic");
                 rest.insert(at, fresh);
                 at
             }
         };
         rest.get_mut(at)
+    }
+
+    /// Events of a topic and partition before `end` are gone.
+    ///
+    /// `end` comes from an index, which may know more than a log that was damaged behind it.
+    pub(crate) fn expired(&mut self, id: TopicId, partition: Partition, end: Offset) {
+        let Some(state) = self.partition_mut(id, partition) else { return };
+        state.start = state.start.max(end.min(state.next));
+        assert!(state.start <= state.next, "only what was appended expires");
     }
 
     /// All partitions of a topic that have been used.
@@ -136,6 +151,7 @@ impl Topics {
     }
 
     fn slot(&self, name: &str) -> usize {
+        debug_assert!(self.entries.len() < self.by_name.len(), "a search ends at a free slot");
         let mask = self.by_name.len() - 1;
         let mut slot = self.hasher.hash_one(name) as usize & mask;
         loop {
@@ -154,7 +170,26 @@ impl Topics {
         for id in 1..=self.len() {
             let name = Arc::clone(&self.entries[id as usize - 1].name);
             let slot = self.slot(&name);
+            debug_assert!(self.by_name[slot] == 0, "names are told apart");
             self.by_name[slot] = id;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An index made before its log was damaged knows offsets that the log does not: they must not stop a server that
+    /// lets the segment go.
+    #[test]
+    fn no_offset_expires_before_it_was_given() {
+        let mut topics = Topics::new();
+        let id = topics.add("t".into()).unwrap();
+        topics.partition_mut(id, Partition(0)).unwrap().next = Offset(5);
+        for (end, start) in [(3, 3), (2, 3), (9, 5)] {
+            topics.expired(id, Partition(0), Offset(end));
+            assert_eq!(topics.partition(id, Partition(0)).unwrap().start, Offset(start));
         }
     }
 }

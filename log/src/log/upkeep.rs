@@ -10,7 +10,7 @@ use crate::chores::{ChoreOutcome, PrepareTask, RetireTask};
 use crate::disk::{ChoreDone, Disk, DiskOp, Ticket};
 use crate::index::IndexTask;
 use crate::options::PREPARE_AT_OPEN_BYTES;
-use crate::segments::{Active, Prepared, Sealed, SegmentIndex};
+use crate::segments::{Active, SPARES_MAX, Sealed, SegmentIndex};
 
 /// How long to wait before space is looked for again.
 const SPACE_RETRY_US: u64 = 250_000;
@@ -36,6 +36,8 @@ pub(crate) struct Upkeep {
     index_retry_at: Option<Timestamp>,
     /// Rises with each use of an index: the one that was not used for longest is unmapped first.
     index_clock: u64,
+    /// A checkpoint could not be written; not tried again before then.
+    checkpoint_retry_at: Option<Timestamp>,
 }
 
 impl Upkeep {
@@ -47,7 +49,18 @@ impl Upkeep {
     }
 
     pub(crate) fn retry_at(&self) -> Option<Timestamp> {
-        [self.no_space_until, self.index_retry_at].into_iter().flatten().min()
+        let all = [self.no_space_until, self.index_retry_at, self.checkpoint_retry_at];
+        all.into_iter().flatten().min()
+    }
+
+    pub(crate) fn checkpoint_failed(&mut self, now: Timestamp) {
+        assert!(self.checkpoint.is_none(), "a piece that has failed is not in flight");
+        self.checkpoint_retry_at = Some(Timestamp(now.0 + SPACE_RETRY_US));
+    }
+
+    fn may_checkpoint(&mut self, now: Timestamp) -> bool {
+        self.checkpoint_retry_at = self.checkpoint_retry_at.filter(|at| now < *at);
+        self.checkpoint.is_none() && self.checkpoint_retry_at.is_none()
     }
 }
 
@@ -57,7 +70,8 @@ impl Log {
             return false;
         }
         let age_max = self.options.segment_age_max.map(super::micros);
-        let aged = age_max.zip(active.opened_at).is_some_and(|(max, at)| self.now.0 >= at.0 + max);
+        let aged = |(max, at): (u64, Timestamp)| self.now.0 >= at.0.saturating_add(max);
+        let aged = age_max.zip(active.opened_at).is_some_and(aged);
         aged || active.index.memory_bytes() >= self.options.index_bytes_max
     }
 
@@ -77,7 +91,7 @@ impl Log {
         if self.upkeep.index.is_none() {
             self.submit_index(disk);
         }
-        if self.upkeep.checkpoint.is_none()
+        if self.upkeep.may_checkpoint(self.now)
             && let Some(piece) = self.next_checkpoint_piece()
         {
             let chore = piece.into_chore();
@@ -127,6 +141,10 @@ impl Log {
         };
         let to = capacity.min(from + piece);
         assert!(from < to, "a piece is not empty");
+        assert!(
+            number > 0 && number <= self.segments.last_number + 1,
+            "numbers are given in order"
+        );
         let recycle = if file.is_none() { self.segments.spares.pop() } else { None };
         if recycle.is_none() && self.over_limit(to - from) {
             self.space_lacks("folder_bytes_max is reached");
@@ -191,21 +209,11 @@ impl Log {
             tracing::info!(log = %self.key, "there is space again: events are taken");
             self.state = LogState::Running;
         }
-        if let Some(active) = self.segments.active.as_mut().filter(|a| a.number == number) {
-            assert!(active.prepared_end <= end, "preparation moves forward");
-            active.prepared_end = end;
-        } else {
-            let usual = self.options.segment_bytes;
-            let capacity = self.segments.next.map_or(usual, |next| next.capacity);
-            let capacity = capacity.max(self.wanted_bytes + self.options.reserve_bytes);
-            let capacity = if self.wanted_bytes + self.options.reserve_bytes > usual {
-                capacity
-            } else {
-                usual
-            };
-            assert!(self.segments.next.is_none_or(|n| n.number == number), "one at a time");
-            self.segments.next = Some(Prepared { number, file, capacity, prepared_end: end });
-        }
+        // One batch that is larger than a segment gets a segment of its own size.
+        let capacity = (self.wanted_bytes + self.options.reserve_bytes)
+            .next_multiple_of(BLOCK_BYTES as u64)
+            .max(self.options.segment_bytes);
+        self.segments.prepared(number, file, capacity, end);
         let left = self.segments.active.as_ref().map_or(0, |a| a.prepared_end - a.tail);
         let next = self.segments.next.map_or(0, |next| next.prepared_end);
         let enough = self.wanted_bytes + self.options.reserve_bytes + BLOCK_BYTES as u64;
@@ -233,6 +241,7 @@ impl Log {
             _ => None,
         };
         let number = sealed.number;
+        assert!(sealed.commit_end <= durable, "only what is durable is indexed on disk");
         let task = IndexTask {
             dir: self.dir.clone(),
             log: self.key,
@@ -249,6 +258,7 @@ impl Log {
     fn on_indexed(&mut self, number: Option<u64>, done: ChoreDone) {
         match done.0 {
             Ok(ChoreOutcome::Indexed { number, index }) => {
+                assert!(number <= self.segments.last_number, "every number was given");
                 self.upkeep.index_retry_at = None;
                 if self.upkeep.index_wanted == Some(number) {
                     self.upkeep.index_wanted = None;
@@ -275,6 +285,10 @@ impl Log {
 
     /// A reader needs the index of a sealed segment.
     pub(crate) fn want_index(&mut self, number: u64, disk: &mut impl Disk) {
+        assert!(
+            self.segments.sealed_mut(number).is_some(),
+            "a reader is in a segment that is kept"
+        );
         self.upkeep.index_wanted = Some(number);
         if self.upkeep.index.is_none() {
             self.submit_index(disk);
@@ -334,7 +348,7 @@ impl Log {
             dir: self.dir.clone(),
             number: oldest.number,
             file: oldest.file,
-            recycle: self.segments.spares.len() < 2,
+            recycle: self.segments.spares.len() < SPARES_MAX,
             segment_bytes: self.options.segment_bytes,
             index: std::sync::Arc::clone(index),
         })
@@ -343,16 +357,11 @@ impl Log {
     fn on_retired(&mut self, done: ChoreDone) {
         match done.0 {
             Ok(ChoreOutcome::Retired { number, spare, starts }) => {
-                let gone = self.segments.sealed.pop_front();
-                let gone = gone.expect("the oldest segment waits for its retirement");
-                assert_eq!(gone.number, number, "the oldest goes first");
-                self.segments.spares.extend(spare);
+                let gone = self.segments.retired(number, spare);
+                assert!(gone.commit_end <= self.durable_commit_end, "only durable events expire");
                 self.positions.trimmed(gone.end_position);
                 for (topic, partition, offset) in starts {
-                    if let Some(state) = self.topics.partition_mut(topic, partition) {
-                        state.start = state.start.max(offset);
-                        assert!(state.start <= state.next, "only what was appended expires");
-                    }
+                    self.topics.expired(topic, partition, offset);
                 }
             }
             Ok(other) => unreachable!("a retirement came to {other:?}"),

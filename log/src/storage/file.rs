@@ -158,7 +158,8 @@ impl Storage for FileStorage {
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(stats.f_bavail * stats.f_frsize)
+        // Some network file systems report sizes without bound.
+        Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
     }
 
     fn lock(&self, path: &Path) -> io::Result<FileId> {

@@ -203,6 +203,26 @@ fn a_full_disk_refuses_and_resumes() {
     bench.verify();
 }
 
+/// A checkpoint that cannot be written is tried again after a while, not at once and for ever: the disk is full, and
+/// each attempt takes the helper thread and a line of the log.
+#[test]
+fn a_failed_checkpoint_is_not_tried_at_once() {
+    let mut bench = filled(4, 200);
+    bench.storage.set_capacity(Some(0));
+    bench.log.checkpointer.wanted();
+    let before = bench.storage.counts().no_space;
+    for _ in 0..200 {
+        bench.run();
+        bench.complete();
+    }
+    let failed = bench.storage.counts().no_space - before;
+    assert!((1..4).contains(&failed), "{failed} attempts");
+    bench.storage.set_capacity(None);
+    bench.now += 1_000_000;
+    bench.settle();
+    assert!(bench.log.checkpointer.is_done(), "it is written once there is space");
+}
+
 /// A change of the shard count must lose neither events nor offsets, and a group must finish the older logs.
 #[test]
 fn a_folder_reopens_with_other_shard_counts() {
