@@ -50,7 +50,7 @@ pub struct LogOptions {
     pub reserve_bytes: u64,
     /// Most bytes that this log's files may take, as its share of the folder's limit.
     pub bytes_max: Option<u64>,
-    /// When the sealed segments take more than this, the oldest are recycled.
+    /// The oldest segments are recycled as long as the others hold this much. `None` keeps everything.
     pub retention_bytes: Option<u64>,
 }
 

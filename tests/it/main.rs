@@ -5,6 +5,7 @@ mod control_plane;
 mod documents;
 mod durability;
 mod folder;
+mod full;
 mod garbage;
 mod harness;
 mod peer;

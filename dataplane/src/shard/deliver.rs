@@ -432,9 +432,15 @@ impl Shard {
                 step @ (ReadStep::Expired { .. } | ReadStep::Damaged { .. }) => {
                     let passed = place.reader.position().0 - before.0;
                     self.stats.passed_positions += passed;
-                    if let ReadStep::Damaged { start, end } = step {
-                        let group = id.0;
-                        tracing::error!(log = %of.key(), %start, %end, group, "events are damaged on disk");
+                    let (log, group) = (of.key(), id.0);
+                    match step {
+                        ReadStep::Damaged { start, end } => {
+                            tracing::error!(%log, %start, %end, group, "events are damaged on disk");
+                        }
+                        _ => tracing::warn!(
+                            %log, start = %before, end = %place.reader.position(), group,
+                            "retention took events before a group came to them"
+                        ),
                     }
                     self.note_moved(id);
                 }

@@ -330,8 +330,13 @@ impl Log {
     fn next_retire(&mut self) -> Option<RetireTask> {
         let max = self.options.retention_bytes?;
         let oldest = self.segments.sealed.front()?;
-        let total: u64 = self.segments.sealed.iter().map(|sealed| sealed.end_bytes).sum();
-        if total <= max || oldest.quarantined || oldest.commit_end > self.durable_commit_end {
+        let sealed: u64 = self.segments.sealed.iter().map(|sealed| sealed.end_bytes).sum();
+        let kept = sealed + self.segments.active.as_ref().map_or(0, |active| active.tail);
+        // What is left must be no less than what was promised to be kept.
+        if kept - oldest.end_bytes < max
+            || oldest.quarantined
+            || oldest.commit_end > self.durable_commit_end
+        {
             return None;
         }
         if oldest.number >= self.checkpointer.oldest_segment_needed() {

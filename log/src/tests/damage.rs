@@ -142,6 +142,9 @@ fn retention_recycles_the_oldest_segments() {
     bench.settle();
     let start = bench.log.positions().start();
     assert!(start > Position(0), "the oldest segments are gone");
+    let sealed: u64 = bench.log.segments.sealed.iter().map(|sealed| sealed.end_bytes).sum();
+    let kept = sealed + bench.log.segments.active.as_ref().map_or(0, |active| active.tail);
+    assert!((2 << 20..5 << 20).contains(&kept), "no less is kept than was promised: {kept}");
     let mut reader = Reader::new(Position(0));
     let end = bench.log.positions().end();
     let step = bench.log.read(&mut reader, end, &mut |_| true, &mut bench.disk);

@@ -87,7 +87,7 @@ keys! {
         |text| size(text, MIB..=4 * GIB), show_size;
     log.cache_bytes: "Memory, for each shard, that holds the newest events; subscribers that keep up are served from it.",
         |text| size(text, MIB..=64 * GIB), show_size;
-    log.retention_bytes: "How much each shard's log keeps: beyond that its oldest segments go, whether or not all\ngroups have seen them. none keeps everything.",
+    log.retention_bytes: "How much each shard's log keeps at least: what is older goes, a segment at a time, whether or\nnot all groups have seen it. none keeps everything.",
         |text| optional_size(text, 4 * MIB..=u64::MAX), show_optional_size;
     log.folder_bytes_max: "How much the data folder may take. At the limit publishing is refused (disk_full); reading and\nacknowledging go on. none: as much as the disk has.",
         |text| optional_size(text, 16 * MIB..=u64::MAX), show_optional_size;
