@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
+use crate::engine::Protocol;
+
 /// Longest time that one measurement may take.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
@@ -98,6 +100,13 @@ pub(crate) struct RunArgs {
     /// The server.
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+    /// The protocol of a server that runs already.
+    #[arg(long, value_enum, default_value = "ringmesh", conflicts_with = "serve")]
+    pub(crate) driver: Protocol,
+    /// The load as a file (loadtest/workloads/*.toml) instead of as arguments.
+    #[arg(long, conflicts_with_all = ["publishers", "subscribers", "groups", "idle", "topics", "size", "batch", "keys",
+        "rate", "in_flight", "credit", "duration", "warm_up", "count_calls", "floor"])]
+    pub(crate) workload: Option<PathBuf>,
     /// Connections that publish.
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(0..=60_000))]
     pub(crate) publishers: u32,
@@ -216,7 +225,7 @@ pub(crate) struct StandInArgs {
 }
 
 /// A size with its unit: `4096`, `4KiB`, `1MiB`, `1GiB`.
-fn sized(text: &str) -> Result<u64, String> {
+pub(crate) fn sized(text: &str) -> Result<u64, String> {
     let (digits, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor: u64 = match unit {
@@ -251,7 +260,7 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let number: u64 = digits.parse().map_err(|_| format!("{text} is no time"))?;

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::args::CoreArgs;
 use crate::engine::template::EventShape;
-use crate::engine::{Load, Pace};
+use crate::engine::{Load, Pace, Protocol};
 use crate::floor::raw_write::RawWrites;
 use crate::floor::{self, Pace as RoundTripPace};
 use crate::load_row::{self, Watched};
@@ -81,6 +81,7 @@ impl Core {
     fn load(&self, server: &Server) -> Load {
         let warm_up = if self.args.short { 100 } else { 1_000 };
         Load {
+            protocol: Protocol::Ringmesh,
             server: server.address,
             publishers: 1,
             subscribers: 0,
@@ -93,6 +94,9 @@ impl Core {
             credit: 65_536,
             warm_up: Duration::from_millis(warm_up),
             duration: self.args.duration,
+            behind: false,
+            backlog_events: 0,
+            stamped: false,
         }
     }
 

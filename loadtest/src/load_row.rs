@@ -119,6 +119,9 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
     row.latency("ack", tally.ack.summary());
     row.latency("end to end", tally.end_to_end.summary());
     row.latency("publish delay", tally.delay.summary());
+    row.ack_curve = tally.ack.curve();
+    row.end_to_end_curve = tally.end_to_end.curve();
+    row.seconds = tally.series.seconds().to_vec();
     if load.subscribers > 0 {
         row.figure("delivered events a second", tally.delivered_events_counted as f64 / seconds);
     }
@@ -135,10 +138,17 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
         let first = tally.first_refusal.as_deref().unwrap_or_default();
         row.notes.push(format!("{} batches were refused: {first}", tally.refused_batches));
     }
-    let owed = tally.acked_batches * u64::from(load.shape.batch) * u64::from(load.groups);
-    if load.subscribers > 0 && tally.delivered_events < owed {
-        let missing = owed - tally.delivered_events;
-        row.notes.push(format!("{missing} of {owed} deliveries did not come"));
+    if tally.backlog_events > 0 {
+        row.figure("backlog, events", tally.backlog_events as f64);
+        row.figure(
+            "backlog read, events a second",
+            tally.backlog_events as f64 / (tally.backlog_ns as f64 / 1e9),
+        );
+    }
+    let missing = tally.missing_deliveries(load);
+    if missing > 0 {
+        let got = tally.delivered_events();
+        row.notes.push(format!("{missing} deliveries did not come ({got} did)"));
     }
     if tally.redelivered_events > 0 {
         row.notes.push(format!("{} events were delivered again", tally.redelivered_events));

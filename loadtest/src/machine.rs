@@ -1,5 +1,7 @@
 //! The machine under the measurement: what it is, who runs on which core, and what a process has used of it.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -96,20 +98,6 @@ impl CpuTime {
         Self::parse(&fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default())
     }
 
-    /// Of all threads of a process. (`/proc/PID/stat` only knows ticks of 10 ms.)
-    fn of_process(pid: u32) -> anyhow::Result<Self> {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-            .with_context(|| format!("process {pid} is gone"))?;
-        let mut sum = CpuTime::default();
-        for task in tasks.flatten() {
-            // A thread may end between the listing and this.
-            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            let CpuTime { ran, waited } = Self::parse(&text);
-            sum = CpuTime { ran: sum.ran + ran, waited: sum.waited + waited };
-        }
-        Ok(sum)
-    }
-
     fn parse(schedstat: &str) -> Self {
         let mut ns = schedstat.split(' ').map(|number| number.parse::<u64>().unwrap_or(0));
         let mut next = || Duration::from_nanos(ns.next().unwrap_or(0));
@@ -149,23 +137,58 @@ pub(crate) struct ProcessUse {
 }
 
 /// Follows what a process uses from one moment on.
+///
+/// By thread, in ns, because `/proc/PID/stat` only knows ticks of 10 ms; but that one also knows of threads that have
+/// ended (a JVM's compilers come and go), so the larger of the two counts.
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessMeter {
     pid: u32,
     since: Instant,
-    before: CpuTime,
+    before: HashMap<OsString, CpuTime>,
+    ticks_before: Duration,
 }
 
 impl ProcessMeter {
     /// Starts to follow process `pid`.
     pub(crate) fn start(pid: u32) -> anyhow::Result<Self> {
-        Ok(ProcessMeter { pid, since: Instant::now(), before: CpuTime::of_process(pid)? })
+        let (before, ticks_before) = (threads(pid)?, ticks(pid)?);
+        Ok(ProcessMeter { pid, since: Instant::now(), before, ticks_before })
     }
 
     /// What it has used since.
     pub(crate) fn read(&self) -> anyhow::Result<ProcessUse> {
-        CpuTime::of_process(self.pid)?.since(self.before, self.since.elapsed(), self.pid)
+        let mut used = CpuTime::default();
+        for (thread, now) in threads(self.pid)? {
+            let before = self.before.get(&thread).copied().unwrap_or_default();
+            used.ran += now.ran.saturating_sub(before.ran);
+            used.waited += now.waited.saturating_sub(before.waited);
+        }
+        used.ran = used.ran.max(ticks(self.pid)?.saturating_sub(self.ticks_before));
+        used.since(CpuTime::default(), self.since.elapsed(), self.pid)
     }
+}
+
+/// What each thread of a process has used so far.
+fn threads(pid: u32) -> anyhow::Result<HashMap<OsString, CpuTime>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let used = |task: fs::DirEntry| {
+        // A thread may end between the listing and this.
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        (task.file_name(), CpuTime::parse(&text))
+    };
+    Ok(tasks.flatten().map(used).collect())
+}
+
+/// CPU time of a process, ended threads included, in steps of 10 ms.
+fn ticks(pid: u32) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    // The second field is the command in parentheses, which may hold spaces.
+    let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+    let field = |index: usize| after.split(' ').nth(index)?.parse::<u64>().ok();
+    let (user, system) = (field(11).unwrap_or(0), field(12).unwrap_or(0));
+    Ok(Duration::from_millis(10 * (user + system)))
 }
 
 /// Memory of a process: `VmRSS:` now, `VmHWM:` at its peak.

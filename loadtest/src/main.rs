@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod server;
 mod stand_in;
+mod workload;
 
 use std::net::TcpListener;
 use std::process::ExitCode;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::latency::Summary;
+use crate::latency::{Second, Summary};
 use crate::machine::{Machine, ProcessUse};
 
 /// Above this share of its core a client measures itself, not the server.
@@ -40,6 +40,15 @@ pub(crate) struct Row {
     pub(crate) server: Option<ProcessUse>,
     /// Further figures by name.
     pub(crate) figures: Vec<Figure>,
+    /// Acks by percentile: share and microseconds. For plots; not in the table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ack_curve: Vec<(f64, f64)>,
+    /// Deliveries by percentile, likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) end_to_end_curve: Vec<(f64, f64)>,
+    /// Acks second by second, likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) seconds: Vec<Second>,
     /// What a reader must know: client-bound, missing acks, a target that was or was not met.
     pub(crate) notes: Vec<String>,
 }

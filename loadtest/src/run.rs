@@ -4,13 +4,14 @@ use anyhow::{Context, bail};
 
 use crate::args::{RunArgs, ServerArgs};
 use crate::engine::template::{EventShape, STAMP_BYTES};
-use crate::engine::{Load, Pace};
+use crate::engine::{Load, Pace, Run};
 use crate::floor;
 use crate::floor::raw_write::RawWrites;
 use crate::load_row::{self, Watched};
 use crate::machine::{self, Machine};
 use crate::report::{Report, Row};
 use crate::server::{Server, Start};
+use crate::workload::{Point, Workload};
 
 /// Batches in flight of a connection in an open loop: enough that only the server or its back-pressure limits.
 const OPEN_LOOP_WINDOW: u32 = 1_024;
@@ -26,6 +27,13 @@ pub(crate) fn run(args: &RunArgs, command: String) -> anyhow::Result<Report> {
     }
     if let Some(cpu) = args.server.cpu {
         machine::pin(cpu)?;
+    }
+    if let Some(path) = &args.workload {
+        let workload = Workload::read(path)?;
+        for point in workload.points() {
+            rows.push(run_point(args, &workload, &point)?);
+        }
+        return Ok(Report { command, machine, rows });
     }
     let name = name(args);
     let measure = if args.count_calls { load_row::count_calls } else { load_row::measure };
@@ -43,6 +51,25 @@ pub(crate) fn run(args: &RunArgs, command: String) -> anyhow::Result<Report> {
     };
     rows.push(row);
     Ok(Report { command, machine, rows })
+}
+
+/// One point of a workload, on a server of its own if one is to be started.
+fn run_point(args: &RunArgs, workload: &Workload, point: &Point) -> anyhow::Result<Row> {
+    let server = args.server.serve.is_some().then(|| start(&args.server)).transpose()?;
+    let address = server.as_ref().map(|server| server.address).or(args.server.server);
+    let address = address.context("give --server, or --serve with --data")?;
+    let load = workload.load(point, args.driver, address);
+    if load.behind {
+        Run::connect(&load.without_groups())?.fill(workload.backlog_batches())?;
+    }
+    let watched = match &server {
+        Some(server) => Watched { pid: Some(server.pid()), folder: Some(server.folder()) },
+        None => Watched { pid: args.server.server_pid, folder: args.server.data.as_deref() },
+    };
+    let name = format!("{} {}", workload.name, point.name);
+    let row = load_row::measure(name.trim_end(), &load, watched)?;
+    server.map_or(Ok(()), Server::stop)?;
+    Ok(row)
 }
 
 fn start(args: &ServerArgs) -> anyhow::Result<Server> {
@@ -71,6 +98,7 @@ fn load(args: &RunArgs, server: std::net::SocketAddr) -> anyhow::Result<Load> {
     }
     let window = if args.rate.is_some() { OPEN_LOOP_WINDOW } else { 1 };
     Ok(Load {
+        protocol: args.driver,
         server,
         publishers: args.publishers,
         subscribers: args.subscribers,
@@ -83,6 +111,9 @@ fn load(args: &RunArgs, server: std::net::SocketAddr) -> anyhow::Result<Load> {
         credit: args.credit,
         warm_up: args.warm_up,
         duration: args.duration,
+        behind: false,
+        backlog_events: 0,
+        stamped: false,
     })
 }
 

@@ -1,45 +1,43 @@
-//! One connection: its socket, what is on its way out, and what of a frame has come so far.
+//! One native connection: a socket on which frames come and go.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use codec::frame::{self, Frame, Hello, Kind, Parsed, Subscribe, Welcome};
 
+use super::socket::Socket;
+
 /// How long an answer to hello or subscribe may take before the run gives up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that has been welcomed.
+/// A connection that has been welcomed. It is its socket, with the frames understood.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    socket: Socket,
     /// What the server said about limits.
     pub(crate) welcome: Welcome,
-    /// Bytes to be sent; those before `sent` are.
-    pub(crate) out: Vec<u8>,
-    sent: usize,
-    /// The start of a frame whose end has not come.
-    inbox: Vec<u8>,
-    /// Whether the socket takes nothing more for now.
-    pub(crate) blocked: bool,
+}
+
+impl Deref for Connection {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
 }
 
 impl Connection {
     /// Connects and says hello as `client_id`.
     pub(crate) fn open(server: SocketAddr, client_id: &str) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect_timeout(&server, ANSWER_TIMEOUT)
-            .with_context(|| format!("no server at {server}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        let mut connection = Connection {
-            stream,
-            welcome: Welcome::default(),
-            out: Vec::new(),
-            sent: 0,
-            inbox: Vec::new(),
-            blocked: false,
-        };
+        let socket = Socket::open(server, ANSWER_TIMEOUT)?;
+        let mut connection = Connection { socket, welcome: Welcome::default() };
         Hello::new(client_id).encode(&mut connection.out);
         connection.welcome = connection.ask("hello", |_, frame| match frame {
             Frame::Welcome(welcome) => Some(welcome),
@@ -56,36 +54,6 @@ impl Connection {
         })
     }
 
-    /// From here on reads and writes return instead of waiting.
-    pub(crate) fn go(&self) -> io::Result<()> {
-        self.stream.set_nonblocking(true)
-    }
-
-    /// The socket, to be watched.
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    /// Writes what the socket takes. What it does not take stays, and `blocked` says so.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.blocked = false;
-        while self.sent < self.out.len() {
-            match self.stream.write(&self.out[self.sent..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => self.sent += written,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.blocked = true;
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.out.clear();
-        self.sent = 0;
-        Ok(())
-    }
-
     /// Reads once and calls `on_frame` with the request and the content of each whole frame. Returns false when the
     /// server has closed.
     pub(crate) fn receive(
@@ -93,29 +61,10 @@ impl Connection {
         scratch: &mut [u8],
         mut on_frame: impl FnMut(&mut Vec<u8>, u64, Frame<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<bool> {
-        let found = match self.stream.read(scratch) {
-            Ok(0) => return Ok(false),
-            Ok(found) => found,
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
-                return Ok(true);
-            }
-            Err(error) => return Err(error).context("the connection broke"),
-        };
-        let fresh = &scratch[..found];
-        if self.inbox.is_empty() {
-            let used = each_frame(fresh, &mut self.out, &mut on_frame)?;
-            self.inbox.extend_from_slice(&fresh[used..]);
-        } else {
-            self.inbox.extend_from_slice(fresh);
-            let used = each_frame(&self.inbox, &mut self.out, &mut on_frame)?;
-            self.inbox.drain(..used);
-        }
-        Ok(true)
+        self.socket.receive(scratch, |bytes, out| each_frame(bytes, out, &mut on_frame))
     }
 
-    /// Sends what stands in `out` and waits for the frame that `pick` takes. Only before [`Connection::go`].
+    /// Sends what stands in `out` and waits for the frame that `pick` takes. Only before the socket is watched.
     fn ask<T>(
         &mut self,
         what: &str,

@@ -1,12 +1,13 @@
-//! The engine: many native connections driven by one thread, open loop or by window.
-//!
-//! It speaks the wire protocol through `codec::frame` directly, not through the Rust client: that one's futures and
-//! channels cost more per event than the server does, and then only they would be measured.
+//! The engine: many connections driven by one thread, open loop or by window, over a driver for each kind of server.
 
 mod connection;
+pub(crate) mod driver;
+pub(crate) mod native;
 mod publisher;
 mod run;
 mod schedule;
+pub(crate) mod socket;
+pub(crate) mod sockets;
 pub(crate) mod tally;
 pub(crate) mod template;
 #[cfg(test)]
@@ -19,9 +20,18 @@ use std::time::Duration;
 
 use template::EventShape;
 
+/// Whose protocol is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Protocol {
+    /// Ringmesh's own.
+    Ringmesh,
+}
+
 /// What is asked of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
+    /// Which protocol it speaks.
+    pub(crate) protocol: Protocol,
     /// Where it listens; always loopback.
     pub(crate) server: SocketAddr,
     /// Connections that publish.
@@ -46,6 +56,33 @@ pub(crate) struct Load {
     pub(crate) warm_up: Duration,
     /// Time that counts.
     pub(crate) duration: Duration,
+    /// Whether one more group, with one subscriber, starts with the oldest event there is.
+    pub(crate) behind: bool,
+    /// Events that were published before, for that group to catch up with.
+    pub(crate) backlog_events: u64,
+    /// Whether batches carry their times although nobody subscribes in this run.
+    pub(crate) stamped: bool,
+}
+
+impl Load {
+    /// The topics that publisher `index` publishes to. With fewer topics than publishers some share one.
+    pub(crate) fn topics_of(&self, index: u32) -> Vec<String> {
+        let name = |topic| format!("loadtest/{topic}");
+        if self.topics <= self.publishers {
+            return vec![name(index % self.topics)];
+        }
+        (index..self.topics).step_by(self.publishers as usize).map(name).collect()
+    }
+
+    /// The same publishers, for publishing a backlog before anybody subscribes.
+    pub(crate) fn without_groups(&self) -> Self {
+        Load { subscribers: 0, groups: 1, behind: false, stamped: true, ..self.clone() }
+    }
+
+    /// The name of a group, new for each run: one that was left over would get its backlog first.
+    pub(crate) fn group_name(&self, group: u32) -> String {
+        format!("loadtest-{}-{group}", std::process::id())
+    }
 }
 
 /// When batches are sent.
@@ -53,6 +90,13 @@ pub(crate) struct Load {
 pub(crate) enum Pace {
     /// So many events a second over all publishers, whatever the server does.
     Rate(f64),
+    /// A rate that rises in a straight line to a peak at half of the time that counts, and falls back.
+    Rush {
+        /// Events a second during the warm-up, at the start and at the end.
+        base: f64,
+        /// Events a second at the peak.
+        peak: f64,
+    },
     /// Whenever the window has room.
     Window,
 }

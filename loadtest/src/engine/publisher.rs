@@ -1,30 +1,21 @@
-//! One publishing connection's window: which request was meant to be sent when.
+//! One publisher's window: which batch was meant to be sent when.
 
-use std::rc::Rc;
+use super::driver::Outgoing;
 
-use codec::ids::TopicId;
-
-use super::template::Templates;
-
-/// The window of a publisher. A request's number is that of its slot, so that an ack finds it without a search.
+/// The window of a publisher. A batch's slot travels with it, so that an ack finds it without a search.
 pub(crate) struct Publisher {
-    templates: Rc<Templates>,
-    /// Topics of this connection are numbered from 1 to this.
-    topics: u32,
     /// Intended send time of each batch in flight, in ns since the run began.
     slots: Vec<Option<u64>>,
     free: Vec<u32>,
-    /// Batches so far; chooses template and topic.
+    /// Batches so far; chooses data and topic.
     next: u64,
 }
 
 impl Publisher {
-    /// A publisher with at most `window` batches without an answer.
-    pub(crate) fn new(templates: Rc<Templates>, topics: u32, window: u32, first: u64) -> Self {
-        assert!(topics > 0 && window > 0, "the arguments are checked");
+    /// A publisher with at most `window` batches without an answer, whose first batch is number `first`.
+    pub(crate) fn new(window: u32, first: u64) -> Self {
+        assert!(window > 0, "the arguments are checked");
         Publisher {
-            templates,
-            topics,
             slots: vec![None; window as usize],
             free: (0..window).rev().collect(),
             next: first,
@@ -36,20 +27,19 @@ impl Publisher {
         !self.free.is_empty()
     }
 
-    /// Appends the next batch, which was meant to be sent at `intended_ns`.
-    pub(crate) fn publish(&mut self, intended_ns: u64, out: &mut Vec<u8>) {
+    /// The next batch, which was meant to be sent at `intended_ns`.
+    pub(crate) fn next(&mut self, intended_ns: u64) -> Outgoing {
         let slot = self.free.pop().expect("callers ask for room");
-        let topic = TopicId(1 + (self.next % u64::from(self.topics)) as u32);
-        self.templates.encode(self.next, u64::from(slot), topic, intended_ns, out);
         self.slots[slot as usize] = Some(intended_ns);
+        let number = self.next;
         self.next += 1;
+        Outgoing { slot, number, stamp_ns: intended_ns }
     }
 
-    /// The intended send time of an answered request; `None` when nothing was asked under that number.
-    pub(crate) fn on_answer(&mut self, request: u64) -> Option<u64> {
-        let slot = self.slots.get_mut(usize::try_from(request).ok()?)?;
-        let intended_ns = slot.take()?;
-        self.free.push(request as u32);
+    /// The intended send time of an answered batch; `None` when nothing is in flight under that number.
+    pub(crate) fn on_answer(&mut self, slot: u32) -> Option<u64> {
+        let intended_ns = self.slots.get_mut(slot as usize)?.take()?;
+        self.free.push(slot);
         Some(intended_ns)
     }
 }

@@ -7,10 +7,12 @@
 
 use std::time::Duration;
 
+use super::{Load, Pace};
+
 /// The moments of an open loop, in ns since the run began. They go round the connections in turn.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenLoop {
-    interval_ns: f64,
+    course: Course,
     connections: u64,
     /// Sends whose moment has come and that were handed out, over all connections.
     due: u64,
@@ -20,12 +22,89 @@ pub(crate) struct OpenLoop {
     sent: Vec<u64>,
 }
 
+/// How the rate of sends goes over time.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    Even {
+        interval_ns: f64,
+    },
+    /// `base` sends a second, from `warm_s` on rising evenly to `peak` at `warm_s + half_s`, and falling back.
+    Rush {
+        base: f64,
+        peak: f64,
+        warm_s: f64,
+        half_s: f64,
+    },
+}
+
+impl Course {
+    /// When send `number` is meant to be, in ns.
+    fn moment_ns(&self, number: u64) -> u64 {
+        match *self {
+            Course::Even { interval_ns } => (number as f64 * interval_ns) as u64,
+            Course::Rush { base, peak, warm_s, half_s } => {
+                (rush_moment_s(number as f64, (base, peak), warm_s, half_s) * 1e9) as u64
+            }
+        }
+    }
+}
+
+/// The inverse of the sends so far: the area under the rate, which is even, then a triangle on top, then even again.
+fn rush_moment_s(number: f64, (base, peak): (f64, f64), warm_s: f64, half_s: f64) -> f64 {
+    let slope = (peak - base) / half_s;
+    let before = base * warm_s;
+    let half = (base + peak) / 2.0 * half_s;
+    let rest = number - before;
+    if rest <= 0.0 {
+        return number / base;
+    }
+    if rest <= half {
+        // base * t + slope * t^2 / 2 = rest
+        return warm_s + ((base * base + 2.0 * slope * rest).sqrt() - base) / slope;
+    }
+    let rest = rest - half;
+    if rest <= half {
+        // peak * t - slope * t^2 / 2 = rest
+        return warm_s
+            + half_s
+            + (peak - (peak * peak - 2.0 * slope * rest).max(0.0).sqrt()) / slope;
+    }
+    warm_s + 2.0 * half_s + (rest - half) / base
+}
+
 impl OpenLoop {
+    /// The moments of a load; `None` when it sends by its windows.
+    pub(crate) fn of(load: &Load, phases: Phases) -> Option<Self> {
+        if load.publishers == 0 {
+            return None;
+        }
+        let connections = load.publishers as usize;
+        let batch = f64::from(load.shape.batch);
+        match load.pace {
+            Pace::Window => None,
+            Pace::Rate(rate) => Some(OpenLoop::new(rate / batch, connections)),
+            Pace::Rush { base, peak } => {
+                assert!(0.0 < base && base < peak, "the workload is checked");
+                let course = Course::Rush {
+                    base: base / batch,
+                    peak: peak / batch,
+                    warm_s: phases.warm_ns as f64 / 1e9,
+                    half_s: (phases.end_ns - phases.warm_ns) as f64 / 2e9,
+                };
+                Some(OpenLoop::along(course, connections))
+            }
+        }
+    }
+
     /// `rate` sends a second, spread over `connections`.
     pub(crate) fn new(rate: f64, connections: usize) -> Self {
         assert!(rate > 0.0 && connections > 0, "the arguments are checked");
+        OpenLoop::along(Course::Even { interval_ns: 1e9 / rate }, connections)
+    }
+
+    fn along(course: Course, connections: usize) -> Self {
         OpenLoop {
-            interval_ns: 1e9 / rate,
+            course,
             connections: connections as u64,
             due: 0,
             behind: vec![0; connections],
@@ -46,7 +125,7 @@ impl OpenLoop {
 
     /// When the next moment comes.
     pub(crate) fn next_ns(&self) -> u64 {
-        self.moment_ns(self.due)
+        self.course.moment_ns(self.due)
     }
 
     /// The oldest moment of `connection` that has come and is not yet used, as used.
@@ -55,16 +134,12 @@ impl OpenLoop {
         let number = self.sent[connection] * self.connections + connection as u64;
         self.sent[connection] += 1;
         assert!(number < self.due, "only moments that have come are used");
-        Some(self.moment_ns(number))
+        Some(self.course.moment_ns(number))
     }
 
     /// Moments that have come and are not yet used.
     pub(crate) fn behind(&self) -> u64 {
         self.behind.iter().sum()
-    }
-
-    fn moment_ns(&self, number: u64) -> u64 {
-        (number as f64 * self.interval_ns) as u64
     }
 }
 
@@ -114,5 +189,23 @@ mod tests {
         assert_eq!(schedule.next_due(10_000), Some(1));
         assert_eq!(schedule.next_due(10_000), None);
         assert_eq!(schedule.take(1), Some(10_000));
+    }
+
+    /// A rush that sends more or less than its name says, or jumps in time, measures another load.
+    #[test]
+    fn a_rush_rises_tenfold_and_falls() {
+        let course = Course::Rush { base: 100.0, peak: 1_000.0, warm_s: 2.0, half_s: 5.0 };
+        let moments: Vec<f64> =
+            (0..6_000).map(|number| course.moment_ns(number) as f64 / 1e9).collect();
+        assert!(moments.is_sorted());
+        let sends = |from: f64, to: f64| {
+            moments.iter().filter(|moment| (from..to).contains(*moment)).count() as i64
+        };
+        for (from, to, expected) in
+            [(0.0, 2.0, 200), (2.0, 12.0, 5_500), (6.9, 7.1, 198), (2.0, 2.1, 11), (11.9, 12.0, 11)]
+        {
+            let found = sends(from, to);
+            assert!((found - expected).abs() <= 2, "{from} to {to} s: {found} of {expected}");
+        }
     }
 }
