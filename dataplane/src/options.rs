@@ -6,8 +6,6 @@ use crate::session::AckLevel;
 pub const SHARDS_MAX: u16 = codec::limits::PARTITIONS;
 /// Batches one shard may have on the way to another. Bounds the outbox.
 pub const REMOTE_PUBLISHES_MAX: usize = 1_024;
-/// Bytes of those batches; one batch of any size always fits an empty outbox.
-pub const REMOTE_PUBLISH_BYTES_MAX: usize = 32 << 20;
 /// Bytes a session may append in one turn while others wait for room: the quantum of deficit round robin.
 pub const ADMISSION_QUANTUM_BYTES: u64 = 256 << 10;
 /// Bytes a lagging group may be given in one turn: the quantum of deficit round robin over groups.
@@ -21,6 +19,10 @@ pub const FLIGHTS_MAX: usize = 65_536;
 pub const CREDIT_MAX: u32 = 65_536;
 /// Bytes one shard may have in flight to one member; one batch of any size always goes out.
 pub const MEMBER_BYTES_MAX: u64 = 16 << 20;
+/// What a delivery takes beside the body that it shares: its event, its frame's header, its place among the flights.
+pub const DELIVERY_BYTES: u32 = 512;
+/// Bytes of a frame that is not whole which a session keeps without asking; they are part of what a connection costs.
+pub const INPUT_FREE_BYTES: u64 = 4 << 10;
 /// Subscriptions of one session.
 pub const SESSION_SUBSCRIPTIONS_MAX: usize = 1_024;
 /// After so many failures in a row to read the same place, its reader stops there and says so.
@@ -57,6 +59,14 @@ pub struct ShardOptions {
     pub event_data_bytes_max: u32,
     /// Bytes of deliveries in flight, over all members. Beyond it groups fall behind and are read from disk later.
     pub in_flight_bytes_max: u64,
+    /// Bytes of a log's buffers that deliveries may keep in use. Beyond it they get copies of their own: one small
+    /// event that a slow client has not taken would otherwise keep megabytes.
+    pub lent_bytes_max: u64,
+    /// Bytes of batches that may be on the way to one other shard; one batch of any size always goes.
+    pub remote_publish_bytes_max: u64,
+    /// Bytes that sessions may keep of what their peers have sent and nobody has taken; one frame of any size always
+    /// comes through.
+    pub input_bytes_max: u64,
 }
 
 impl Default for ShardOptions {
@@ -74,11 +84,13 @@ impl Default for ShardOptions {
             sessions_max: 65_536,
             event_data_bytes_max: codec::limits::EVENT_DATA_BYTES_DEFAULT,
             in_flight_bytes_max: 256 << 20,
+            lent_bytes_max: 128 << 20,
+            remote_publish_bytes_max: 32 << 20,
+            input_bytes_max: 64 << 20,
         }
     }
 }
 
 const _: () = {
     assert!(CREDIT_MAX as usize <= FLIGHTS_MAX, "a member's credit fits the window");
-    assert!(codec::limits::BATCH_BYTES_MAX as usize <= REMOTE_PUBLISH_BYTES_MAX);
 };

@@ -8,10 +8,18 @@ use bytes::{Buf, Bytes};
 /// Chunks for one vectored write. Bodies are shared, never copied.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<Chunk>,
     /// Small bytes that follow the last chunk.
     open: Vec<u8>,
     pending: usize,
+    /// Bytes of the chunks that were made here.
+    own: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Bytes,
+    is_shared: bool,
 }
 
 impl Outbound {
@@ -24,13 +32,19 @@ impl Outbound {
     pub fn share(&mut self, body: Bytes) {
         self.close_open();
         self.pending += body.len();
-        self.chunks.push_back(body);
+        self.chunks.push_back(Chunk { bytes: body, is_shared: true });
     }
 
     /// Bytes not yet sent.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
         self.pending + self.open.len()
+    }
+
+    /// Those of them that were made here: nobody else counts them.
+    #[must_use]
+    pub fn own_bytes(&self) -> usize {
+        self.own + self.open.len()
     }
 
     /// Whether all is sent.
@@ -44,7 +58,7 @@ impl Outbound {
         self.close_open();
         let mut filled = 0;
         for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-            *slice = IoSlice::new(chunk);
+            *slice = IoSlice::new(&chunk.bytes);
             filled += 1;
         }
         filled
@@ -57,11 +71,15 @@ impl Outbound {
         self.pending -= sent;
         while sent > 0 {
             let chunk = self.chunks.front_mut().expect("pending counts the chunks");
-            if sent < chunk.len() {
-                chunk.advance(sent);
+            let now = sent.min(chunk.bytes.len());
+            if !chunk.is_shared {
+                self.own -= now;
+            }
+            if now < chunk.bytes.len() {
+                chunk.bytes.advance(now);
                 return;
             }
-            sent -= chunk.len();
+            sent -= now;
             self.chunks.pop_front();
         }
         if self.chunks.is_empty() && self.chunks.capacity() > 64 {
@@ -72,7 +90,9 @@ impl Outbound {
     fn close_open(&mut self) {
         if !self.open.is_empty() {
             self.pending += self.open.len();
-            self.chunks.push_back(Bytes::from(std::mem::take(&mut self.open)));
+            self.own += self.open.len();
+            let bytes = Bytes::from(std::mem::take(&mut self.open));
+            self.chunks.push_back(Chunk { bytes, is_shared: false });
         }
     }
 }

@@ -47,7 +47,7 @@ pub struct NativeOptions {
     pub window_batches_max: u32,
     /// Most topic numbers of a connection, in each direction.
     pub topics_max: u32,
-    /// How long a connection may take to say hello.
+    /// How long a connection may take to say hello, and be silent within a frame while others wait for memory.
     pub hello_timeout: Duration,
     /// How often a silent client is asked to ping.
     pub ping_interval: Duration,

@@ -129,6 +129,11 @@ impl ChunkPool {
         ChunkTail { chunk, start: 0, lent_end: None }
     }
 
+    /// Size of a chunk, unless one batch needs more.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
     /// Bytes of all chunks that someone still holds.
     pub(crate) fn in_use_bytes(&self) -> usize {
         self.in_use_bytes.load(Ordering::Relaxed)

@@ -50,6 +50,11 @@ impl TailCache {
         self.evict();
     }
 
+    /// Bytes of the commits that are kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The commit that holds `position`.
     pub(crate) fn find(&self, position: Position) -> Option<&CachedCommit> {
         let after = self.commits.partition_point(|commit| commit.end_position <= position);

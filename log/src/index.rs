@@ -142,6 +142,11 @@ impl SealedIndex {
         &rows.runs[first..end]
     }
 
+    /// Bytes that are mapped.
+    pub(crate) fn mapped_bytes(&self) -> usize {
+        self.mapped.len()
+    }
+
     /// How many pairs of topic and partition there are.
     pub(crate) fn key_count(&self) -> usize {
         self.rows().keys.len()

@@ -322,6 +322,15 @@ impl Log {
             + self.reads.memory_bytes()
     }
 
+    /// Bytes of buffers that are in use only because deliveries refer to them: parts of commits that have left the tail
+    /// cache, and of windows that readers are through with.
+    #[must_use]
+    pub fn lent_bytes(&self) -> usize {
+        // What is not closed or not durable stands in two buffers at most, and is the log's own.
+        let own = self.cache.bytes() + 2 * self.pool.chunk_bytes();
+        self.pool.in_use_bytes().saturating_sub(own) + self.reads.lent_bytes()
+    }
+
     /// Takes no events any more; writes what is open, the cursors, a durable mark and a checkpoint.
     pub fn begin_shutdown(&mut self, now: Timestamp) {
         self.now = self.now.max(now);

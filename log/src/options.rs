@@ -46,6 +46,8 @@ pub struct LogOptions {
     pub segment_age_max: Option<Duration>,
     /// The active segment is sealed when its index in memory takes so many bytes.
     pub index_bytes_max: usize,
+    /// Indexes of sealed segments that are mapped take so many bytes at most; one of any size is always mapped.
+    pub indexes_mapped_bytes_max: usize,
     /// Prepared space that events leave to cursors and marks, for when the disk is full.
     pub reserve_bytes: u64,
     /// Most bytes that this log's files may take, as its share of the folder's limit.
@@ -67,6 +69,7 @@ impl Default for LogOptions {
             cursor_commit_after: Duration::from_millis(100),
             segment_age_max: Some(Duration::from_secs(3600)),
             index_bytes_max: 32 << 20,
+            indexes_mapped_bytes_max: 512 << 20,
             reserve_bytes: 256 << 10,
             bytes_max: None,
             retention_bytes: None,

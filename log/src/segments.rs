@@ -40,6 +40,16 @@ pub(crate) struct Sealed {
     pub(crate) first_time: Option<Timestamp>,
 }
 
+impl Sealed {
+    /// Bytes of its index that are mapped.
+    pub(crate) fn mapped_bytes(&self) -> usize {
+        match &self.index {
+            SegmentIndex::Mapped(index) => index.mapped_bytes(),
+            SegmentIndex::Memory(_) | SegmentIndex::Unmapped => 0,
+        }
+    }
+}
+
 /// Where the index of a sealed segment is.
 #[derive(Debug)]
 pub(crate) enum SegmentIndex {

@@ -8,6 +8,7 @@ mod folder;
 mod full;
 mod garbage;
 mod harness;
+mod memory;
 mod peer;
 mod peers;
 mod real_input;

@@ -13,7 +13,7 @@ use crate::group::flight::{Flight, Flights, Idle, Piece};
 use crate::group::keys::{KeyHash, KeyMap, KeySet, Keys, key_hash};
 use crate::group::members::{Member, Members};
 use crate::mail::MemberId;
-use crate::options::FLIGHTS_MAX;
+use crate::options::{DELIVERY_BYTES, FLIGHTS_MAX};
 use crate::selection::{Bitmap, Selection};
 use crate::session::Verdict;
 
@@ -65,8 +65,10 @@ impl BatchView<'_> {
         events.iter().filter_map(key).collect()
     }
 
-    fn bytes(&self) -> u32 {
-        self.body.len() as u32
+    /// What one delivery of it counts for: its body, and what is made for each delivery.
+    #[must_use]
+    pub fn bytes(&self) -> u32 {
+        self.body.len() as u32 + DELIVERY_BYTES
     }
 }
 

@@ -107,6 +107,12 @@ impl Members {
         self.list.iter_mut()
     }
 
+    /// Bytes in flight to all of them.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.list.iter().map(|member| member.in_flight_bytes).sum()
+    }
+
     /// Whether any member can take an event now.
     #[must_use]
     pub fn any_ready(&self) -> bool {

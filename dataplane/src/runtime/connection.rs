@@ -43,6 +43,8 @@ pub(super) struct Connection {
     backlog: Option<Backlog>,
     /// Bytes that may still be thrown away.
     pub(super) linger_bytes_left: u32,
+    /// Outbound bytes of its own, as counted in the shard's sum.
+    pub(super) counted_bytes: usize,
     _seat: Seat,
 }
 
@@ -118,6 +120,7 @@ impl Connection {
             sent_bytes: 0,
             backlog: None,
             linger_bytes_left: LINGER_BYTES_MAX,
+            counted_bytes: 0,
             _seat: seat,
         }
     }

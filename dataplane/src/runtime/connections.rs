@@ -31,6 +31,8 @@ use crate::shard::Shard;
 
 /// Bytes read at once. Large enough that a batch of usual size comes in one piece.
 const SCRATCH_BYTES: usize = 256 << 10;
+/// Least that is read at once, however scarce memory is: part of what a connection costs.
+const READ_BYTES_MIN: usize = 4 << 10;
 /// Bytes read in one cycle, over all connections. Bounds the time of a cycle; the rest is read in the next.
 const READ_BYTES_PER_CYCLE: u64 = 4 << 20;
 /// Vectored writes for one connection in one cycle.
@@ -72,6 +74,8 @@ pub(super) struct Connections {
     /// Connections whose shard may have more events for them, now that what they were given is sent.
     resumed: VecDeque<u32>,
     scratch: Box<[u8]>,
+    /// Outbound bytes that were made for one connection, over all of them.
+    own_bytes: usize,
     patience: Patience,
     /// The slot that is told the time next.
     round_next: usize,
@@ -89,6 +93,7 @@ impl Connections {
             unsent: VecDeque::new(),
             resumed: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
+            own_bytes: 0,
             patience,
             round_next: 0,
             round_due_us: 0,
@@ -285,19 +290,34 @@ impl Connections {
         }
     }
 
+    /// Most bytes to read at once: a session may have to keep all of it, or answer it to a peer that takes no answer.
+    fn read_bytes_max(&self, shard: &Shard) -> usize {
+        let room = usize::try_from(shard.input_room()).unwrap_or(usize::MAX);
+        room.saturating_sub(self.own_bytes).clamp(READ_BYTES_MIN, SCRATCH_BYTES)
+    }
+
+    /// Counts what a connection's outbound bytes have changed by.
+    fn count_outbound(&mut self, index: u32) {
+        let Some(connection) = &mut self.slots[index as usize].connection else { return };
+        let own_bytes = connection.out.own_bytes();
+        assert!(connection.counted_bytes <= self.own_bytes, "outbound bytes are counted");
+        self.own_bytes = self.own_bytes - connection.counted_bytes + own_bytes;
+        connection.counted_bytes = own_bytes;
+    }
+
     /// Reads once; whether that changed anything.
     fn read_once(&mut self, index: u32, step: &mut Step<'_>) -> bool {
+        let bytes_max = self.read_bytes_max(step.shard);
         let Some(connection) = &mut self.slots[index as usize].connection else { return false };
         if !connection.wants_bytes() {
             return false;
         }
-        match connection.stream.read(&mut self.scratch) {
+        match connection.stream.read(&mut self.scratch[..bytes_max]) {
             Ok(0) => self.on_end_of_stream(index, step),
             Ok(read) => {
                 // A read that did not fill the buffer has emptied the socket, and what comes later is told anew; but
                 // after a hang-up nothing more is told.
-                connection.flags.may_read =
-                    read == self.scratch.len() || connection.flags.is_hung_up;
+                connection.flags.may_read = read == bytes_max || connection.flags.is_hung_up;
                 step.counters.bytes_in.add(read as u64);
                 self.on_bytes(index, read, step);
             }
@@ -336,6 +356,7 @@ impl Connections {
         if !connection.out.is_empty() {
             self.mark_unsent(index);
         }
+        self.count_outbound(index);
         self.mark_ready_again(index);
     }
 
@@ -369,6 +390,7 @@ impl Connections {
         if !connection.out.is_empty() {
             self.mark_unsent(index);
         }
+        self.count_outbound(index);
         self.mark_ready_again(index);
         events
     }
@@ -401,6 +423,7 @@ impl Connections {
     }
 
     fn after_send(&mut self, index: u32, step: &mut Step<'_>) {
+        self.count_outbound(index);
         let Some(connection) = &mut self.slots[index as usize].connection else { return };
         let pending = connection.out.pending_bytes();
         if pending < OUTBOUND_BYTES_HIGH && std::mem::take(&mut connection.flags.is_held) {
@@ -491,6 +514,7 @@ impl Connections {
     fn remove(&mut self, index: u32, step: &mut Step<'_>) {
         let slot = &mut self.slots[index as usize];
         let Some(connection) = slot.connection.take() else { return };
+        self.own_bytes -= connection.counted_bytes;
         if connection.phase == Phase::Open {
             self.by_session[connection.key.slot as usize] = u32::MAX;
             step.shard.close_session(connection.key);

@@ -170,8 +170,8 @@ impl Shard {
         group.subscriptions.retain(|known| known.subscription.id != subscription.id);
         if group.subscriptions.is_empty() {
             // Members elsewhere have not left yet; what is in flight to them ends with the group.
-            let members = group.members.iter();
-            self.in_flight_bytes -= members.map(|member| member.in_flight_bytes).sum::<u64>();
+            let freed = group.members.in_flight_bytes();
+            self.free_in_flight(freed);
             self.groups.remove(&subscription.group);
             for log in &mut self.logs {
                 log.remove_cursor(subscription.group.0);

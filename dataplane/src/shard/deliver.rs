@@ -1,6 +1,7 @@
 //! The way out: events are routed once from the tail to the groups that stand there; groups that are behind read for
 //! themselves; what was handed back, lost or not settled in time is sent again.
 
+use bytes::Bytes;
 use codec::ids::Position;
 use log::batch::StoredBatch;
 use log::disk::LogKey;
@@ -224,7 +225,7 @@ impl Shard {
         batch: &StoredBatch,
         name: &Arc<str>,
     ) -> Offered {
-        let full = self.in_flight_bytes >= self.options.in_flight_bytes_max;
+        let full = self.is_full_for(id);
         let turn = self.turn();
         let group = self.groups.get_mut(&id).expect("the caller has found it");
         let Some(eligible) = group.eligible(log, matched, batch) else { return Offered::Taken };
@@ -262,6 +263,17 @@ impl Shard {
     ) {
         let (key, epoch) = (self.logs[log].key(), self.active().epoch());
         let header = &batch.header;
+        let copy;
+        let mut batch = batch;
+        if !dispatches.is_empty()
+            && self.logs[log].lent_bytes() as u64 > self.options.lent_bytes_max
+        {
+            // Slow members keep whole buffers for what they have not taken: from here on each event counts for itself.
+            self.stats.copied_deliveries += dispatches.len() as u64;
+            let body = Bytes::copy_from_slice(&batch.body);
+            copy = StoredBatch { body, header: *header };
+            batch = &copy;
+        }
         for dispatch in dispatches.drain(..) {
             let Dispatch { member, delivery, attempt, selection } = dispatch;
             let events = u64::from(selection.len(header.count));
@@ -270,7 +282,7 @@ impl Shard {
             if attempt > 1 {
                 self.stats.redelivered_events += events;
             }
-            self.in_flight_bytes += batch.body.len() as u64;
+            self.in_flight_bytes += u64::from(view_of(batch).bytes());
             let token = TokenFields {
                 node: self.options.node,
                 log: key,
@@ -490,25 +502,25 @@ impl Shard {
             return 0;
         }
         let sent_end = self.now.mono_us.saturating_sub(self.options.ack_deadline_us);
-        let mut expired = 0;
+        let (mut expired, mut freed) = (0, 0);
         let mut returned = Vec::new();
         let mut woken = Vec::new();
         for (id, group) in &mut self.groups {
-            let before: u64 = group.members.iter().map(|member| member.in_flight_bytes).sum();
+            let before = group.members.in_flight_bytes();
             let mut late = 0;
             for place in &mut group.places {
                 let (credit, events) = place.log.expire(sent_end, &mut group.members);
                 returned.extend(credit);
                 late += events;
             }
-            let after: u64 = group.members.iter().map(|member| member.in_flight_bytes).sum();
-            self.in_flight_bytes -= before - after;
+            freed += before - group.members.in_flight_bytes();
             expired += late;
             if late > 0 || group.places.iter().any(|place| place.log.has_idle()) {
                 woken.push(*id);
             }
         }
         self.stats.expired_events += u64::from(expired);
+        self.free_in_flight(freed);
         self.give_back(returned);
         for id in woken {
             self.wake_lagging(id);
@@ -523,7 +535,7 @@ impl Shard {
         let mut blocked = KeySet::default();
         let mut after = None;
         for _ in 0..AGAIN_PER_TURN {
-            let full = self.in_flight_bytes >= self.options.in_flight_bytes_max;
+            let full = self.is_full_for(id);
             let group = self.groups.get_mut(&id).expect("it has its turn");
             let place = &mut group.places[log];
             if place.again_failed_until_us > self.now.mono_us {
@@ -655,9 +667,29 @@ impl Shard {
         }
     }
 
+    /// Whether so much is in flight that a group gets no more. The second half of what may be in flight is for groups
+    /// with less than an equal part of the first: members that settle nothing must not starve those of other groups.
+    fn is_full_for(&self, id: GroupId) -> bool {
+        let shared = self.options.in_flight_bytes_max / 2;
+        if self.in_flight_bytes < shared {
+            return false;
+        }
+        let part = shared / self.groups.len().max(1) as u64;
+        let own = self.groups.get(&id).map_or(0, |group| group.members.in_flight_bytes());
+        assert!(own <= self.in_flight_bytes, "what a group has in flight is counted");
+        self.in_flight_bytes >= self.options.in_flight_bytes_max || (own > 0 && own >= part)
+    }
+
+    /// Deliveries of so many bytes are not in flight any more.
+    pub(super) fn free_in_flight(&mut self, bytes: u64) {
+        assert!(bytes <= self.in_flight_bytes, "bytes in flight are counted");
+        self.in_flight_bytes -= bytes;
+        self.is_in_flight_freed |= bytes > 0;
+    }
+
     /// Groups that found too many bytes in flight try again once there are fewer.
     fn bytes_freed(&mut self) {
-        if self.in_flight_bytes >= self.options.in_flight_bytes_max {
+        if !std::mem::take(&mut self.is_in_flight_freed) {
             return;
         }
         for id in std::mem::take(&mut self.waiting_bytes) {

@@ -330,11 +330,10 @@ impl Shard {
     pub(super) fn on_leave(&mut self, member: MemberId, group: GroupId) {
         let Some(state) = self.groups.get_mut(&group) else { return };
         let Some(left) = state.members.leave(member) else { return };
-        assert!(left.in_flight_bytes <= self.in_flight_bytes, "bytes in flight are counted");
-        self.in_flight_bytes -= left.in_flight_bytes;
         for place in &mut state.places {
             place.log.member_left(&left);
         }
+        self.free_in_flight(left.in_flight_bytes);
         self.catching_up.retain(|(_, waiting)| *waiting != member);
         self.wake_lagging(group);
         self.wake_idle(group);

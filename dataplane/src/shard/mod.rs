@@ -9,6 +9,7 @@ mod adopt;
 mod deliver;
 mod gate;
 mod group;
+mod input;
 mod members;
 mod outbox;
 mod publish;
@@ -37,11 +38,12 @@ use crate::mail::{Mail, MemberId};
 use crate::options::{SHARDS_MAX, ShardOptions};
 use crate::session::AckLevel;
 
-pub use stats::ShardStats;
+pub use stats::{ShardMemoryUse, ShardStats};
 
 use adopt::Adopting;
 use gate::EarlyDone;
 use group::Group;
+use input::Input;
 use members::HomeMembers;
 use outbox::Outbox;
 use publish::Publishing;
@@ -72,12 +74,15 @@ pub struct Shard {
     /// Groups whose cursors have moved since they were last handed to the log.
     moved: Vec<GroupId>,
     sessions: Sessions,
+    input: Input,
     members: HomeMembers,
     publishing: Publishing,
     outbox: Outbox,
     now: Now,
     /// Bytes of deliveries in flight, over all members.
     in_flight_bytes: u64,
+    /// Whether there are fewer of them since groups that wait for that have tried.
+    is_in_flight_freed: bool,
     /// Until when delays of retries may still have to be watched; 0 when none is.
     idle_until_us: u64,
     /// Whether the log may have room, for all this shard knows: an append has not found it full since the disk last
@@ -128,11 +133,13 @@ impl Shard {
             idle: VecDeque::new(),
             moved: Vec::new(),
             sessions: Sessions::default(),
+            input: Input::default(),
             members: HomeMembers::default(),
-            publishing: Publishing::new(options.shards),
+            publishing: Publishing::new(options.shards, options.remote_publish_bytes_max),
             outbox: Outbox::new(options.shards),
             now: Now { wall: Timestamp(0), mono_us: 0 },
             in_flight_bytes: 0,
+            is_in_flight_freed: false,
             idle_until_us: 0,
             may_have_room: true,
             waiting_io: Vec::new(),
@@ -235,6 +242,22 @@ impl Shard {
     #[must_use]
     pub fn stats(&self) -> ShardStats {
         self.stats
+    }
+
+    /// What the shard's parts keep in memory, each beside its limit.
+    #[must_use]
+    pub fn memory(&self) -> ShardMemoryUse {
+        let sum = |of: &dyn Fn(&Log) -> usize| self.logs.iter().map(of).sum::<usize>() as u64;
+        ShardMemoryUse {
+            log_bytes: sum(&Log::memory_bytes),
+            read_ahead: (
+                sum(&|log| log.read_ahead_bytes().0),
+                sum(&|log| log.read_ahead_bytes().1),
+            ),
+            lent: (sum(&Log::lent_bytes), self.options.lent_bytes_max * self.logs.len() as u64),
+            in_flight: (self.in_flight_bytes, self.options.in_flight_bytes_max),
+            input: (self.input_bytes(), self.options.input_bytes_max),
+        }
     }
 
     /// The end of what subscribers may see in the active log.

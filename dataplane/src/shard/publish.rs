@@ -15,7 +15,7 @@ use routing::topic::TopicName;
 
 use crate::fence::Fence;
 use crate::mail::{Mail, PublishOutcome, RemotePublish};
-use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISH_BYTES_MAX, REMOTE_PUBLISHES_MAX};
+use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISHES_MAX};
 use crate::session::{Admission, SessionEvent, SessionKey};
 use crate::shard::Shard;
 
@@ -52,16 +52,19 @@ pub struct Publishing {
     /// By rising position.
     unacked: VecDeque<Unacked>,
     forwarded: Vec<Forwarded>,
+    /// Bytes that may be on the way to one shard.
+    forwarded_bytes_max: u64,
     /// From other shards, in the order in which they came, waiting for room in the log.
     arrived: VecDeque<RemotePublish>,
 }
 
 impl Publishing {
-    /// Nothing is under way to or from `shards` shards.
-    pub fn new(shards: u16) -> Self {
+    /// Nothing is under way to or from `shards` shards; at most `forwarded_bytes_max` may be to each.
+    pub fn new(shards: u16, forwarded_bytes_max: u64) -> Self {
         Publishing {
             unacked: VecDeque::new(),
             forwarded: vec![Forwarded::default(); usize::from(shards)],
+            forwarded_bytes_max,
             arrived: VecDeque::new(),
         }
     }
@@ -78,7 +81,7 @@ impl Publishing {
         let forwarded = &mut self.forwarded[usize::from(shard)];
         let fits = forwarded.batches == 0
             || (forwarded.batches < REMOTE_PUBLISHES_MAX
-                && forwarded.bytes + bytes <= REMOTE_PUBLISH_BYTES_MAX);
+                && (forwarded.bytes + bytes) as u64 <= self.forwarded_bytes_max);
         if fits {
             forwarded.batches += 1;
             forwarded.bytes += bytes;

@@ -10,6 +10,7 @@ use codec::refusal::{Code, Refusal};
 use crate::mail::Mail;
 use crate::session::{SessionEvent, SessionKey};
 use crate::shard::Shard;
+use crate::shard::input::SessionInput;
 
 /// One session.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct SessionState {
     pub waiting: bool,
     /// Its client has been announced to the client's home shard.
     pub announced: bool,
+    /// What it keeps of its peer's bytes.
+    pub input: SessionInput,
     /// Bytes it may append this turn, when others wait: the deficit of deficit round robin.
     pub deficit: u64,
     /// The cycle's time at which the deficit was last raised.
@@ -129,6 +132,7 @@ impl Shard {
     /// A connection is gone: its members leave, and what was in flight to it goes to others.
     pub fn close_session(&mut self, key: SessionKey) {
         let Some(state) = self.sessions.close(key) else { return };
+        self.forget_input(state.input);
         for (_, slot) in state.subscriptions {
             self.end_member(slot);
         }

@@ -63,14 +63,14 @@ impl Shard {
             return None;
         }
         let group = self.groups.get_mut(&token.group)?;
-        let before: u64 = group.members.iter().map(|member| member.in_flight_bytes).sum();
+        let before = group.members.in_flight_bytes();
         let place = &mut group.places[index];
         let base = token.base_position;
         let returned =
             place.log.settle(base, token.delivery, selection, verdict, &mut group.members, turn)?;
-        let after: u64 = group.members.iter().map(|member| member.in_flight_bytes).sum();
-        assert!(after <= before && before - after <= self.in_flight_bytes, "bytes are counted");
-        self.in_flight_bytes -= before - after;
+        let after = group.members.in_flight_bytes();
+        assert!(after <= before, "a settle sends nothing");
+        self.free_in_flight(before - after);
         if verdict == Verdict::Retry {
             // Time for the longest delay and one more look.
             let until = turn.mono_us + self.options.retry_delay_max_us + 1_000_000;

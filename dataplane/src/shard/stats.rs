@@ -30,6 +30,26 @@ pub struct ShardStats {
     /// Positions that groups have passed because retention or damage had taken the events, whether they wanted these
     /// or not.
     pub passed_positions: u64,
+    /// Deliveries that got a copy of their events, because others keep too much of the log's buffers in use.
+    pub copied_deliveries: u64,
+    /// Frames that were read on only when others were whole, for want of memory.
+    pub frames_held_up: u64,
     /// Settles of deliveries that were over.
     pub stale_settles: u64,
+}
+
+/// What a shard's parts keep in memory, in bytes; pairs are what is kept and the limit, which the largest batch may
+/// pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardMemoryUse {
+    /// All that the logs hold, lent buffers included.
+    pub log_bytes: u64,
+    /// Read ahead for groups that are behind, and asked for.
+    pub read_ahead: (u64, u64),
+    /// Buffers that are in use only because deliveries refer to them.
+    pub lent: (u64, u64),
+    /// Events in flight to members.
+    pub in_flight: (u64, u64),
+    /// What sessions keep of their peers' bytes.
+    pub input: (u64, u64),
 }

@@ -31,6 +31,9 @@ pub(super) trait Port {
         verdict: Verdict,
     ) -> Result<(), Refusal>;
     fn set_credit(&mut self, key: SessionKey, subscription: u64, events: u32);
+    fn admit_frame(&mut self, key: SessionKey, has: u64, whole: u64) -> bool;
+    fn keep_input(&mut self, key: SessionKey, bytes: u64);
+    fn input_is_wanted(&self) -> bool;
 }
 
 impl Port for Shard {
@@ -68,5 +71,17 @@ impl Port for Shard {
 
     fn set_credit(&mut self, key: SessionKey, subscription: u64, events: u32) {
         Shard::set_credit(self, key, subscription, events);
+    }
+
+    fn admit_frame(&mut self, key: SessionKey, has: u64, whole: u64) -> bool {
+        Shard::admit_frame(self, key, has, whole)
+    }
+
+    fn keep_input(&mut self, key: SessionKey, bytes: u64) {
+        Shard::keep_input(self, key, bytes);
+    }
+
+    fn input_is_wanted(&self) -> bool {
+        Shard::input_is_wanted(self)
     }
 }

@@ -15,7 +15,7 @@ use codec::frame::{
 use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
 use codec::refusal::{Code, Refusal};
 use dataplane::kernel::Now;
-use dataplane::options::CREDIT_MAX;
+use dataplane::options::{CREDIT_MAX, INPUT_FREE_BYTES};
 use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{Admission, Delivery, Feed, Session, SessionEvent, SessionKey, Verdict};
@@ -69,6 +69,8 @@ pub(super) struct NativeSession {
     heard: bool,
     /// A partial frame; while paused also what follows it.
     input: Vec<u8>,
+    /// Whether the shard counts bytes of `input`.
+    input_counted: bool,
     window: Window,
     client_topics: ClientTopics,
     server_topics: ServerTopics,
@@ -91,6 +93,7 @@ impl NativeSession {
             head_checked: false,
             heard: false,
             input: Vec::new(),
+            input_counted: false,
             window: Window::default(),
             client_topics: ClientTopics::default(),
             server_topics: ServerTopics::default(),
@@ -104,7 +107,7 @@ impl NativeSession {
     /// Bytes from the peer.
     pub(super) fn read(&mut self, bytes: &[u8], shard: &mut impl Port, out: &mut Outbound) -> Feed {
         self.heard = true;
-        self.unless_closed(out, |session, out| session.feed(bytes, shard, out))
+        self.unless_closed(out, |session, out| session.feed_counted(bytes, shard, out))
     }
 
     /// Something the shard says.
@@ -139,7 +142,7 @@ impl NativeSession {
                 }
                 SessionEvent::Room => {
                     session.paused = false;
-                    return session.feed(&[], shard, out);
+                    return session.feed_counted(&[], shard, out);
                 }
                 SessionEvent::Goodbye(refusal) => {
                     session.say_goodbye(refusal.code.number(), &refusal.text, out);
@@ -150,9 +153,14 @@ impl NativeSession {
     }
 
     /// Time-outs, and memory that is not needed any more.
-    pub(super) fn look_at_clock(&mut self, now: Now, out: &mut Outbound) -> Feed {
+    pub(super) fn look_at_clock(
+        &mut self,
+        now: Now,
+        shard: &impl Port,
+        out: &mut Outbound,
+    ) -> Feed {
         self.unless_closed(out, |session, out| {
-            if let Some(refusal) = session.timed_out(now.mono_us) {
+            if let Some(refusal) = session.timed_out(now.mono_us, shard.input_is_wanted()) {
                 session.fail(0, 0, &refusal, out);
                 return Feed::Close;
             }
@@ -230,6 +238,37 @@ impl NativeSession {
             }
             _ => error.refusal(),
         }
+    }
+
+    /// Takes bytes, and has the shard count what is left of them.
+    fn feed_counted(&mut self, bytes: &[u8], shard: &mut impl Port, out: &mut Outbound) -> Feed {
+        let feed = self.feed(bytes, shard, out);
+        if feed == Feed::Close {
+            return feed;
+        }
+        let has = self.input.len() as u64;
+        if self.paused {
+            self.input_counted = true;
+            shard.keep_input(self.key, has);
+            return Feed::Paused;
+        }
+        let whole = match self.parse(&self.input) {
+            Ok(Parsed::Incomplete { missing }) if has > 0 => has + missing as u64,
+            _ => 0,
+        };
+        if whole <= INPUT_FREE_BYTES {
+            if std::mem::take(&mut self.input_counted) {
+                shard.keep_input(self.key, 0);
+            }
+            return Feed::More;
+        }
+        self.input_counted = true;
+        self.paused = !shard.admit_frame(self.key, has, whole);
+        if !self.paused {
+            // Growing by doubling would keep twice as much as was admitted.
+            self.input.reserve_exact((whole - has) as usize);
+        }
+        self.feed_now()
     }
 
     /// First completes the partial frame from before, so that only its bytes are copied; then the rest in place.
@@ -553,7 +592,7 @@ impl NativeSession {
 
     /// The refusal of a connection that has been silent or without hello for too long. Who takes too little is the
     /// runtime's affair: it sees the socket.
-    fn timed_out(&mut self, now_us: u64) -> Option<Refusal> {
+    fn timed_out(&mut self, now_us: u64, input_is_wanted: bool) -> Option<Refusal> {
         if std::mem::take(&mut self.heard) || self.paused {
             // A session that waits for room does not read, so its silence is ours.
             self.heard_us = now_us;
@@ -567,6 +606,11 @@ impl NativeSession {
         let options = &self.options;
         if self.phase == Phase::Hello && over(self.opened_us, options.hello_timeout) {
             return refusal(Code::HelloTimeout, "no hello", options.hello_timeout);
+        }
+        // Others wait for the memory that its frame was promised.
+        let is_stuck = self.input_counted && over(self.heard_us, options.hello_timeout);
+        if is_stuck && input_is_wanted {
+            return refusal(Code::IdleTimeout, "nothing came of a frame", options.hello_timeout);
         }
         if over(self.heard_us, options.idle_timeout) {
             return refusal(Code::IdleTimeout, "nothing came", options.idle_timeout);
@@ -584,8 +628,8 @@ impl Session for NativeSession {
         self.hear(event, shard, out)
     }
 
-    fn on_time(&mut self, now: Now, _shard: &mut Shard, out: &mut Outbound) -> Feed {
-        self.look_at_clock(now, out)
+    fn on_time(&mut self, now: Now, shard: &mut Shard, out: &mut Outbound) -> Feed {
+        self.look_at_clock(now, shard, out)
     }
 
     fn on_drain(&mut self, out: &mut Outbound) {

@@ -41,6 +41,10 @@ struct Recorder {
     taken: Vec<(u64, Vec<u8>)>,
     /// Answers to the next publishes; then all are taken.
     answers: VecDeque<Result<Admission, Refusal>>,
+    /// Whether no frame that is not whole may grow.
+    is_full: bool,
+    /// Frames that were not whole: bytes there are, and in all.
+    frames: Vec<(u64, u64)>,
 }
 
 impl Port for Recorder {
@@ -86,6 +90,17 @@ impl Port for Recorder {
 
     fn set_credit(&mut self, _: SessionKey, subscription: u64, events: u32) {
         self.calls.push(format!("credit {subscription} {events}"));
+    }
+
+    fn admit_frame(&mut self, _: SessionKey, has: u64, whole: u64) -> bool {
+        self.frames.push((has, whole));
+        !self.is_full
+    }
+
+    fn keep_input(&mut self, _: SessionKey, _: u64) {}
+
+    fn input_is_wanted(&self) -> bool {
+        self.is_full
     }
 }
 
@@ -152,7 +167,7 @@ impl Rig {
     }
 
     fn clock(&mut self, time: Duration) -> Feed {
-        self.session.look_at_clock(at(time), &mut self.out)
+        self.session.look_at_clock(at(time), &self.shard, &mut self.out)
     }
 
     fn acked(&mut self, taken: usize, offset: u64) -> Feed {
@@ -616,4 +631,33 @@ fn mutated_conversations_never_panic() {
         }
     }
     assert!(closed > 5_000 && open > 5_000, "closed {closed}, open {open}");
+}
+
+/// A peer that begins a large frame when memory is scarce must be read no further, be let in later, and not sit on what
+/// it was given for ever while others wait.
+#[test]
+fn a_large_frame_waits_until_it_is_admitted() {
+    let options = NativeOptions::default();
+    let timeout = options.hello_timeout;
+    let mut rig = Rig::open(options);
+    let data = vec![7; 64 << 10];
+    let frame = publish(5, &data);
+    rig.shard.is_full = true;
+    assert_eq!(rig.read(&frame[..5_000]), Feed::Paused);
+    assert_eq!(rig.shard.frames, [(5_000, frame.len() as u64)]);
+    rig.shard.is_full = false;
+    assert_eq!(rig.hear(SessionEvent::Room), Feed::More);
+    assert_eq!(rig.clock(timeout), Feed::More, "nobody waits for what it keeps");
+    assert_eq!(rig.read(&frame[5_000..6_000]), Feed::More);
+    rig.shard.is_full = true;
+    assert_eq!(rig.clock(2 * timeout), Feed::More, "it goes on");
+    assert_eq!(rig.read(&frame[6_000..]), Feed::More);
+    assert_eq!(rig.shard.taken.len(), 1, "it is whole");
+    assert_eq!(rig.clock(3 * timeout), Feed::More);
+    assert_eq!(rig.clock(4 * timeout), Feed::More, "between two frames it may be silent");
+    rig.shard.is_full = false;
+    assert_eq!(rig.read(&frame[..5_000]), Feed::More);
+    rig.shard.is_full = true;
+    assert_eq!(rig.clock(5 * timeout), Feed::More, "it was heard");
+    assert_eq!(rig.clock(6 * timeout), Feed::Close, "others wait for what it does not end");
 }

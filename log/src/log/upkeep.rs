@@ -317,7 +317,9 @@ impl Log {
             let mapped = self.segments.sealed.iter_mut();
             let mapped = mapped.filter(|sealed| matches!(sealed.index, SegmentIndex::Mapped(_)));
             let mapped: Vec<&mut Sealed> = mapped.collect();
-            if mapped.len() <= INDEXES_MAPPED_MAX {
+            let bytes: usize = mapped.iter().map(|sealed| sealed.mapped_bytes()).sum();
+            let is_much = bytes > self.options.indexes_mapped_bytes_max && mapped.len() > 1;
+            if mapped.len() <= INDEXES_MAPPED_MAX && !is_much {
                 return;
             }
             let others = mapped.into_iter().filter(|sealed| sealed.number != keep);

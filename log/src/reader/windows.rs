@@ -344,6 +344,7 @@ impl Reads {
     }
 
     fn submitted(&mut self, ticket: Ticket, reader: &Arc<()>, len: u64) -> Held {
+        assert!(self.has_room(len), "readers keep to their limit");
         self.waiting.insert(ticket, (Arc::downgrade(reader), len));
         self.hold(usize::try_from(len).expect("windows are far below the address space"))
     }
@@ -392,6 +393,11 @@ impl Reads {
     /// Most bytes that windows may take.
     pub(crate) fn held_bytes_max(&self) -> usize {
         self.held_max
+    }
+
+    /// Bytes that came from the disk and that no reader holds any more.
+    pub(crate) fn lent_bytes(&self) -> usize {
+        self.memory_bytes().saturating_sub(self.held_bytes())
     }
 
     /// Bytes that came from the disk and that somebody holds, and those that are on their way.

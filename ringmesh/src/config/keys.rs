@@ -72,7 +72,7 @@ keys! {
 
     native.listen: "Where the native door listens. Port 0 picks a free one; the ready line and addresses.json in\nthe data folder say which.",
         |text| parsed(text, "an address and a port, such as 127.0.0.1:10300 or [::1]:10300"), ToString::to_string;
-    native.hello_timeout: "How long a new connection may take to say hello before it is closed.",
+    native.hello_timeout: "How long a new connection may take to say hello before it is closed. As long a peer may be silent in the\nmiddle of a large frame while others wait for memory.",
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
     native.ping_interval: "How often a client that has nothing else to say must ping. Clients are told at hello.",
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
@@ -105,8 +105,10 @@ keys! {
     delivery.ephemeral_expiry: "When the subscriptions without a group end of a client that is gone.",
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
 
-    limits.connections_max: "Connections at one time. auto: 90 % of the files that the process may open.",
+    limits.connections_max: "Connections at one time. auto: 90 % of the files that the process may open, as\nfar as memory_bytes_max allows.",
         |text| auto(text, 1..=10_000_000), show_auto;
+    limits.memory_bytes_max: "Memory of the whole process, divided among connections and shards; each shard divides its share among\ncache, deliveries, reading ahead, commits, frames that are not whole, publishes to other shards and\nindexes. A part that is full slows its publishers or sends readers back to the disk. auto: a quarter of\nthe machine's memory, or its container's, but what the shards need at least.",
+        auto_size, show_auto_size;
     limits.event_data_bytes_max: "Data of one event. Larger ones are refused.",
         |text| size(text, 1..=u64::from(EVENT_DATA_BYTES_MAX)).and_then(narrow), |value: &u32| show_size(&u64::from(*value));
 
@@ -170,6 +172,17 @@ fn narrow(bytes: u64) -> Result<u32, String> {
 
 fn show_size(bytes: &u64) -> String {
     Size(*bytes).to_string()
+}
+
+fn auto_size(text: &str) -> Result<Option<u64>, String> {
+    if text.trim() == "auto" {
+        return Ok(None);
+    }
+    size(text, 64 * MIB..=u64::MAX).map(Some).map_err(|allowed| format!("auto or {allowed}"))
+}
+
+fn show_auto_size(bytes: &Option<u64>) -> String {
+    bytes.as_ref().map_or_else(|| "auto".to_owned(), show_size)
 }
 
 fn optional_size(text: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, String> {

@@ -120,8 +120,10 @@ pub enum Ack {
 /// What peers may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
-    /// Connections at one time; `None` is 90 % of the open files that the process may have.
+    /// Connections at one time; `None` is 90 % of the open files that the process may have, as far as memory allows.
     pub connections_max: Option<u32>,
+    /// Memory of the whole process; `None` is a quarter of the machine's, or of its container's.
+    pub memory_bytes_max: Option<u64>,
     /// Data of one event.
     pub event_data_bytes_max: u32,
 }
@@ -167,6 +169,7 @@ impl Default for Config {
             },
             limits: LimitsConfig {
                 connections_max: None,
+                memory_bytes_max: None,
                 event_data_bytes_max: codec::limits::EVENT_DATA_BYTES_DEFAULT,
             },
             logging: LoggingConfig { level: tracing::level_filters::LevelFilter::INFO },

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use log::folder::OpenError;
 
+use super::memory::TooLittle;
+
 /// Why a server does not start.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -26,6 +28,8 @@ pub enum StartError {
         /// Why.
         error: OpenError,
     },
+    /// The memory that it may take does not suffice.
+    Memory(TooLittle),
     /// The shards cannot run on this machine.
     Runtime(dataplane::runtime::StartError),
     /// The control plane cannot run.
@@ -70,6 +74,9 @@ impl StartError {
             StartError::Addresses { .. } => {
                 "look at the folder's permissions and at the space on its disk"
             }
+            StartError::Memory(_) => {
+                "raise limits.memory_bytes_max, or lower server.shards or limits.connections_max"
+            }
             StartError::Runtime(_) | StartError::Control(_) | StartError::NodeId(_) => "",
         }
     }
@@ -95,6 +102,7 @@ impl fmt::Display for StartError {
                 write!(f, "the data folder {} cannot be opened: ", data.display())?;
                 chain(error, f)
             }
+            StartError::Memory(error) => error.fmt(f),
             StartError::Runtime(error) => chain(error, f),
             StartError::Control(error) => chain(error, f),
             StartError::NodeId(error) => write!(f, "the machine gives no random number: {error}"),

@@ -12,6 +12,7 @@
 
 mod addresses;
 mod error;
+pub mod memory;
 mod options;
 mod port;
 
@@ -31,6 +32,7 @@ pub use error::StartError;
 
 use crate::config::Config;
 use addresses::{Addresses, AddressesFile};
+use memory::Memory;
 use port::Port;
 
 /// A running server. Dropped, it shuts down as [`Server::shut_down`] does.
@@ -52,11 +54,18 @@ impl Server {
     pub fn start(config: &Config) -> Result<Server, StartError> {
         let shards = options::shards(config);
         Runtime::check(shards).map_err(StartError::Runtime)?;
+        let memory = Memory::divide(config, shards).map_err(StartError::Memory)?;
+        let (budget, connections) = (memory.budget, memory.connections_max);
+        tracing::info!(
+            memory_bytes_max = budget,
+            connections_max = connections,
+            "memory is divided"
+        );
         let listen = config.native.listen;
         let port = Port::claim(listen).map_err(|error| StartError::Port { listen, error })?;
 
         let storage = Arc::new(FileStorage::new());
-        let folder = open_folder(config, shards, &storage)?;
+        let folder = open_folder(config, shards, &memory, &storage)?;
         let data = &config.server.data;
         let cannot_tell = |error| StartError::Addresses { data: data.clone(), error };
         AddressesFile::clear(data).map_err(cannot_tell)?;
@@ -66,7 +75,7 @@ impl Server {
         let (runtime, address) = {
             let older = logs.iter().zip(0..).filter(|(logs, _)| !logs.older.is_empty());
             let older_owners = older.fold(0, |owners, (_, shard)| owners | 1 << shard);
-            let mut options = options::runtime(config, node_id, older_owners);
+            let mut options = options::runtime(config, &memory, node_id, older_owners);
             let listener = port.open().map_err(|error| StartError::Port { listen, error })?;
             let address =
                 listener.local_addr().map_err(|error| StartError::Port { listen, error })?;
@@ -123,11 +132,12 @@ impl Server {
 fn open_folder(
     config: &Config,
     shards: u16,
+    memory: &Memory,
     storage: &Arc<FileStorage>,
 ) -> Result<Folder, StartError> {
     let data = &config.server.data;
     let node_id = getrandom::u64().map_err(StartError::NodeId)?.max(1);
-    let options = options::folder(config, shards, node_id);
+    let options = options::folder(config, shards, memory, node_id);
     let storage: Arc<FileStorage> = Arc::clone(storage);
     let folder = log::folder::open(storage, data, &options)
         .map_err(|error| StartError::Folder { data: data.clone(), error })?;

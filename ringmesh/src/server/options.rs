@@ -9,13 +9,25 @@ use doors::native::NativeOptions;
 use log::folder::FolderOptions;
 use log::options::LogOptions;
 
+use super::memory::Memory;
 use crate::config::{Ack, Config, Idle};
 
 /// What the folder is told.
-pub(super) fn folder(config: &Config, shards: u16, node_id_if_new: u64) -> FolderOptions {
+pub(super) fn folder(
+    config: &Config,
+    shards: u16,
+    memory: &Memory,
+    node_id_if_new: u64,
+) -> FolderOptions {
+    let bytes = |share: u64| usize::try_from(share).unwrap_or(usize::MAX);
     let log = LogOptions {
         segment_bytes: config.log.segment_bytes,
-        cache_bytes: usize::try_from(config.log.cache_bytes).unwrap_or(usize::MAX),
+        cache_bytes: bytes(memory.shard.cache),
+        read_bytes_max: bytes(memory.shard.read_ahead),
+        // The buffer of a commit is the next power of two above it.
+        commit_bytes_max: bytes(memory.shard.commit),
+        index_bytes_max: bytes(memory.shard.index),
+        indexes_mapped_bytes_max: bytes(memory.shard.mapped),
         checkpoint_every_bytes: config.log.segment_bytes / 2,
         retention_bytes: config.log.retention_bytes,
         ..LogOptions::default()
@@ -37,7 +49,12 @@ pub(super) fn native(config: &Config, node_id: u64) -> NativeOptions {
 }
 
 /// What the runtime and its shards are told; the listeners are still to be given.
-pub(super) fn runtime(config: &Config, node_id: u64, older_owners: u64) -> RuntimeOptions {
+pub(super) fn runtime(
+    config: &Config,
+    memory: &Memory,
+    node_id: u64,
+    older_owners: u64,
+) -> RuntimeOptions {
     let defaults = ShardOptions::default();
     RuntimeOptions {
         shard: ShardOptions {
@@ -54,7 +71,10 @@ pub(super) fn runtime(config: &Config, node_id: u64, older_owners: u64) -> Runti
             retry_delay_max_us: micros(config.delivery.retry_delay_max),
             ephemeral_expiry_us: micros(config.delivery.ephemeral_expiry),
             event_data_bytes_max: config.limits.event_data_bytes_max,
-            in_flight_bytes_max: config.delivery.in_flight_bytes_max,
+            in_flight_bytes_max: memory.shard.deliveries,
+            lent_bytes_max: memory.shard.deliveries / 2,
+            remote_publish_bytes_max: memory.shard.remote,
+            input_bytes_max: memory.shard.input,
             ..defaults
         },
         pin: config.server.pin,
@@ -62,7 +82,7 @@ pub(super) fn runtime(config: &Config, node_id: u64, older_owners: u64) -> Runti
             Idle::Park => RuntimeIdle::Park,
             Idle::Spin => RuntimeIdle::Spin,
         },
-        connections_max: config.limits.connections_max,
+        connections_max: Some(memory.connections_max),
         slow_peer_timeout: config.native.slow_peer_timeout,
         drain_timeout: config.server.drain_timeout,
         ..RuntimeOptions::default()
