@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
+use crate::compare::arguments::CompareArgs;
 use crate::engine::Protocol;
 
 /// Longest time that one measurement may take.
@@ -33,8 +34,13 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// The figures of the core, each beside the floor of the same run.
     Core(CoreArgs),
+    /// Ringmesh, its peers and the floor under the same workloads, in turn, in the same run.
+    Compare(CompareArgs),
     /// A stand-in for a server, which acknowledges at once and stores nothing: what the load generator itself can do.
     StandIn(StandInArgs),
+    /// Becomes a server that ends when whoever started it does.
+    #[command(hide = true)]
+    ExecServer(ExecServerArgs),
 }
 
 /// Arguments of `floor`.
@@ -211,6 +217,20 @@ pub(crate) struct CoreArgs {
     /// Only the measurements whose name has this in it.
     #[arg(long)]
     pub(crate) only: Option<String>,
+}
+
+/// Arguments of `exec-server`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ExecServerArgs {
+    /// The process that it must not outlive.
+    #[arg(long)]
+    pub(crate) parent: u32,
+    /// Its core.
+    #[arg(long)]
+    pub(crate) cpu: Option<usize>,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub(crate) program: Vec<std::ffi::OsString>,
 }
 
 /// Arguments of `stand-in`.

@@ -11,6 +11,11 @@ use crate::engine::{Load, Run};
 use crate::machine::{self, CpuTime, DiskCounters, ProcessMeter};
 use crate::report::Row;
 
+/// Names of the figures that other parts of a report are made from.
+pub(crate) const EVENTS: &str = "events acknowledged";
+pub(crate) const DELIVERED: &str = "delivered events a second";
+pub(crate) const WRITTEN: &str = "bytes written by the server";
+
 /// Whom to watch during a load.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Watched<'a> {
@@ -31,6 +36,7 @@ struct Meters {
 
 impl Meters {
     fn start(watched: &Watched<'_>) -> anyhow::Result<Self> {
+        machine::reset_peak_memory();
         Ok(Meters {
             began: Instant::now(),
             client_cpu: CpuTime::of_thread(),
@@ -51,7 +57,7 @@ impl Meters {
         }
         if let (Some(before), Some(pid)) = (self.written_bytes, watched.pid) {
             let written = machine::written_bytes(pid)? - before;
-            row.figure("bytes written by the server", written as f64);
+            row.figure(WRITTEN, written as f64);
         }
         Ok(())
     }
@@ -114,6 +120,7 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
     let events = tally.acked_events_counted;
     if load.publishers > 0 {
         row.rate_per_s = Some(events as f64 / seconds);
+        row.figure(EVENTS, events as f64);
         row.mb_per_s = Some(events as f64 * load.shape.data_bytes as f64 / seconds / 1e6);
     }
     row.latency("ack", tally.ack.summary());
@@ -123,7 +130,7 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
     row.end_to_end_curve = tally.end_to_end.curve();
     row.seconds = tally.series.seconds().to_vec();
     if load.subscribers > 0 {
-        row.figure("delivered events a second", tally.delivered_events_counted as f64 / seconds);
+        row.figure(DELIVERED, tally.delivered_events_counted as f64 / seconds);
     }
     if let Some(server) = &row.server
         && load.publishers > 0
@@ -138,6 +145,7 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
         let first = tally.first_refusal.as_deref().unwrap_or_default();
         row.notes.push(format!("{} batches were refused: {first}", tally.refused_batches));
     }
+    row.notes.extend(tally.notes.iter().cloned());
     if tally.backlog_events > 0 {
         row.figure("backlog, events", tally.backlog_events as f64);
         row.figure(

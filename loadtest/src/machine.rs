@@ -202,6 +202,12 @@ pub(crate) fn memory_bytes(pid: u32, field: &str) -> anyhow::Result<u64> {
     Ok(kib << 10)
 }
 
+/// Lets this process's peak of resident memory start anew, so that one measurement does not show another's.
+pub(crate) fn reset_peak_memory() {
+    // Without it the peak is that of the whole program, which is only too much.
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Bytes that a process has handed to disks so far.
 pub(crate) fn written_bytes(pid: u32) -> anyhow::Result<u64> {
     let io = fs::read_to_string(format!("/proc/{pid}/io"))

@@ -5,12 +5,14 @@
 
 mod args;
 mod calls;
+mod compare;
 mod core_figures;
 mod engine;
 mod floor;
 mod latency;
 mod load_row;
 mod machine;
+mod peers;
 mod report;
 mod run;
 mod server;
@@ -37,7 +39,9 @@ fn main() -> ExitCode {
         Command::Core(args) => {
             core_figures::run(args, command).and_then(|report| report.print(cli.json))
         }
+        Command::Compare(args) => compare::run(args, command, cli.json),
         Command::StandIn(args) => stand_in(args),
+        Command::ExecServer(args) => peers::process::exec(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

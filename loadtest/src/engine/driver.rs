@@ -87,4 +87,8 @@ pub(crate) trait Driver {
     fn on_time(&mut self) -> anyhow::Result<()>;
     /// Ends subscriptions and connections in an orderly way, as far as the server takes it.
     fn leave(&mut self);
+    /// What a reader of the figures must know of this client.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

@@ -3,6 +3,8 @@
 mod connection;
 pub(crate) mod driver;
 pub(crate) mod native;
+pub(crate) mod nats;
+mod payloads;
 mod publisher;
 mod run;
 mod schedule;
@@ -25,6 +27,8 @@ use template::EventShape;
 pub(crate) enum Protocol {
     /// Ringmesh's own.
     Ringmesh,
+    /// NATS', with a JetStream stream.
+    Nats,
 }
 
 /// What is asked of a server.

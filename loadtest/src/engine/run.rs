@@ -12,7 +12,7 @@ use super::driver::{Arrival, Driver, Outgoing, STAMP_BACKLOG, STAMP_NONE, What};
 use super::publisher::Publisher;
 use super::schedule::{OpenLoop, Phases};
 use super::tally::Tally;
-use super::{Load, Protocol, native};
+use super::{Load, Protocol, native, nats};
 use crate::machine;
 
 /// How long the run waits for acks and deliveries after its end.
@@ -40,6 +40,7 @@ impl Run {
     pub(crate) fn connect(load: &Load) -> anyhow::Result<Self> {
         let driver: Box<dyn Driver> = match load.protocol {
             Protocol::Ringmesh => Box::new(native::connect(load)?),
+            Protocol::Nats => Box::new(nats::connect(load)?),
         };
         Ok(Run::over(driver, load))
     }
@@ -91,6 +92,7 @@ impl Run {
         // The last turn may have ended just before the second did.
         self.tally.series.roll(Duration::from_nanos(self.phases.end_ns));
         self.driver.leave();
+        self.tally.notes = self.driver.notes();
         Ok(self.tally)
     }
 

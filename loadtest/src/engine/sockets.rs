@@ -52,6 +52,7 @@ pub(crate) struct Sockets<L> {
     scratch: Vec<u8>,
     /// How often links are asked whether a ping is due, and when next.
     next_ping: std::time::Instant,
+    notes: Vec<String>,
 }
 
 impl<L: Link> Sockets<L> {
@@ -71,7 +72,13 @@ impl<L: Link> Sockets<L> {
             ready: Vec::with_capacity(READY_MAX),
             scratch: vec![0; SCRATCH_BYTES],
             next_ping: std::time::Instant::now(),
+            notes: Vec::new(),
         })
+    }
+
+    /// Adds what a reader must know of this client.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
     }
 
     fn flush_link(&mut self, index: usize) -> anyhow::Result<()> {
@@ -163,5 +170,9 @@ impl<L: Link> Driver for Sockets<L> {
             let _ = link.flush();
             let _ = link.stream().shutdown(std::net::Shutdown::Write);
         }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 }

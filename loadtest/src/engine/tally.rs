@@ -34,6 +34,8 @@ pub(crate) struct Tally {
     pub(crate) first_refusal: Option<String>,
     /// Acks second by second.
     pub(crate) series: Series,
+    /// What the driver says of itself.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Tally {
@@ -54,6 +56,7 @@ impl Tally {
             redelivered_events: 0,
             first_refusal: None,
             series: Series::new(load.warm_up),
+            notes: Vec::new(),
         }
     }
 

@@ -1,0 +1,148 @@
+//! A server's process: started on its core, with its output in a file, and never left behind.
+//!
+//! It is started through `loadtest exec-server`, which takes the core, asks the kernel to be killed when this program
+//! dies (even by kill -9), and becomes the server. So the server's process is the one that is watched.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+
+use crate::args::ExecServerArgs;
+use crate::machine;
+
+/// How long a server may take to end after it was asked to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Lines of a server's output that an error shows.
+const LAST_LINES: usize = 6;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Spawn {
+    /// The program.
+    pub(crate) program: PathBuf,
+    /// Its arguments.
+    pub(crate) arguments: Vec<OsString>,
+    /// What it finds in its environment, besides ours.
+    pub(crate) environment: Vec<(&'static str, String)>,
+    /// Its core.
+    pub(crate) cpu: Option<usize>,
+    /// Where its output goes.
+    pub(crate) log: PathBuf,
+}
+
+impl Spawn {
+    fn command(&self) -> anyhow::Result<Command> {
+        let output = File::create(&self.log)
+            .with_context(|| format!("cannot make {}", self.log.display()))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["exec-server", "--parent", &std::process::id().to_string()]);
+        if let Some(cpu) = self.cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
+        command.arg("--").arg(&self.program).args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
+        Ok(command)
+    }
+}
+
+/// A server that runs. Dropping it kills it.
+pub(crate) struct ServerProcess {
+    child: Child,
+    log: PathBuf,
+}
+
+impl ServerProcess {
+    /// Starts it, and waits until it takes connections at `address`.
+    pub(crate) fn start(
+        spawn: &Spawn,
+        address: SocketAddr,
+        ready_within: Duration,
+    ) -> anyhow::Result<Self> {
+        let child = spawn.command()?.spawn().context("cannot start the server")?;
+        let mut server = ServerProcess { child, log: spawn.log.clone() };
+        let began = Instant::now();
+        while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("the server ended with {status}: {}", last_lines(&server.log));
+            }
+            if began.elapsed() > ready_within {
+                bail!(
+                    "nobody listens on {address} in {ready_within:?}: {}",
+                    last_lines(&server.log)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(server)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The end of what it has said so far.
+    pub(crate) fn last_words(&self) -> String {
+        last_lines(&self.log)
+    }
+
+    /// Asks it to end and waits. Servers differ in the status they end with after SIGTERM; it is not looked at.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            bail!("the server ended in the middle of the run: {}", self.last_words());
+        }
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let asked = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if asked.elapsed() > STOP_TIMEOUT {
+                bail!("the server does not end in {STOP_TIMEOUT:?} after SIGTERM; it was killed");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// `loadtest exec-server`: becomes the program that is named. Returns only when it cannot.
+pub(crate) fn exec(args: &ExecServerArgs) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before the kernel was asked.
+    if getppid().map(|parent| parent.as_raw_nonzero().get()) != i32::try_from(args.parent).ok() {
+        bail!("whoever started this has gone");
+    }
+    if let Some(cpu) = args.cpu {
+        machine::pin(cpu)?;
+    }
+    let (program, arguments) = args.program.split_first().context("no program is named")?;
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run {}", Path::new(program).display()))
+}
+
+/// A loopback address on which nobody listens for now.
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].join(" | ")
+}

@@ -1,0 +1,123 @@
+//! `loadtest compare` in its short form: Ringmesh and the floor, with a peer that is not there. The report must hold a
+//! line for each of them. How fast anybody is, is not asserted.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long a process may take to be gone after its parent was killed. It takes a millisecond.
+const GONE_WITHIN: Duration = Duration::from_secs(60);
+
+/// The server of the same build: next to the load generator, and built if nobody has.
+fn server() -> PathBuf {
+    let server = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("ringmesh");
+    if !server.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "-q", "--locked", "-p", "ringmesh", "--bin", "ringmesh"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "the server cannot be built");
+    }
+    server
+}
+
+fn number(line: &Value, path: &str) -> f64 {
+    line.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {path} in {line:#}"))
+}
+
+/// A comparison that nobody runs rots; and a peer that is left out of the table because it could not be installed
+/// looks like one that was never asked.
+#[test]
+fn the_report_has_a_line_for_everybody() {
+    // Not in the system's folder for temporary files, which may be a tmpfs without O_DIRECT.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["compare", "--workload", "tiny", "--peers", "nats-synced", "--no-install"])
+        .args(["--rounds", "1", "--warm-up", "100ms", "--duration", "400ms"])
+        .args(["--cpu", if alone { "0" } else { "1" }, "--serve"])
+        .arg(server())
+        .args([Path::new("--data"), &at("data"), Path::new("--out"), &at("out")])
+        .args([Path::new("--installed"), &at("nothing")])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(at("out/compare.json")).unwrap()).unwrap();
+    let lines = report["lines"].as_array().unwrap();
+    let ids: Vec<&str> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["ringmesh", "ringmesh-written", "nats-synced", "file"], "{report:#}");
+    for line in &lines[..2] {
+        assert!(number(line, "/events_per_s/median") > 0.0);
+        assert!(number(line, "/ack/p50_us/median") <= number(line, "/ack/p9999_us/median"));
+        assert!(number(line, "/end_to_end/p50_us/median") > 0.0);
+        assert!(number(line, "/server_cpu_s/median") > 0.0);
+        assert!(number(line, "/client_cpu_s/median") > 0.0);
+        for memory in ["/server_peak_bytes/median", "/client_peak_bytes/median"] {
+            assert!(number(line, memory) > 1e6, "{line:#}");
+        }
+        assert!(number(line, "/file_bytes_an_event/median") >= 100.0, "{line:#}");
+        assert!(line["in_flight"].as_str().unwrap().contains("500/s"), "{line:#}");
+        let lost = |note: &Value| note.as_str().unwrap().contains("did not come");
+        assert!(!line["notes"].as_array().unwrap().iter().any(lost), "{line:#}");
+    }
+    assert!(lines[2]["events_per_s"].is_null());
+    assert!(lines[2]["notes"][0].as_str().unwrap().contains("not installed"), "{report:#}");
+    assert!(number(&lines[3], "/ack/p50_us/median") > 0.0);
+    assert!(number(&lines[3], "/round_trip/p50_us/median") > 0.0);
+
+    let table = std::fs::read_to_string(at("out/compare.md")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), table.trim());
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).collect();
+    assert_eq!(rows.len(), 1 + lines.len(), "{table}");
+    let columns = rows[0].matches('|').count();
+    assert!(rows.iter().all(|row| row.matches('|').count() == columns), "{table}");
+    assert!(table.contains("synced before each ack, in groups"), "{table}");
+    let left: Vec<_> = std::fs::read_dir(at("data")).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A peer's server that outlives a comparison that was killed takes a core from every measurement after it.
+#[test]
+fn a_server_dies_with_whoever_started_it() {
+    let script = format!(
+        "{} exec-server --parent $$ -- sh -c 'echo up; exec sleep 3600' & wait",
+        env!("CARGO_BIN_EXE_loadtest")
+    );
+    let mut parent =
+        Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(parent.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    // The pipe ends when the last process that holds it has gone.
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        let _ = tell.send(stdout.read_to_end(&mut rest));
+    });
+    let end = told.recv_timeout(GONE_WITHIN).expect("the server lives on");
+    assert_eq!(end.unwrap(), 0);
+}
+
+/// Whoever was killed before the kernel was asked to tell of it must not leave a server either.
+#[test]
+fn a_server_does_not_start_for_an_orphan() {
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["exec-server", "--parent", "4194304", "--", "echo", "started"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(output.stdout.is_empty(), "{output:?}");
+}
