@@ -88,6 +88,7 @@ impl Core {
             groups: 1,
             idle: 0,
             topics: 1,
+            partitions: 16,
             shape: EventShape { data_bytes: 100, batch: 1, keys: 1_000 },
             pace: Pace::Window,
             window: 1,

@@ -11,7 +11,7 @@ use crate::load_row::{self, Watched};
 use crate::machine::{self, Machine};
 use crate::report::{Report, Row};
 use crate::server::{Server, Start};
-use crate::workload::{Point, Workload};
+use crate::workload::{DEFAULT_PARTITIONS, Point, Workload};
 
 /// Batches in flight of a connection in an open loop: enough that only the server or its back-pressure limits.
 const OPEN_LOOP_WINDOW: u32 = 1_024;
@@ -105,6 +105,7 @@ fn load(args: &RunArgs, server: std::net::SocketAddr) -> anyhow::Result<Load> {
         groups: args.groups,
         idle: args.idle,
         topics: args.topics,
+        partitions: DEFAULT_PARTITIONS,
         shape: EventShape { data_bytes: args.size, batch: args.batch, keys: args.keys },
         pace: args.rate.map_or(Pace::Window, Pace::Rate),
         window: args.in_flight.unwrap_or(window),

@@ -17,6 +17,8 @@ use crate::engine::{Load, Pace, Protocol};
 
 /// Batches in flight of a publisher in an open loop: enough that only the server or its back-pressure limits.
 const OPEN_LOOP_WINDOW: u32 = 1_024;
+/// Partitions of a topic, where a server lets one choose and nobody has.
+pub(crate) const DEFAULT_PARTITIONS: u32 = 16;
 /// Events in flight of a subscriber.
 const CREDIT: u32 = 65_536;
 
@@ -89,7 +91,7 @@ impl Workload {
             groups: fields.counts("groups", 0..=1_000)?,
             subscribers_per_group: fields.count_or("subscribers_per_group", 1..=64, 1)?,
             topics: fields.counts("topics", 1..=1_000_000)?,
-            partitions: fields.count_or("partitions", 1..=1_000, 16)?,
+            partitions: fields.count_or("partitions", 1..=1_000, DEFAULT_PARTITIONS)?,
             data_bytes: fields.bytes("data_bytes", STAMP_BYTES as u64..=1 << 20)? as u32,
             batch: fields.count("batch", 1..=8_192)?,
             keys: fields.count("keys", 0..=1_000_000)?,
@@ -164,6 +166,7 @@ impl Workload {
             groups: point.groups,
             idle: 0,
             topics: point.topics,
+            partitions: self.partitions,
             shape: EventShape {
                 data_bytes: self.data_bytes as usize,
                 batch: self.batch,

@@ -2,6 +2,7 @@
 
 mod connection;
 pub(crate) mod driver;
+mod kafka;
 pub(crate) mod native;
 pub(crate) mod nats;
 mod payloads;
@@ -29,6 +30,8 @@ pub(crate) enum Protocol {
     Ringmesh,
     /// NATS', with a JetStream stream.
     Nats,
+    /// Kafka's.
+    Kafka,
 }
 
 /// What is asked of a server.
@@ -48,6 +51,8 @@ pub(crate) struct Load {
     pub(crate) idle: u32,
     /// Topics, spread over the publishers.
     pub(crate) topics: u32,
+    /// Partitions of a topic, where a server lets one choose.
+    pub(crate) partitions: u32,
     /// What the events look like.
     pub(crate) shape: EventShape,
     /// When they are sent.
@@ -69,13 +74,17 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// The name of topic `number`.
+    pub(crate) fn topic(&self, number: u32) -> String {
+        format!("loadtest/{number}")
+    }
+
     /// The topics that publisher `index` publishes to. With fewer topics than publishers some share one.
     pub(crate) fn topics_of(&self, index: u32) -> Vec<String> {
-        let name = |topic| format!("loadtest/{topic}");
         if self.topics <= self.publishers {
-            return vec![name(index % self.topics)];
+            return vec![self.topic(index % self.topics)];
         }
-        (index..self.topics).step_by(self.publishers as usize).map(name).collect()
+        (index..self.topics).step_by(self.publishers as usize).map(|it| self.topic(it)).collect()
     }
 
     /// The same publishers, for publishing a backlog before anybody subscribes.

@@ -12,7 +12,7 @@ use super::driver::{Arrival, Driver, Outgoing, STAMP_BACKLOG, STAMP_NONE, What};
 use super::publisher::Publisher;
 use super::schedule::{OpenLoop, Phases};
 use super::tally::Tally;
-use super::{Load, Protocol, native, nats};
+use super::{Load, Protocol, kafka, native, nats};
 use crate::machine;
 
 /// How long the run waits for acks and deliveries after its end.
@@ -41,6 +41,7 @@ impl Run {
         let driver: Box<dyn Driver> = match load.protocol {
             Protocol::Ringmesh => Box::new(native::connect(load)?),
             Protocol::Nats => Box::new(nats::connect(load)?),
+            Protocol::Kafka => Box::new(kafka::connect(load)?),
         };
         Ok(Run::over(driver, load))
     }

@@ -56,7 +56,7 @@ impl Templates {
         );
         let bytes = BODY_AT + shape.batch as usize * (shape.data_bytes + 64);
         let count = (TEMPLATES_BYTES / bytes).clamp(8, 256);
-        let keys = keys_by_partition(shape.keys);
+        let keys = keys_by_partition(shape.keys, PARTITIONS);
         let templates = (0..count)
             .map(|index| Template::new(shape, index, &keys))
             .collect::<anyhow::Result<_>>()?;
@@ -124,12 +124,13 @@ impl Template {
 }
 
 /// `keys` keys, those of each partition together; partitions without a key are left out.
-fn keys_by_partition(keys: u32) -> Vec<(Partition, Vec<String>)> {
+/// The keys of a load by the partition that they choose, without the partitions that none chooses.
+pub(crate) fn keys_by_partition(keys: u32, partitions: u16) -> Vec<(Partition, Vec<String>)> {
     let mut sorted: Vec<(Partition, Vec<String>)> =
-        (0..PARTITIONS).map(|partition| (Partition(partition), Vec::new())).collect();
+        (0..partitions).map(|partition| (Partition(partition), Vec::new())).collect();
     for number in 0..keys {
         let key = format!("key-{number}");
-        sorted[usize::from(partition_of(key.as_bytes(), PARTITIONS).0)].1.push(key);
+        sorted[usize::from(partition_of(key.as_bytes(), partitions).0)].1.push(key);
     }
     sorted.retain(|(_, keys)| !keys.is_empty());
     sorted

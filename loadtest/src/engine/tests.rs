@@ -22,6 +22,7 @@ fn load(server: SocketAddr) -> Load {
         groups: 1,
         idle: 0,
         topics: 1,
+        partitions: 16,
         shape: EventShape { data_bytes: 100, batch: 1, keys: 10 },
         pace: Pace::Window,
         window: 4,

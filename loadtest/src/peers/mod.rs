@@ -4,6 +4,7 @@ pub(crate) mod folder;
 mod install;
 pub(crate) mod process;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +21,25 @@ const NATS: Package = Package {
     script: include_str!("../../peers/nats/install.sh"),
     files: &[],
 };
+const KAFKA: Package = Package {
+    product: "kafka-4.3.1",
+    script: include_str!("../../peers/kafka/install.sh"),
+    files: &[("kafka-pom.xml", include_str!("../../peers/kafka/pom.xml"))],
+};
+/// What Kafka's own start script gives the JVM.
+const JVM: [&str; 7] = [
+    "-Xms1g",
+    "-Xmx1g",
+    "-server",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+];
+/// Any name will do for a cluster of one.
+const KAFKA_CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
+/// On one core the JVM still compiles what it runs most after this long; before, its tail is the compiler's.
+const KAFKA_WARM_UP: Duration = Duration::from_secs(30);
 /// A Go server needs as many threads as it may use cores, whatever the machine has.
 const NATS_ENVIRONMENT: (&str, &str) = ("GOMAXPROCS", "1");
 
@@ -51,6 +71,8 @@ pub(crate) enum Kind {
     Ringmesh(&'static [&'static str]),
     /// NATS with this configuration file.
     Nats(&'static str),
+    /// Kafka with these properties.
+    Kafka(&'static str),
     /// No server: the raw loops on the same disk and cores.
     Floor,
     /// Not to be had; the reason.
@@ -58,7 +80,7 @@ pub(crate) enum Kind {
 }
 
 /// Everybody, in the order of the report.
-pub(crate) const CONTENDERS: [Contender; 6] = [
+pub(crate) const CONTENDERS: [Contender; 8] = [
     Contender {
         id: "ringmesh",
         family: "ringmesh",
@@ -94,6 +116,24 @@ pub(crate) const CONTENDERS: [Contender; 6] = [
         sync: "synced before each ack",
         kind: Kind::Nats(include_str!("../../peers/nats/synced.conf")),
         warm_up_least: Duration::ZERO,
+    },
+    Contender {
+        id: "kafka",
+        family: "kafka",
+        server: "Apache Kafka 4.3.1 (KRaft)",
+        configuration: "as shipped",
+        sync: "page cache; never synced",
+        kind: Kind::Kafka(include_str!("../../peers/kafka/shipped.properties")),
+        warm_up_least: KAFKA_WARM_UP,
+    },
+    Contender {
+        id: "kafka-synced",
+        family: "kafka",
+        server: "Apache Kafka 4.3.1 (KRaft)",
+        configuration: "log.flush.interval.messages=1",
+        sync: "synced before each ack",
+        kind: Kind::Kafka(include_str!("../../peers/kafka/synced.properties")),
+        warm_up_least: KAFKA_WARM_UP,
     },
     Contender {
         id: "iggy",
@@ -161,6 +201,7 @@ impl Contender {
         match self.kind {
             Kind::Ringmesh(_) => Some(Protocol::Ringmesh),
             Kind::Nats(_) => Some(Protocol::Nats),
+            Kind::Kafka(_) => Some(Protocol::Kafka),
             Kind::Floor | Kind::Absent(_) => None,
         }
     }
@@ -173,6 +214,7 @@ impl Contender {
                 anyhow::ensure!(found, "there is no {}", place.ringmesh.display());
             }
             Kind::Nats(_) => drop(NATS.find(&place.installed, place.may_install)?),
+            Kind::Kafka(_) => drop(KAFKA.find(&place.installed, place.may_install)?),
             Kind::Floor => {}
             Kind::Absent(why) => anyhow::bail!("{why}"),
         }
@@ -187,6 +229,9 @@ impl Contender {
                 (ringmesh(place, folder, address, more), Duration::from_secs(10))
             }
             Kind::Nats(config) => (nats(place, folder, address, config)?, Duration::from_secs(10)),
+            Kind::Kafka(properties) => {
+                (kafka(place, folder, address, properties)?, Duration::from_secs(60))
+            }
             Kind::Floor | Kind::Absent(_) => anyhow::bail!("{} has no server", self.id),
         };
         let process = ServerProcess::start(&spawn, address, ready_within)?;
@@ -224,6 +269,34 @@ fn nats(place: &Place, folder: &Path, address: SocketAddr, config: &str) -> anyh
         cpu: place.cpu,
         log: folder.join("server.log"),
     })
+}
+
+/// Formats the folder, and says how the broker is started on it.
+fn kafka(place: &Place, folder: &Path, address: SocketAddr, text: &str) -> anyhow::Result<Spawn> {
+    let file = folder.join("server.properties");
+    let text = text
+        .replace("BROKER_ADDRESS", &address.to_string())
+        .replace("CONTROLLER_ADDRESS", &free_address()?.to_string())
+        .replace("FOLDER", &folder.join("data").to_string_lossy());
+    std::fs::write(&file, text).context("cannot write the properties")?;
+    let jars = KAFKA.find(&place.installed, place.may_install)?.join("*");
+    let java = |class: &str, more: &[&str], log: &str| {
+        let mut arguments: Vec<OsString> = vec!["-cp".into(), jars.clone().into()];
+        arguments.extend(JVM.map(Into::into));
+        arguments.push(class.into());
+        arguments.extend(more.iter().map(Into::into));
+        arguments.push(file.clone().into());
+        Spawn {
+            program: "java".into(),
+            arguments,
+            environment: Vec::new(),
+            cpu: place.cpu,
+            log: folder.join(log),
+        }
+    };
+    let format = ["format", "-t", KAFKA_CLUSTER, "-c"];
+    java("kafka.tools.StorageTool", &format, "format.log").run_to_end()?;
+    Ok(java("kafka.Kafka", &[], "server.log"))
 }
 
 #[cfg(test)]

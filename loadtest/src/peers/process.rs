@@ -51,6 +51,15 @@ impl Spawn {
         command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
         Ok(command)
     }
+
+    /// Runs it to its end; what it says is in the error when it fails.
+    pub(crate) fn run_to_end(&self) -> anyhow::Result<()> {
+        let status = self.command()?.status()?;
+        if !status.success() {
+            bail!("{} ended with {status}: {}", self.program.display(), last_lines(&self.log));
+        }
+        Ok(())
+    }
 }
 
 /// A server that runs. Dropping it kills it.
