@@ -454,6 +454,7 @@ impl Connections {
             return self.remove(index, step);
         }
         let Connection { session, out, .. } = connection;
+        out.trim();
         let fed = catch_unwind(AssertUnwindSafe(|| session.on_time(step.now, step.shard, out)));
         match fed {
             // Only an event ends a pause.

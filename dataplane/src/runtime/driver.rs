@@ -159,12 +159,12 @@ impl Driver {
         work += self.shard.run_once(now, &mut self.kernel);
         self.kernel.wake_others();
         self.shard.take_dirty(&mut self.dirty);
-        if work > 0 {
-            // A cycle without work waits, and what is asked goes with the wait.
+        let is_to_send = !self.dirty.is_empty() || self.connections.has_unsent();
+        // Before a wait what is asked goes with it, in one system call; else the disk must not wait for this thread.
+        if is_to_send || self.has_news() {
             self.submit();
         }
-        if !self.dirty.is_empty() || self.connections.has_unsent() {
-            self.submit();
+        if is_to_send {
             let Driver { shard, kernel, connections, counters, dirty, .. } = self;
             let mut step = Step { shard, ring: &mut kernel.ring, counters, now };
             work += connections.deliver(dirty, &mut step);
@@ -298,6 +298,12 @@ impl Driver {
     fn turn_is_over(&mut self) {
         self.pace.cycles_since_turn = 0;
         self.pace.last_turn_us = self.clock.mono_us();
+    }
+
+    /// Whether the next cycle has something to begin with.
+    fn has_news(&mut self) -> bool {
+        let has_more = self.shard.has_work() || self.connections.has_work();
+        has_more || self.kernel.ring.is_ready() || self.has_queued()
     }
 
     /// Whether something lies in one of this shard's queues. The other side of every sender's "put, then ring".

@@ -154,11 +154,15 @@ impl Shard {
 
     /// Moves the sessions that have something to hear to `out`.
     pub fn take_dirty(&mut self, out: &mut Vec<SessionKey>) {
-        for key in std::mem::take(&mut self.sessions.dirty) {
+        let mut dirty = std::mem::take(&mut self.sessions.dirty);
+        for key in dirty.drain(..) {
             if let Some(state) = self.sessions.get_mut(key) {
                 state.dirty = false;
                 out.push(key);
             }
         }
+        assert!(self.sessions.dirty.is_empty(), "nothing was said meanwhile");
+        // Kept for its memory.
+        self.sessions.dirty = dirty;
     }
 }
