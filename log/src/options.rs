@@ -14,8 +14,6 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 256 << 20;
 pub(crate) const PREPARE_PIECE_BYTES: u64 = 8 << 20;
 /// What a start prepares before it serves, beyond the reserve.
 pub(crate) const PREPARE_AT_OPEN_BYTES: u64 = 1 << 20;
-/// From this size on a commit flies alone: two large ones only lengthen each other's way.
-pub(crate) const COMMIT_LARGE_BYTES: usize = 256 << 10;
 
 const _: () = {
     assert!(SEGMENT_BYTES_DEFAULT >= 8 * BATCH_BYTES_MAX as u64, "sealing must stay rare");
@@ -30,7 +28,7 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// A commit is closed when it would grow beyond this, unless one batch alone is larger.
     pub commit_bytes_max: usize,
-    /// Most commits in flight while they are small.
+    /// Most commits in flight.
     pub commits_in_flight_max: usize,
     /// Most bytes of recent commits that are kept in memory for readers at the tail.
     pub cache_bytes: usize,

@@ -17,7 +17,6 @@ use crate::cache::CachedCommit;
 use crate::control::CommitRecord;
 use crate::cursor::CursorMark;
 use crate::disk::{Disk, DiskOp, Ticket};
-use crate::options::COMMIT_LARGE_BYTES;
 use crate::scan::COMMIT_HEAD_BYTES;
 use crate::storage::FileId;
 
@@ -61,7 +60,6 @@ pub(crate) struct Closed {
 pub(crate) struct Flight {
     ticket: Ticket,
     number: u64,
-    bytes: usize,
     end: Position,
     cursors: CursorMark,
     returned: bool,
@@ -266,16 +264,10 @@ impl Log {
     pub(super) fn submit_commits(&mut self, disk: &mut impl Disk) -> u32 {
         let mut submitted = 0;
         while self.flights.len() < self.options.commits_in_flight_max {
-            let large = self.flights.iter().any(|flight| flight.bytes >= COMMIT_LARGE_BYTES);
-            let next_bytes = match (self.closed.front(), &self.open) {
-                (Some(closed), _) => closed.bytes.len(),
-                (None, Some(open)) => open.used,
-                (None, None) => break,
-            };
-            if !self.flights.is_empty() && (large || next_bytes >= COMMIT_LARGE_BYTES) {
-                break;
-            }
             if self.closed.is_empty() {
+                if self.open.is_none() {
+                    break;
+                }
                 self.close_commit();
             }
             submitted += self.submit_closed(disk);
@@ -288,7 +280,7 @@ impl Log {
         let ticket = self.take_ticket();
         let Closed { number, file, at, bytes, end, cursors } = closed;
         let len = bytes.len();
-        let flight = Flight { ticket, number, bytes: len, end, cursors, returned: false };
+        let flight = Flight { ticket, number, end, cursors, returned: false };
         self.flights.push_back(flight);
         assert!(self.flights.len() <= self.options.commits_in_flight_max, "few commits fly");
         self.positions.submitted(end);
