@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Core(CoreArgs),
     /// Ringmesh, its peers and the floor under the same workloads, in turn, in the same run.
     Compare(CompareArgs),
+    /// How long a server takes to open a large folder after kill -9.
+    Folder(FolderArgs),
     /// A stand-in for a server, which acknowledges at once and stores nothing: what the load generator itself can do.
     StandIn(StandInArgs),
     /// Becomes a server that ends when whoever started it does.
@@ -231,6 +233,38 @@ pub(crate) struct ExecServerArgs {
     /// The program and its arguments.
     #[arg(last = true, required = true)]
     pub(crate) program: Vec<std::ffi::OsString>,
+}
+
+/// Arguments of `folder`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FolderArgs {
+    /// The server's binary.
+    #[arg(long)]
+    pub(crate) serve: PathBuf,
+    /// Folder in which the server's folder is made, and removed afterwards.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Topics, an event at least in each.
+    #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) topics: u32,
+    /// Durable groups, each behind all events.
+    #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub(crate) groups: u32,
+    /// Bytes of batches in the log.
+    #[arg(long, default_value = "5GiB", value_parser = file_bytes)]
+    pub(crate) bytes: u64,
+    /// Openings that are timed, each after a kill and with caches dropped.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    pub(crate) openings: u32,
+    /// Shards of the server.
+    #[arg(long, default_value_t = 2, value_parser = value_parser!(u16).range(1..=64))]
+    pub(crate) shards: u16,
+    /// The short form, for CI: 1,000 topics, 100 groups, 32 MiB, one opening. Shows that it runs, not how fast.
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Further arguments of the server, one each.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) server_arg: Vec<String>,
 }
 
 /// Arguments of `stand-in`.

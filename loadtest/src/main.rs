@@ -9,6 +9,7 @@ mod compare;
 mod core_figures;
 mod engine;
 mod floor;
+mod folder;
 mod latency;
 mod load_row;
 mod machine;
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
             core_figures::run(args, command).and_then(|report| report.print(cli.json))
         }
         Command::Compare(args) => compare::run(args, command, cli.json),
+        Command::Folder(args) => {
+            folder::run(args, command).and_then(|report| report.print(cli.json))
+        }
         Command::StandIn(args) => stand_in(args),
         Command::ExecServer(args) => peers::process::exec(args),
     };

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -39,7 +40,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// From the start of the process to its ready line.
     pub(crate) ready_after: Duration,
-    folder: TempDir,
+    /// Removed with its last holder.
+    folder: Rc<TempDir>,
 }
 
 impl Server {
@@ -48,6 +50,11 @@ impl Server {
         std::fs::create_dir_all(start.data)
             .with_context(|| format!("cannot make the folder {}", start.data.display()))?;
         let folder = tempfile::Builder::new().prefix("loadtest-").tempdir_in(start.data)?;
+        Self::start_in(start, Rc::new(folder))
+    }
+
+    /// Starts a server on a folder that another one has left, and waits for its ready line.
+    pub(crate) fn start_in(start: &Start<'_>, folder: Rc<TempDir>) -> anyhow::Result<Self> {
         // A process starts on the core of the thread that starts it, before any of its threads can run elsewhere.
         if let Some(cpu) = start.cpus.0 {
             machine::pin(cpu)?;
@@ -87,6 +94,16 @@ impl Server {
     /// Its folder, on the disk that is measured.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Kills it (SIGKILL), and returns its folder.
+    pub(crate) fn kill(mut self) -> anyhow::Result<Rc<TempDir>> {
+        self.child.kill().context("cannot kill the server")?;
+        let status = self.child.wait()?;
+        if status.code().is_some() {
+            bail!("the server ended with {status} before it could be killed");
+        }
+        Ok(Rc::clone(&self.folder))
     }
 
     /// Asks it to end, and waits. A server that must be killed is an error.

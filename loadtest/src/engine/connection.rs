@@ -10,7 +10,7 @@ use codec::frame::{self, Frame, Hello, Kind, Parsed, Subscribe, Welcome};
 use super::socket::Socket;
 
 /// How long an answer to hello or subscribe may take before the run gives up.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that has been welcomed. It is its socket, with the frames understood.
 pub(crate) struct Connection {

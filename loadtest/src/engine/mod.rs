@@ -1,6 +1,6 @@
 //! The engine: many connections driven by one thread, open loop or by window, over a driver for each kind of server.
 
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod driver;
 mod kafka;
 pub(crate) mod native;
