@@ -3,7 +3,6 @@
 //!
 //! Chores (new segments, checkpoints) run for real, in memory if there is a `/dev/shm`; they are rare.
 
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,15 +15,13 @@ use codec::header::HeaderSeed;
 use codec::ids::{Timestamp, TopicId};
 use codec::murmur2::partition_of;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dataplane::control::{ControlReply, ControlRequest};
-use dataplane::kernel::{Kernel, Now};
+use dataplane::control::ControlReply;
+use dataplane::kernel::Now;
 use dataplane::mail::Mail;
 use dataplane::options::ShardOptions;
 use dataplane::selection::Selection;
 use dataplane::session::{Admission, SessionEvent, SessionKey, SubscribeRequest, Verdict};
 use dataplane::shard::Shard;
-use log::blocking_disk::BlockingDisk;
-use log::disk::{Completed, Completion, Disk, DiskOp, LogKey};
 use log::folder::{self, FolderLock, FolderOptions};
 use log::options::LogOptions;
 use log::storage::file::FileStorage;
@@ -32,48 +29,9 @@ use routing::snapshot::{RoutingSnapshot, SnapshotEditor};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
 
-/// A kernel without a ring: writes are over as soon as they are submitted.
-struct MemoryKernel {
-    written: VecDeque<Completion>,
-    chores: BlockingDisk,
-    mail: VecDeque<Mail>,
-    control: Vec<ControlRequest>,
-}
-
-impl Disk for MemoryKernel {
-    fn submit(&mut self, log: LogKey, op: DiskOp) {
-        match op {
-            DiskOp::Write { ticket, .. } => {
-                let result = Completed::Written(Ok(()));
-                self.written.push_back(Completion { log, ticket, result });
-            }
-            other => self.chores.submit(log, other),
-        }
-    }
-}
-
-impl Kernel for MemoryKernel {
-    fn next_completion(&mut self) -> Option<Completion> {
-        self.written.pop_front().or_else(|| self.chores.next_completion())
-    }
-
-    fn receive(&mut self) -> Option<Mail> {
-        self.mail.pop_front()
-    }
-
-    fn send(&mut self, _shard: u16, mail: Mail) -> Result<(), Mail> {
-        Err(mail)
-    }
-
-    fn send_control(&mut self, request: ControlRequest) -> Result<(), ControlRequest> {
-        self.control.push(request);
-        Ok(())
-    }
-
-    fn control_is_open(&self) -> bool {
-        true
-    }
-}
+#[path = "../support/memory_kernel.rs"]
+mod memory_kernel;
+use memory_kernel::MemoryKernel;
 
 /// One shard with its log in a folder of its own.
 struct Node {
@@ -100,12 +58,7 @@ impl Node {
         let options = FolderOptions { shards: 1, log, node_id_if_new: 7, folder_bytes_max: None };
         let opened = folder::open(storage.clone(), folder.path(), &options).expect("opens");
         let logs = opened.shards.into_iter().next().expect("one shard");
-        let kernel = MemoryKernel {
-            written: VecDeque::new(),
-            chores: BlockingDisk::new(storage),
-            mail: VecDeque::new(),
-            control: Vec::new(),
-        };
+        let kernel = MemoryKernel::new(storage);
         let mut node = Node {
             shard: Shard::new(ShardOptions::default(), logs),
             kernel,
