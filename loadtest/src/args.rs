@@ -210,7 +210,7 @@ pub(crate) struct CoreArgs {
     /// How long each measurement runs.
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub(crate) duration: Duration,
-    /// The short form, for CI: half a second each, 500 idle connections. Shows that it runs, not how fast.
+    /// The short form, for CI: a third of a second each, 500 idle connections. Shows that it runs, not how fast.
     #[arg(long)]
     pub(crate) short: bool,
     /// Further arguments of the server, one each.

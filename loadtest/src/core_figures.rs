@@ -18,6 +18,8 @@ use crate::server::{Server, Start};
 
 /// Size of the file of the raw loop: one segment.
 const FLOOR_FILE_BYTES: u64 = 256 << 20;
+/// The same in the short form, which must not spend its seconds on writing zeros.
+const FLOOR_FILE_BYTES_SHORT: u64 = 32 << 20;
 /// Commits that a log has in flight at most.
 const COMMITS_IN_FLIGHT: usize = 2;
 /// Makes a log that recycles its segments after a few hundred MB.
@@ -34,7 +36,7 @@ pub(crate) fn run(args: &CoreArgs, command: String) -> anyhow::Result<Report> {
     machine::pin(args.cpu)?;
     let mut core = Core { args: args.clone(), rows: Vec::new() };
     if args.short {
-        core.args.duration = Duration::from_millis(500);
+        core.args.duration = Duration::from_millis(300);
     }
     core.floor()?;
     core.starts()?;
@@ -121,12 +123,16 @@ impl Core {
         Ok(row)
     }
 
+    fn floor_file_bytes(&self) -> u64 {
+        if self.args.short { FLOOR_FILE_BYTES_SHORT } else { FLOOR_FILE_BYTES }
+    }
+
     fn raw(&self, write_bytes: usize, in_flight: usize) -> anyhow::Result<Row> {
         std::fs::create_dir_all(&self.args.data)?;
         let file = floor::file_in(&self.args.data);
         let row = RawWrites {
             file: file.clone(),
-            file_bytes: FLOOR_FILE_BYTES,
+            file_bytes: self.floor_file_bytes(),
             write_bytes,
             in_flight,
             sync: true,
@@ -308,7 +314,11 @@ fn mean_commit_bytes(row: &Row) -> Option<usize> {
     if flushes < 1.0 {
         return None;
     }
-    Some(((bytes / flushes) as usize).next_multiple_of(4096).min(FLOOR_FILE_BYTES as usize / 4))
+    Some(
+        ((bytes / flushes) as usize)
+            .next_multiple_of(4096)
+            .min(FLOOR_FILE_BYTES_SHORT as usize / 4),
+    )
 }
 
 #[cfg(test)]

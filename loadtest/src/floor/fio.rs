@@ -9,7 +9,7 @@ use super::raw_write::{RawWrites, prepare};
 use crate::report::Row;
 
 /// Rounds of each; they alternate, so that a neighbour's load hits both alike.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// Runs `writes` by fio and by the raw loop in turn and compares the best of each.
 pub(crate) fn compare(writes: &RawWrites, cpu: Option<usize>) -> anyhow::Result<Vec<Row>> {

@@ -1,0 +1,119 @@
+//! The short forms of the long commands, run against the server of this build: they must run, and report every row with
+//! values that can be true. How fast it is, is not asserted: no test here fails on a slow day.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Every row of `loadtest core`, by the start of its name.
+const CORE_ROWS: [&str; 14] = [
+    "raw write 4 KiB x 1 in flight, synced",
+    "loopback round trip 64 B, back to back",
+    "loopback round trip 64 B, 1000/s",
+    "loopback round trip 64 B, 10000/s",
+    "start on an empty folder, 2 shards",
+    "idle, 2 shards",
+    "1 producers x 1 in flight",
+    "8 producers x 1 in flight",
+    "64 producers x 1 in flight",
+    "64 producers x 16 in flight",
+    "end to end at 1000/s",
+    "end to end at 10000/s",
+    "append 4 x 4 in flight, 100 x 1 KB",
+    "500 idle connections",
+];
+
+/// The server of the same build: next to the load generator, and built if nobody has. One that is there but older than
+/// the sources is not built anew: `cargo test --workspace` builds it.
+fn server() -> PathBuf {
+    let server = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("ringmesh");
+    if !server.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "-q", "--locked", "-p", "ringmesh", "--bin", "ringmesh"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "the server cannot be built");
+    }
+    server
+}
+
+/// Runs a command of the load generator, and returns the rows of its report.
+fn rows(command: &str, more: &[&str]) -> Vec<Value> {
+    // Not in the system's folder for temporary files, which may be a tmpfs without O_DIRECT.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args([command, "--short", "--json", "--serve"])
+        .arg(server())
+        .arg("--data")
+        .arg(folder.path())
+        .args(more)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "loadtest {command}: {errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    report["rows"].as_array().expect("a report has rows").clone()
+}
+
+fn row<'a>(rows: &'a [Value], name: &str) -> &'a Value {
+    let named = |row: &&Value| row["name"].as_str().is_some_and(|found| found.starts_with(name));
+    rows.iter().find(named).unwrap_or_else(|| panic!("no row {name:?} in {rows:#?}"))
+}
+
+fn figure(row: &Value, name: &str) -> f64 {
+    let figures = row["figures"].as_array().expect("a row has figures");
+    let figure = figures.iter().find(|figure| figure["name"] == name);
+    let figure = figure.unwrap_or_else(|| panic!("no figure {name:?} in {row:#}"));
+    figure["value"].as_f64().expect("a figure is a number")
+}
+
+/// Percentiles in their order, rates above nothing, nothing lost and nothing refused.
+fn check_values(row: &Value) {
+    if let Some(rate) = row["rate_per_s"].as_f64() {
+        assert!(rate > 0.0, "{row:#}");
+    }
+    for latency in row["latencies"].as_array().expect("a row has latencies") {
+        let at = |name: &str| latency[name].as_f64().expect("a percentile is a number");
+        assert!(at("count") > 0.0 && at("p50_us") >= 0.0, "{row:#}");
+        let percentiles = ["p50_us", "p99_us", "p999_us", "p9999_us"].map(at);
+        assert!(percentiles.is_sorted(), "{row:#}");
+    }
+    for note in row["notes"].as_array().expect("a row has notes") {
+        let note = note.as_str().expect("a note is text");
+        for bad in ["never answered", "were refused", "did not come", "delivered again"] {
+            assert!(!note.contains(bad), "{row:#}");
+        }
+    }
+}
+
+/// A command that nobody runs rots: then the figures of the core cannot be taken when they are wanted.
+#[test]
+fn the_figures_of_the_core_are_all_there() {
+    let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let cpus: &[&str] = if alone { &["--server-cpu", "0", "--cpu", "0"] } else { &[] };
+    let rows = rows("core", cpus);
+    rows.iter().for_each(check_values);
+    for name in CORE_ROWS {
+        row(&rows, name);
+    }
+    for name in ["1 producers x 1", "64 producers x 16", "append 4 x 4"] {
+        let row = row(&rows, name);
+        assert!(row["rate_per_s"].as_f64().is_some(), "{row:#}");
+        assert!(figure(row, "server CPU us an event") > 0.0);
+    }
+    assert!(figure(row(&rows, "1 producers x 1"), "ack p50, by that floor") > 0.0);
+    assert!(figure(row(&rows, "idle, 2 shards"), "resident memory, MB") > 1.0);
+}
+
+/// The same for the large folder; and what it checks itself, that a killed server's folder opens with every offset that
+/// was acknowledged and every group, holds on any day.
+#[test]
+fn a_folder_opens_after_a_kill() {
+    let rows = rows("folder", &[]);
+    rows.iter().for_each(check_values);
+    let made = row(&rows, "folder of 1000 topics, 100 groups");
+    assert!(figure(made, "published, MB") >= 32.0);
+    assert!(figure(row(&rows, "opened after kill -9"), "longest ms to the ready line") > 0.0);
+}
