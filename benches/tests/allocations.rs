@@ -3,6 +3,8 @@
 //! The way is the server's own: bytes into the native session, cycles of the shard, the answer into the outbound buffers
 //! and out of them. Only sockets and disk are left out.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::io::IoSlice;
 use std::sync::Arc;
 

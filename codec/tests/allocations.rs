@@ -1,10 +1,7 @@
 //! Counts allocations: reading a received or mapped batch must make none, or a content filter over a million events
-//! spends its time in the allocator. A test of its own, because a global allocator counts for the whole program.
+//! spends its time in the allocator. A test of its own, because the counting allocator serves the whole program.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
 use codec::attribute::{Key, Value};
 use codec::batch::Batch;
@@ -15,34 +12,8 @@ use codec::header::HeaderSeed;
 use codec::ids::{Partition, TopicId};
 use ringmesh_codec as codec;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the calling thread whose
-// initial value is constant, so counting allocates nothing itself.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise about `layout` is passed on as it is.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: `at` came from `alloc` above, so from `System`, with this layout.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 fn allocations_of(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.with(Cell::get);
-    work();
-    ALLOCATIONS.with(Cell::get) - before
+    allocation_counter::measure(work).count_total
 }
 
 fn batch() -> Vec<u8> {

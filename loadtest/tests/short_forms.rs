@@ -1,6 +1,8 @@
 //! The short forms of the long commands, run against the server of this build: they must run, and report every row with
 //! values that can be true. How fast it is, is not asserted: no test here fails on a slow day.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
