@@ -179,11 +179,13 @@ fn retention_takes_the_oldest_and_says_so() {
     }
     assert!(segments(&log)[0] > 1, "the oldest is gone");
 
+    // While they are read, more of the oldest may go: only what is younger than the retention must be there without a hole.
     let newest = |kept: &[Place]| {
-        let expected = &published[published.len() - kept.len()..];
-        assert_eq!(kept, expected, "the newest, in order and without a hole");
-        let bytes = kept.len() * EVENT_BYTES;
-        assert!(bytes >= RETENTION * 9 / 10, "no less is kept than was promised: {bytes}");
+        let promised = RETENTION * 9 / 10 / EVENT_BYTES;
+        assert!(kept.len() >= promised, "no less is kept than was promised: {}", kept.len());
+        assert!(kept.is_sorted(), "in order: {kept:?}");
+        let expected = &published[published.len() - promised..];
+        assert_eq!(&kept[kept.len() - promised..], expected, "the newest, without a hole");
     };
     let all = ["subscribe", "old/#", "--from", "earliest", "--until-end", "-o", "json"];
     let kept = places(&server.command(&all).done());
