@@ -82,6 +82,14 @@ fn the_report_has_a_line_for_everybody() {
     let columns = rows[0].matches('|').count();
     assert!(rows.iter().all(|row| row.matches('|').count() == columns), "{table}");
     assert!(table.contains("synced before each ack, in groups"), "{table}");
+
+    let page = std::fs::read_to_string(at("out/compare.html")).unwrap();
+    assert!(page.contains("Ack latency by percentile"), "{page}");
+    assert!(page.contains("CPU seconds a million events") && page.contains("not installed"));
+    assert_eq!(page.matches("<tr>").count(), 1 + lines.len());
+    assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    let fetched = ["<script", "src=", "href=", "url(", "@import"];
+    assert!(!fetched.iter().any(|part| page.contains(part)), "the page fetches something");
     let left: Vec<_> = std::fs::read_dir(at("data")).unwrap().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
 }

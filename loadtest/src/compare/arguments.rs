@@ -23,7 +23,7 @@ pub(crate) struct CompareArgs {
     /// Folder on the disk to be measured; each server gets an empty folder in it.
     #[arg(long)]
     pub(crate) data: PathBuf,
-    /// Folder for the report: compare.md, compare.json.
+    /// Folder for the report: compare.md, compare.json, compare.html.
     #[arg(long, default_value = "target/compare")]
     pub(crate) out: PathBuf,
     /// Rounds; in each, every contender runs once.

@@ -4,6 +4,8 @@
 //! and every other round goes backwards, so that a machine that grows slower or busier does so for all of them.
 
 pub(crate) mod arguments;
+mod html;
+mod plot;
 mod summary;
 mod table;
 
@@ -46,6 +48,18 @@ pub(crate) struct Comparison {
     pub(crate) lines: Vec<Line>,
 }
 
+impl Comparison {
+    /// What the workload of a point asks, in its own words. One workload's name may begin like another's.
+    fn about(&self, point: &str) -> &str {
+        let is_of = |workload: &&Workload| {
+            point
+                .strip_prefix(&*workload.name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        self.workloads.iter().find(is_of).map_or("", |workload| &workload.about)
+    }
+}
+
 /// Runs it, prints the table and writes the report.
 pub(crate) fn run(args: &CompareArgs, command: String, as_json: bool) -> anyhow::Result<()> {
     let contenders = peers::chosen(&args.peers)?;
@@ -83,7 +97,7 @@ pub(crate) fn run(args: &CompareArgs, command: String, as_json: bool) -> anyhow:
         println!("{}", serde_json::to_string(&comparison)?);
     } else {
         println!("{}", table::markdown(&comparison));
-        eprintln!("report: {}/compare.md, compare.json", args.out.display());
+        eprintln!("report: {}/compare.md, compare.json, compare.html", args.out.display());
     }
     let failed = |line: &&Line| line.contender.family == "ringmesh" && line.failed_rounds > 0;
     match comparison.lines.iter().find(failed) {
@@ -110,6 +124,7 @@ fn read_workloads(args: &CompareArgs) -> anyhow::Result<Vec<Workload>> {
 fn write(comparison: &Comparison, out: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     std::fs::write(out.join("compare.md"), table::markdown(comparison))?;
+    std::fs::write(out.join("compare.html"), html::page(comparison))?;
     std::fs::write(out.join("compare.json"), serde_json::to_vec_pretty(comparison)?)?;
     Ok(())
 }

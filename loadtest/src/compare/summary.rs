@@ -121,6 +121,16 @@ impl Line {
     }
 }
 
+impl Line {
+    /// The round whose median ack latency is the median of the rounds'.
+    pub(crate) fn middle_round(&self) -> Option<&Row> {
+        let mut rounds: Vec<&Row> = self.rounds.iter().collect();
+        let median = |row: &Row| row.p50_us("ack").or(row.p50_us("write")).unwrap_or(0.0);
+        rounds.sort_by(|a, b| median(a).total_cmp(&median(b)));
+        rounds.get(rounds.len().saturating_sub(1) / 2).copied()
+    }
+}
+
 impl Percentiles {
     fn of(rounds: &[Row], kind: &str) -> Option<Self> {
         let found: Vec<_> = rounds

@@ -5,10 +5,22 @@ use std::fmt::Write;
 use super::Comparison;
 use super::summary::{Line, Percentiles, Spread};
 
-const HEAD: &str = "| server | configuration | an ack means | in flight | events/s (least to most) | delivered/s | \
-    ack us: p50 / p99 / p99.9 / p99.99 / max | end to end us: p50 / p99 / p99.9 / p99.99 / max | \
-    server CPU s (us an event) | client CPU s (busy) | peak MiB: server / client | file bytes an event | notes |\n\
-    |---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+/// What the columns are called.
+pub(super) const HEADS: [&str; 13] = [
+    "server",
+    "configuration",
+    "an ack means",
+    "in flight",
+    "events/s (least to most)",
+    "delivered/s",
+    "ack us: p50 / p99 / p99.9 / p99.99 / max",
+    "end to end us: p50 / p99 / p99.9 / p99.99 / max",
+    "server CPU s (us an event)",
+    "client CPU s (busy)",
+    "peak MiB: server / client",
+    "file bytes an event",
+    "notes",
+];
 
 /// The whole report.
 pub(crate) fn markdown(comparison: &Comparison) -> String {
@@ -20,16 +32,20 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
     for line in &comparison.lines {
         if line.point != point {
             point = &line.point;
-            let workload = comparison.workloads.iter().find(|it| point.starts_with(&it.name));
-            let about = workload.map_or("", |workload| &workload.about);
-            let _ = write!(text, "\n### {point}\n\n{about}\n\n{HEAD}");
+            let about = comparison.about(point);
+            let heads = HEADS.join(" | ");
+            let rule = "|---".repeat(HEADS.len());
+            let _ = write!(text, "\n### {point}\n\n{about}\n\n| {heads} |\n{rule}|\n");
         }
-        text.push_str(&row(line));
+        // A bar in a server's words must not end the cell.
+        let cells = cells(line).map(|cell| cell.replace('|', "\\|").replace('\n', " "));
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
     text
 }
 
-fn row(line: &Line) -> String {
+/// One line, column by column.
+pub(super) fn cells(line: &Line) -> [String; HEADS.len()] {
     let spread = |spread: Option<Spread>, show: &dyn Fn(f64) -> String| {
         spread.map_or("-".to_owned(), |spread| show(spread.median))
     };
@@ -58,7 +74,7 @@ fn row(line: &Line) -> String {
     if let Some(trip) = &line.round_trip {
         notes.push(format!("loopback round trip: {} us", percentiles(Some(trip))));
     }
-    let cells = [
+    [
         line.contender.server.to_owned(),
         line.contender.configuration.to_owned(),
         line.contender.sync.to_owned(),
@@ -72,10 +88,7 @@ fn row(line: &Line) -> String {
         memory,
         spread(line.file_bytes_an_event, &whole),
         notes.join("; "),
-    ];
-    // A bar in a server's words must not end the cell.
-    let cells = cells.map(|cell| cell.replace('|', "\\|").replace('\n', " "));
-    format!("| {} |\n", cells.join(" | "))
+    ]
 }
 
 fn percentiles(found: Option<&Percentiles>) -> String {
