@@ -35,6 +35,20 @@ pub enum NoAppend {
     Stopped,
     /// The log holds as many topics as it may.
     TooManyTopics,
+    /// Its publisher has stored later ones, and this sequence is not among those that are remembered.
+    SequenceTooOld {
+        /// The batch's.
+        sequence: u64,
+        /// The oldest one remembered.
+        oldest: u64,
+        /// The newest one stored.
+        newest: u64,
+    },
+    /// The sequence stands for another batch of its publisher.
+    SequenceReused {
+        /// The batch's.
+        sequence: u64,
+    },
 }
 
 /// How a log is doing.

@@ -1,4 +1,5 @@
-//! Checkpoints: the topic dictionary, next offsets, logical starts and cursors, so that recovery replays little.
+//! Checkpoints: the topic dictionary, next offsets, logical starts, cursors and publishers, so that recovery replays
+//! little.
 //!
 //! Two files in turn. A shard encodes a piece (a frame) at a time while it goes on; a chore writes it. Entries may be
 //! newer than the place where the replay starts: replaying them again changes nothing. The last frame is written only
@@ -12,6 +13,7 @@
 //!  2 topics   entries: u32 id, u16 name bytes, u16 partitions, name,
 //!             partitions * (u16 partition, u64 next offset, u64 first offset kept)
 //!  3 cursors  cursor records as in control batches
+//!  5 publishers  entries as in [`crate::publishers`]; only in version 2, behind the cursors
 //!  4 end      u64 frames before it, u64 commit end: everything before that commit must be found
 //! ```
 
@@ -29,11 +31,15 @@ use crate::control::{Record, encode_cursor, take_u32, take_u64};
 use crate::cursor::Cursors;
 use crate::disk::{Chore, ChoreDone, LogKey};
 use crate::log::Log;
-use crate::segment::FORMAT_VERSION;
+use crate::publishers::Publishers;
 use crate::storage::{FileId, OpenMode, Storage};
 use crate::topics::Topics;
 
 pub(crate) const CHECKPOINT_MAGIC: u32 = 0x4b43_4d52;
+/// The highest version that this build knows: with publishers.
+pub(crate) const CHECKPOINT_VERSION: u32 = 2;
+/// What is written as long as no batch has a sequence, so that a build that knows no publishers still opens the folder.
+const VERSION_WITHOUT_PUBLISHERS: u32 = 1;
 pub(crate) const FRAME_HEADER_BYTES: usize = 24;
 /// Bytes of the last frame of a checkpoint.
 pub(crate) const END_FRAME_BYTES: usize = FRAME_HEADER_BYTES + 16;
@@ -43,6 +49,7 @@ const KIND_START: u32 = 1;
 const KIND_TOPICS: u32 = 2;
 const KIND_CURSORS: u32 = 3;
 pub(crate) const KIND_END: u32 = 4;
+const KIND_PUBLISHERS: u32 = 5;
 
 /// Where the replay of a checkpoint starts, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +73,15 @@ pub(crate) struct Checkpoint {
     pub(crate) commit_end: u64,
     pub(crate) topics: Topics,
     pub(crate) cursors: Cursors,
+    pub(crate) publishers: Publishers,
+}
+
+/// What a checkpoint is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contents<'a> {
+    pub(crate) topics: &'a Topics,
+    pub(crate) cursors: &'a Cursors,
+    pub(crate) publishers: &'a Publishers,
 }
 
 #[derive(Debug)]
@@ -73,6 +89,7 @@ enum Phase {
     Start,
     Topics { next: u32 },
     Cursors { groups: Vec<u64> },
+    Publishers { next: u32 },
     End,
 }
 
@@ -83,6 +100,8 @@ pub(crate) struct CheckpointEncoder {
     sequence: u64,
     frames: u32,
     phase: Phase,
+    /// Whether there were any as it began. Those that come later are found by the replay.
+    has_publishers: bool,
 }
 
 impl CheckpointEncoder {
@@ -93,7 +112,7 @@ impl CheckpointEncoder {
             "a replay starts in a segment, or nowhere"
         );
         assert!(start.at.is_multiple_of(BLOCK_BYTES as u64), "a commit starts on a fresh block");
-        CheckpointEncoder { start, sequence, frames: 0, phase: Phase::Start }
+        CheckpointEncoder { start, sequence, frames: 0, phase: Phase::Start, has_publishers: false }
     }
 
     pub(crate) fn is_at_end(&self) -> bool {
@@ -101,12 +120,14 @@ impl CheckpointEncoder {
     }
 
     /// The next frame before the last.
-    pub(crate) fn next_frame(&mut self, topics: &Topics, cursors: &Cursors) -> Vec<u8> {
+    pub(crate) fn next_frame(&mut self, contents: Contents<'_>) -> Vec<u8> {
+        let Contents { topics, cursors, publishers } = contents;
         assert!(!self.is_at_end(), "the last frame is made by `end_frame`");
         let mut payload = Vec::new();
         let kind = match &mut self.phase {
             Phase::Start => {
-                encode_start(&self.start, &mut payload);
+                self.has_publishers = !publishers.is_empty();
+                encode_start(&self.start, self.has_publishers, &mut payload);
                 self.phase = Phase::Topics { next: 1 };
                 KIND_START
             }
@@ -130,9 +151,17 @@ impl CheckpointEncoder {
                     }
                 }
                 if groups.is_empty() {
-                    self.phase = Phase::End;
+                    let next = Phase::Publishers { next: 0 };
+                    self.phase = if self.has_publishers { next } else { Phase::End };
                 }
                 KIND_CURSORS
+            }
+            Phase::Publishers { next } => {
+                match publishers.encode(*next, FRAME_BYTES, &mut payload) {
+                    Some(rest) => *next = rest,
+                    None => self.phase = Phase::End,
+                }
+                KIND_PUBLISHERS
             }
             Phase::End => unreachable!("asserted above"),
         };
@@ -172,9 +201,10 @@ fn frame_crc(head: &[u8], payload: &[u8]) -> u32 {
     crc32c(&seeded)
 }
 
-fn encode_start(start: &CheckpointStart, out: &mut Vec<u8>) {
+fn encode_start(start: &CheckpointStart, has_publishers: bool, out: &mut Vec<u8>) {
+    let version = if has_publishers { CHECKPOINT_VERSION } else { VERSION_WITHOUT_PUBLISHERS };
     out.extend_from_slice(&CHECKPOINT_MAGIC.to_le_bytes());
-    out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&start.node_id.to_le_bytes());
     out.extend_from_slice(&start.log.as_u64().to_le_bytes());
     out.extend_from_slice(&start.epoch.0.to_le_bytes());
@@ -212,6 +242,7 @@ impl Checkpoint {
         let mut start = None;
         let mut topics = Topics::new();
         let mut cursors = Cursors::default();
+        let mut publishers = Publishers::default();
         for number in 0u32.. {
             let (kind, of, mut payload) = take_frame(&mut bytes, number)?;
             if *sequence.get_or_insert(of) != of {
@@ -221,9 +252,18 @@ impl Checkpoint {
                 (KIND_START, None) => start = Some(decode_start(&mut payload)?),
                 (KIND_TOPICS, Some(_)) => decode_topics(payload, &mut topics)?,
                 (KIND_CURSORS, Some(_)) => decode_cursors(payload, &mut cursors)?,
+                (KIND_PUBLISHERS, Some(_)) => publishers.decode(payload)?,
                 (KIND_END, Some(start)) if take_u64(&mut payload)? == u64::from(number) => {
                     let commit_end = take_u64(&mut payload)?;
-                    return Ok(Checkpoint { sequence: of, start, commit_end, topics, cursors });
+                    publishers.decoded();
+                    return Ok(Checkpoint {
+                        sequence: of,
+                        start,
+                        commit_end,
+                        topics,
+                        cursors,
+                        publishers,
+                    });
                 }
                 _ => return Err(malformed("checkpoint frame")),
             }
@@ -258,7 +298,7 @@ fn decode_start(bytes: &mut &[u8]) -> Result<CheckpointStart, DecodeError> {
         return Err(DecodeError::Malformed { field: "checkpoint magic" });
     }
     let version = take_u32(bytes)?;
-    if version != FORMAT_VERSION {
+    if !(VERSION_WITHOUT_PUBLISHERS..=CHECKPOINT_VERSION).contains(&version) {
         return Err(DecodeError::Version { found: version as u8 });
     }
     Ok(CheckpointStart {
@@ -322,13 +362,12 @@ pub(crate) fn write_checkpoint(
     dir: &Path,
     start: CheckpointStart,
     sequence: u64,
-    topics: &Topics,
-    cursors: &Cursors,
+    contents: &Contents<'_>,
 ) -> io::Result<()> {
     let mut encoder = CheckpointEncoder::new(start, sequence);
     let mut bytes = Vec::new();
     while !encoder.is_at_end() {
-        bytes.extend_from_slice(&encoder.next_frame(topics, cursors));
+        bytes.extend_from_slice(&encoder.next_frame(*contents));
     }
     bytes.extend_from_slice(&encoder.end_frame(start.commit));
     let path = checkpoint_path(dir, sequence);
@@ -444,7 +483,12 @@ impl Log {
         let running = self.checkpointer.running.as_mut()?;
         assert!(running.file.is_some() == (running.at > 0), "pieces go one after the other");
         let (bytes, last) = if !running.encoder.is_at_end() {
-            (running.encoder.next_frame(&self.topics, &self.cursors), false)
+            let contents = Contents {
+                topics: &self.topics,
+                cursors: &self.cursors,
+                publishers: &self.publishers,
+            };
+            (running.encoder.next_frame(contents), false)
         } else {
             let commit_end = *running.commit_end.get_or_insert(self.next_commit);
             if self.durable_commit_end < commit_end || running.last_sent {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A change of the number of shards seals the logs of the newest generation and makes a new one, whose logs begin with
-//! a checkpoint that carries topics and next offsets over. A generation is made under another name and renamed when
+//! a checkpoint that carries topics, next offsets and what publishers stored over. A generation is made under another name and renamed when
 //! it is whole.
 
 use std::fmt;
@@ -15,15 +15,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use codec::ids::{Epoch, Position};
+use codec::ids::{Epoch, Partition, Position};
 use codec::limits::PARTITIONS;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{CheckpointStart, write_checkpoint};
+use crate::checkpoint::{CheckpointStart, Contents, write_checkpoint};
 use crate::cursor::Cursors;
 use crate::disk::LogKey;
 use crate::log::Log;
 use crate::options::LogOptions;
+use crate::publishers::Publishers;
 use crate::recovery::{RecoveryReport, RecoveryTask, merge_topics, read_file};
 use crate::segment::FORMAT_VERSION;
 use crate::storage::{FileId, OpenMode, Storage, probe_direct};
@@ -100,6 +101,8 @@ pub enum OpenError {
         path: PathBuf,
         /// Its version.
         found: u32,
+        /// The highest that this build knows.
+        known: u32,
     },
     /// `folder.toml` cannot be read.
     Description {
@@ -134,11 +137,9 @@ impl fmt::Display for OpenError {
             Self::Locked { dir } => {
                 write!(f, "data folder {} is in use by another server", dir.display())
             }
-            Self::Version { path, found } => write!(
-                f,
-                "{} has format version {found}, this build knows {FORMAT_VERSION}",
-                path.display()
-            ),
+            Self::Version { path, found, known } => {
+                write!(f, "{} has format version {found}, this build knows {known}", path.display())
+            }
             Self::Description { path, why } => write!(f, "{} is not valid: {why}", path.display()),
             Self::Partitions { found } => {
                 write!(f, "the folder has {found} partitions, this build uses {PARTITIONS}")
@@ -226,7 +227,8 @@ fn describe(storage: &dyn Storage, dir: &Path, node_id: u64) -> Result<Descripti
     let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
     let version: DescriptionVersion = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
     if version.format_version != FORMAT_VERSION {
-        return Err(OpenError::Version { path, found: version.format_version });
+        let found = version.format_version;
+        return Err(OpenError::Version { path, found, known: FORMAT_VERSION });
     }
     let found: Description = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
     if found.partitions != PARTITIONS {
@@ -270,6 +272,8 @@ impl Opening<'_> {
                 active.push(log);
             }
         }
+        // The newest generation has taken over what the older ones knew of publishers.
+        older.iter_mut().for_each(|log: &mut Log| log.publishers = Publishers::default());
         let mut shards: Vec<ShardLogs> =
             active.into_iter().map(|active| ShardLogs { active, older: Vec::new() }).collect();
         for log in older {
@@ -339,10 +343,11 @@ impl Opening<'_> {
         assert!(older.iter().all(|log| log.key().generation < generation), "generations rise");
         let name = format!("gen-{generation:06}");
         let new = self.dir.join(format!("{name}.new"));
-        let mut topics = Topics::new();
-        for log in older {
-            merge_topics(&mut topics, &log.topics);
-        }
+        let (mut topics, cursors) = (Topics::new(), Cursors::default());
+        let publishers: Vec<_> = older
+            .iter()
+            .map(|log| (&log.publishers, merge_topics(&mut topics, &log.topics)))
+            .collect();
         for log in 0..self.options.shards {
             let dir = new.join(format!("log-{log:03}"));
             self.storage.create_dir(&dir)?;
@@ -356,7 +361,10 @@ impl Opening<'_> {
                 commit: 1,
                 position: Position(0),
             };
-            write_checkpoint(self.storage, &dir, start, 1, &topics, &Cursors::default())?;
+            let owns = |partition: Partition| partition.0 % self.options.shards == log;
+            let publishers = Publishers::merged(&publishers, owns);
+            let state = Contents { topics: &topics, cursors: &cursors, publishers: &publishers };
+            write_checkpoint(self.storage, &dir, start, 1, &state)?;
         }
         self.storage.sync_dir(&new)?;
         self.storage.rename(&new, &self.dir.join(name))?;

@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod log;
 pub mod options;
 pub mod positions;
+pub mod publishers;
 pub mod reader;
 pub mod recovery;
 pub mod seek;

@@ -25,6 +25,7 @@ use crate::cursor::{Cursor, CursorMark, Cursors};
 use crate::disk::{Completed, Disk, LogKey, Ticket};
 use crate::options::LogOptions;
 use crate::positions::LogPositions;
+use crate::publishers::Publishers;
 use crate::reader::Reads;
 use crate::segments::{Prepared, Segments};
 use crate::topics::Topics;
@@ -48,6 +49,7 @@ pub struct Log {
     pub(crate) positions: LogPositions,
     pub(crate) topics: Topics,
     pub(crate) cursors: Cursors,
+    pub(crate) publishers: Publishers,
     pub(crate) segments: Segments,
     pub(crate) cache: TailCache,
     pub(crate) reads: Reads,
@@ -89,6 +91,7 @@ pub(crate) struct LogParts {
     pub(crate) positions: LogPositions,
     pub(crate) topics: Topics,
     pub(crate) cursors: Cursors,
+    pub(crate) publishers: Publishers,
     pub(crate) segments: Segments,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) next_commit: u64,
@@ -118,6 +121,7 @@ impl Log {
             positions: parts.positions,
             topics: parts.topics,
             cursors: parts.cursors,
+            publishers: parts.publishers,
             segments: parts.segments,
             cache: TailCache::new(options.cache_bytes),
             reads: Reads::new(options.read_bytes_max),
@@ -249,7 +253,8 @@ impl Log {
         Ok(id)
     }
 
-    /// Appends a batch: stamps its header and copies its body, once, into the open commit.
+    /// Appends a batch: stamps its header and copies its body, once, into the open commit. One with a sequence must be
+    /// new ([`Log::stored`]).
     ///
     /// # Errors
     /// As [`NoAppend`] says; nothing was changed.
@@ -298,6 +303,7 @@ impl Log {
         self.segments.active_index().appended(run, &mut state.last_run);
         self.write_batch(place, &stamped, body);
         self.positions.appended(stamped.end_position());
+        self.publishers.appended(&stamped);
         Ok(Appended { base_position, base_offset, append_time: self.now })
     }
 
@@ -318,6 +324,7 @@ impl Log {
             + self.pool.kept_bytes()
             + self.topics.memory_bytes()
             + self.cursors.memory_bytes()
+            + self.publishers.memory_bytes()
             + self.segments.memory_bytes()
             + self.reads.memory_bytes()
     }

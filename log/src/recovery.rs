@@ -9,10 +9,12 @@ use std::path::Path;
 
 use codec::error::DecodeError;
 use codec::header::{BatchHeader, ContentKind};
-use codec::ids::{Epoch, Partition, Position, Timestamp};
+use codec::ids::{Epoch, Partition, Position, Timestamp, TopicId};
 
 use crate::aligned::{AlignedBuf, BLOCK_BYTES, block_ceil};
-use crate::checkpoint::{Checkpoint, CheckpointStart, Checkpointer, checkpoint_path};
+use crate::checkpoint::{
+    CHECKPOINT_VERSION, Checkpoint, CheckpointStart, Checkpointer, checkpoint_path,
+};
 use crate::chores::{ChoreOutcome, PrepareTask, is_quarantined, remove_if_there};
 use crate::control::Record;
 use crate::cursor::Cursors;
@@ -21,9 +23,11 @@ use crate::folder::OpenError;
 use crate::log::{Log, LogParts};
 use crate::options::{LogOptions, PREPARE_AT_OPEN_BYTES};
 use crate::positions::LogPositions;
+use crate::publishers::Publishers;
 use crate::scan::{Expected, SegmentScan, Stop, Visit};
 use crate::segment::{
-    HeaderError, SegmentHeader, damage_path, index_path, segment_number, segment_path,
+    FORMAT_VERSION, HeaderError, SegmentHeader, damage_path, index_path, segment_number,
+    segment_path,
 };
 use crate::segments::{Prepared, Sealed, SegmentIndex, Segments};
 use crate::storage::{FileId, OpenMode, Storage, read_blocks};
@@ -105,6 +109,7 @@ pub(crate) fn walk_through(
 struct Replay {
     topics: Topics,
     cursors: Cursors,
+    publishers: Publishers,
     last_time: Timestamp,
     bytes_read: u64,
 }
@@ -117,6 +122,7 @@ impl Replay {
             if let Some(state) = self.topics.partition_mut(header.topic, header.partition) {
                 state.next = state.next.max(header.base_offset.plus(u64::from(header.count)));
             }
+            self.publishers.recovered(header);
             return;
         }
         let mut rest = body;
@@ -177,11 +183,12 @@ impl RecoveryTask<'_> {
         let mut opened = self.open_segments(&names)?;
         let (first, expected) = self.replay_start(&checkpoint, &opened)?;
         let base = base_of(&checkpoint, &opened);
-        let (topics, cursors) = checkpoint.map_or_else(Default::default, |c| (c.topics, c.cursors));
+        let (topics, cursors, publishers) =
+            checkpoint.map_or_else(Default::default, |c| (c.topics, c.cursors, c.publishers));
         let (log, epoch) = (self.key, base.epoch);
         let mut progress = Progress {
             expected,
-            replay: Replay { topics, cursors, last_time: Timestamp(0), bytes_read: 0 },
+            replay: Replay { topics, cursors, publishers, last_time: Timestamp(0), bytes_read: 0 },
             report: RecoveryReport {
                 log,
                 epoch,
@@ -271,6 +278,7 @@ impl RecoveryTask<'_> {
             positions: LogPositions::recovered(start, expected.position),
             topics: replay.topics,
             cursors: replay.cursors,
+            publishers: replay.publishers,
             segments,
             checkpointer: Checkpointer::new(base.sequence, base.segment, base.commit_end),
             next_commit: expected.commit,
@@ -298,7 +306,8 @@ impl RecoveryTask<'_> {
                 }
                 Ok(_) => {}
                 Err(DecodeError::Version { found }) => {
-                    return Err(OpenError::Version { path, found: u32::from(found) });
+                    let (found, known) = (u32::from(found), CHECKPOINT_VERSION);
+                    return Err(OpenError::Version { path, found, known });
                 }
                 // Unfinished or damaged: the other one stands, with all segments that it needs.
                 Err(error) => tracing::info!(log = %self.key, %error, "a checkpoint is not whole"),
@@ -317,7 +326,7 @@ impl RecoveryTask<'_> {
             let header = match SegmentHeader::decode(block.as_slice()) {
                 Ok(header) if header.log == self.key && header.number == number => Some(header),
                 Err(HeaderError::Version { found }) => {
-                    return Err(OpenError::Version { path, found });
+                    return Err(OpenError::Version { path, found, known: FORMAT_VERSION });
                 }
                 _ => None,
             };
@@ -645,13 +654,15 @@ fn read_open(storage: &dyn Storage, file: FileId) -> io::Result<Vec<u8>> {
 }
 
 /// Next offsets are carried to a new generation's logs under the same names.
-pub(crate) fn merge_topics(into: &mut Topics, from: &Topics) {
+pub(crate) fn merge_topics(into: &mut Topics, from: &Topics) -> Vec<TopicId> {
+    let mut numbers = vec![TopicId(0); 1 + from.len() as usize];
     for id in 1..=from.len() {
-        let id = codec::ids::TopicId(id);
+        let id = TopicId(id);
         let Some(name) = from.name(id) else { continue };
         let Some(own) = into.id(name).or_else(|| into.add(std::sync::Arc::clone(name))) else {
             continue;
         };
+        numbers[id.0 as usize] = own;
         let partitions: Vec<(Partition, _)> = from.partitions(id).collect();
         for (partition, state) in partitions {
             if let Some(merged) = into.partition_mut(own, partition) {
@@ -661,6 +672,7 @@ pub(crate) fn merge_topics(into: &mut Topics, from: &Topics) {
             }
         }
     }
+    numbers
 }
 
 #[cfg(test)]
@@ -669,8 +681,8 @@ mod tests {
     use crate::cursor::Cursor;
 
     fn replay() -> Replay {
-        let (topics, cursors) = Default::default();
-        Replay { topics, cursors, last_time: Timestamp(0), bytes_read: 0 }
+        let (topics, cursors, publishers) = Default::default();
+        Replay { topics, cursors, publishers, last_time: Timestamp(0), bytes_read: 0 }
     }
 
     /// A log that carries on damaged older ones has topics with made-up names under other ids: to make one up again

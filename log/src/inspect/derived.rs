@@ -100,7 +100,9 @@ fn print_checkpoint(checkpoint: &Checkpoint, out: &mut dyn Write) -> io::Result<
         let Some(cursor) = checkpoint.cursors.get(*group) else { continue };
         writeln!(out, "cursor group {group} next {} low {}", cursor.next, cursor.low())?;
     }
-    writeln!(out, "{} topics, {} cursors", topics.len(), groups.len())
+    let publishers = checkpoint.publishers.len();
+    let (topics, cursors) = (topics.len(), groups.len());
+    writeln!(out, "{topics} topics, {cursors} cursors, {publishers} publishers by partition")
 }
 
 pub(super) fn inspect_index(
