@@ -139,6 +139,10 @@ codes! {
     Unauthenticated = 124, "unauthenticated", Client, 401, 3;
     /// The frame or the subscription is for a feature that this server does not have.
     Unsupported = 125, "unsupported", Client, 501, 3;
+    /// The batch's sequence is below the newest one that its publisher has stored in the partition, and not among those remembered. It was not stored now; the text says whether it may have been before.
+    SequenceTooOld = 126, "sequence_too_old", Client, 409, 3;
+    /// The batch's sequence stands for another batch of its publisher in the partition: another body or another topic. A sequence is used once.
+    SequenceReused = 127, "sequence_reused", Client, 409, 3;
 
     /// There is no room at the moment; the server has refused before it took anything. Try again.
     Overloaded = 200, "overloaded", Later, 429, 3;

@@ -93,6 +93,7 @@ impl NativeOptions {
             topics_max: self.topics_max,
             subscriptions_max: SESSION_SUBSCRIPTIONS_MAX as u32,
             credit_max: CREDIT_MAX,
+            partition: 0,
             idle_timeout_ms: ms(self.idle_timeout),
         }
     }

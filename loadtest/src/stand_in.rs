@@ -198,5 +198,6 @@ fn welcome() -> Welcome {
         subscriptions_max: 1,
         credit_max: 1 << 20,
         idle_timeout_ms: 30_000,
+        partition: 0,
     }
 }

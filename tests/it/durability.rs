@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::folder;
 use crate::harness::{Server, run, serve};
 
-type Place = (String, u64, u64);
+/// Topic, partition, offset.
+pub type Place = (String, u64, u64);
 
 fn parse(lines: &[String]) -> Vec<Value> {
     lines.iter().map(|line| serde_json::from_str(line).expect("each line is whole")).collect()
@@ -20,7 +21,7 @@ fn place(line: &Value) -> Place {
 }
 
 /// Reads all that the server holds, as an ephemeral subscriber.
-fn everything(server: &Server) -> BTreeMap<Place, String> {
+pub fn everything(server: &Server) -> BTreeMap<Place, String> {
     let all = ["subscribe", "#", "--from", "earliest", "--until-end", "-o", "json"];
     let mut events = BTreeMap::new();
     for line in parse(&server.command(&all).done()) {

@@ -12,5 +12,6 @@ mod memory;
 mod peer;
 mod peers;
 mod real_input;
+mod resend;
 mod usage;
 mod wire;

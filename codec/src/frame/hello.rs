@@ -18,7 +18,8 @@
 //!                                         56 u32 subscriptions, most
 //!                                         60 u32 credit of a subscription, most
 //!                                         64 u32 idle time-out, ms
-//!                                         68 u32 reserved, 0
+//!                                         68 u16 partition for events without a key, or 0
+//!                                         70 u16 reserved, 0
 //! ```
 
 use super::reader::{Reader, limit};
@@ -29,6 +30,8 @@ use crate::error::DecodeError;
 pub const VERSION_LOWEST: u16 = 1;
 /// Highest protocol version this build speaks.
 pub const VERSION_HIGHEST: u16 = 1;
+/// Feature bit 0: batches have a publisher id and a sequence, so that one that is sent again is stored once.
+pub const FEATURE_SEQUENCES: u64 = 1;
 /// Longest client id: it stands in group names and in every listing.
 pub const CLIENT_ID_BYTES_MAX: usize = 256;
 /// Longest credentials: a signed token with its chain fits.
@@ -62,7 +65,7 @@ pub struct Hello<'a> {
 }
 
 impl<'a> Hello<'a> {
-    /// A hello of this build, without credentials and tenant.
+    /// A hello of version 1, without features, credentials and tenant.
     #[must_use]
     pub fn new(client_id: &'a str) -> Self {
         Hello {
@@ -171,6 +174,8 @@ pub struct Welcome {
     pub credit_max: u32,
     /// The server closes a connection from which nothing came for so long, in milliseconds.
     pub idle_timeout_ms: u32,
+    /// The partition that serves this connection's events without a key best. 0 without [`FEATURE_SEQUENCES`].
+    pub partition: u16,
 }
 
 impl Welcome {
@@ -194,10 +199,13 @@ impl Welcome {
             subscriptions_max: reader.u32(field)?,
             credit_max: reader.u32(field)?,
             idle_timeout_ms: reader.u32(field)?,
+            partition: reader.u16(field)?,
         };
-        reader.reserved::<4>()?;
+        reader.reserved::<2>()?;
         reader.end()?;
-        if welcome.partitions == 0 || welcome.window_batches_max == 0 || welcome.topics_max == 0 {
+        let has_zero =
+            welcome.partitions == 0 || welcome.window_batches_max == 0 || welcome.topics_max == 0;
+        if has_zero || welcome.partition >= welcome.partitions {
             return Err(DecodeError::Malformed { field });
         }
         Ok(welcome)
@@ -223,7 +231,7 @@ impl Welcome {
             self.subscriptions_max,
             self.credit_max,
             self.idle_timeout_ms,
-            0,
+            u32::from(self.partition),
         ];
         for limit in limits {
             out.extend_from_slice(&limit.to_le_bytes());

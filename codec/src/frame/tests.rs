@@ -7,7 +7,7 @@ use crate::batch::Batch;
 use crate::header::HeaderSeed;
 use crate::ids::{Offset, Partition, Timestamp, TopicId};
 
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 22] = [
     "hello",
     "welcome",
     "topic",
@@ -27,6 +27,9 @@ const NAMES: [&str; 19] = [
     "refusal",
     "unknown-skipped",
     "unknown-refused",
+    "hello-sequences",
+    "welcome-sequences",
+    "publish-sequence",
 ];
 
 fn example(name: &str) -> Vec<u8> {
@@ -120,6 +123,17 @@ fn examples_mean_what_they_say() {
     let (bytes, welcome) = (example("hello"), example("welcome"));
     assert!(matches!(whole(&bytes).1, Frame::Hello(hello) if hello == Hello::new("car-7")));
     let Frame::Welcome(welcome) = whole(&welcome).1 else { panic!("welcome") };
+    assert_eq!((welcome.features, welcome.partition), (0, 0));
+    let (hello, sequences) = (example("hello-sequences"), example("welcome-sequences"));
+    let Frame::Hello(hello) = whole(&hello).1 else { panic!("hello") };
+    let Frame::Welcome(sequences) = whole(&sequences).1 else { panic!("welcome") };
+    assert_eq!((hello.features, sequences.features), (FEATURE_SEQUENCES, FEATURE_SEQUENCES));
+    assert_eq!((sequences.partition, welcome.window_batches_max), (17, 1_024));
+    let publish = example("publish-sequence");
+    let Frame::Publish(batch) = whole(&publish).1 else { panic!("publish") };
+    let header = Batch::parse(batch, HeaderSeed::WIRE).unwrap().header;
+    assert_eq!((header.publisher_id, header.sequence), (0x1122_3344_5566_7788, 3));
+    assert_eq!(header.partition.0, 20);
     assert_eq!((welcome.version, welcome.partitions, welcome.ping_interval_ms), (1, 64, 20_000));
     assert_eq!((welcome.window_batches_max, welcome.topics_max), (1_024, 4_096));
     assert_eq!((welcome.credit_max, welcome.idle_timeout_ms), (65_536, 60_000));

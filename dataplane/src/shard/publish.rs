@@ -11,6 +11,7 @@ use codec::ids::{Offset, Partition, Position, TopicId};
 use codec::limits::PARTITIONS;
 use codec::refusal::{Code, Refusal};
 use log::batch::{LogState, NoAppend};
+use log::publishers::Stored;
 use routing::topic::TopicName;
 
 use crate::fence::Fence;
@@ -264,7 +265,15 @@ impl Shard {
 
     fn try_append(&mut self, append: &Append<'_>) -> Result<(), NoAppend> {
         let now = self.now.wall;
-        let topic = self.topic_id(append.topic)?;
+        let topic = self.active().topic_id(append.topic);
+        if let Some(stored) = self.active().stored(topic, append.partition, append.header)? {
+            self.answer_again(append, stored);
+            return Ok(());
+        }
+        let topic = match topic {
+            Some(topic) => topic,
+            None => self.create_topic(append.topic)?,
+        };
         let log = self.active_mut();
         let done = log.append(topic, append.partition, append.header, append.body, now);
         if let Err(NoAppend::NoRoom) = done {
@@ -287,15 +296,32 @@ impl Shard {
         Ok(())
     }
 
-    fn topic_id(&mut self, name: &Arc<str>) -> Result<TopicId, NoAppend> {
-        let log = self.active_mut();
-        match log.topic_id(name) {
-            Some(topic) => Ok(topic),
-            None => {
-                debug_assert!(TopicName::check(name).is_ok(), "doors parse topic names");
-                log.create_topic(name)
-            }
+    /// A batch that stands already: its publisher is told the first place, as soon as that has reached the ack level.
+    fn answer_again(&mut self, append: &Append<'_>, stored: Stored) {
+        self.stats.resent_batches += 1;
+        let end = self.active().positions().end();
+        assert!(stored.end <= end, "what is stored was appended");
+        let unacked = Unacked {
+            // Behind all that waits, so that the list stays in order; the next commit takes all of it.
+            end,
+            from: append.from,
+            session: append.session,
+            request: append.request,
+            partition: append.partition,
+            base_offset: stored.base_offset,
+            count: append.header.count,
+            bytes: append.body.len() as u32,
+        };
+        if stored.end <= self.visible_end() {
+            self.acknowledge(unacked, None);
+        } else {
+            self.publishing.unacked.push_back(unacked);
         }
+    }
+
+    fn create_topic(&mut self, name: &Arc<str>) -> Result<TopicId, NoAppend> {
+        debug_assert!(TopicName::check(name).is_ok(), "doors parse topic names");
+        self.active_mut().create_topic(name)
     }
 
     /// Deficit round robin by bytes: while others wait, a session appends at most a quantum a turn, and saves up for a
@@ -346,11 +372,25 @@ impl Shard {
 }
 
 fn refusal_of(error: &NoAppend) -> Refusal {
-    match error {
+    match *error {
         NoAppend::NoRoom => Code::Overloaded.into(),
         NoAppend::DiskFull => Code::DiskFull.into(),
         NoAppend::Stopped => Code::LogStopped.into(),
         NoAppend::TooManyTopics => Code::TooManyTopics.into(),
+        NoAppend::SequenceTooOld { sequence, oldest, newest } if oldest < sequence => {
+            let text = format!("sequence is {sequence} and was not stored, {newest} was since");
+            Refusal::new(Code::SequenceTooOld, text)
+        }
+        NoAppend::SequenceTooOld { sequence, oldest, newest } => {
+            let text = format!(
+                "sequence is {sequence}, {oldest} to {newest} are remembered: it may have been stored"
+            );
+            Refusal::new(Code::SequenceTooOld, text)
+        }
+        NoAppend::SequenceReused { sequence } => {
+            let text = format!("sequence {sequence} stands for a batch with another body");
+            Refusal::new(Code::SequenceReused, text)
+        }
         _ => Code::Overloaded.into(),
     }
 }

@@ -129,6 +129,13 @@ impl Shard {
         }
     }
 
+    /// Where the events of a session go that have no key: a partition of this shard, the same for all its life.
+    #[must_use]
+    pub fn session_partition(&self, key: SessionKey) -> Partition {
+        let own = Partition(self.options.index);
+        self.sessions.get(key).map_or(own, |session| session.partition)
+    }
+
     /// A connection is gone: its members leave, and what was in flight to it goes to others.
     pub fn close_session(&mut self, key: SessionKey) {
         let Some(state) = self.sessions.close(key) else { return };

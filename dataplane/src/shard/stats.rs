@@ -7,6 +7,8 @@ pub struct ShardStats {
     pub appended_events: u64,
     /// Batches appended to this shard's log.
     pub appended_batches: u64,
+    /// Batches that their publishers sent again and that stood in this shard's log already.
+    pub resent_batches: u64,
     /// Batches that went to another shard.
     pub forwarded_batches: u64,
     /// Publishes that found no room.

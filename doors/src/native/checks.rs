@@ -45,6 +45,7 @@ pub(super) fn batch_of<'a>(bytes: &'a [u8], options: &NativeOptions) -> Result<B
         return Err(Refusal::new(Code::MalformedBatch, text));
     }
     check_unstamped(&batch.header)?;
+    check_sequence(&batch.header)?;
     let partition = batch.header.partition;
     if partition != Partition::ANY {
         check_partition(partition, options)?;
@@ -122,11 +123,22 @@ fn check_unstamped(header: &BatchHeader) -> Result<(), Refusal> {
         BatchHeader { base_offset, .. } if *base_offset != Offset(0) => "base offset",
         BatchHeader { durable_end, .. } if *durable_end != Position(0) => "durable end",
         BatchHeader { append_time, .. } if *append_time != Timestamp(0) => "append time",
-        BatchHeader { publisher_id: 1.., .. } => "publisher id",
-        BatchHeader { sequence: 1.., .. } => "sequence",
         _ => return Ok(()),
     };
     Err(Refusal::new(Code::MalformedBatch, format!("batch {field} is not for a publisher to give")))
+}
+
+/// A batch with a sequence names its partition: sent again over another connection it must meet the same log.
+fn check_sequence(header: &BatchHeader) -> Result<(), Refusal> {
+    let text = match (header.publisher_id, header.sequence) {
+        (0, 0) => return Ok(()),
+        (0, _) | (_, 0) => "a batch has both publisher id and sequence, or neither",
+        _ if header.partition == Partition::ANY => {
+            "a batch with a sequence must name its partition"
+        }
+        _ => return Ok(()),
+    };
+    Err(Refusal::new(Code::MalformedBatch, text))
 }
 
 fn batch_refusal(error: &DecodeError) -> Refusal {

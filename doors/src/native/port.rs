@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use codec::batch::Batch;
+use codec::ids::Partition;
 use codec::refusal::Refusal;
 use dataplane::selection::Selection;
 use dataplane::session::{Admission, SessionKey, SubscribeRequest, Verdict};
@@ -14,6 +15,7 @@ use dataplane::shard::Shard;
 /// A shard, as far as a session needs one. The methods are those of [`Shard`].
 pub(super) trait Port {
     fn identify(&mut self, key: SessionKey, client: Arc<str>);
+    fn partition(&self, key: SessionKey) -> Partition;
     fn publish(
         &mut self,
         key: SessionKey,
@@ -39,6 +41,10 @@ pub(super) trait Port {
 impl Port for Shard {
     fn identify(&mut self, key: SessionKey, client: Arc<str>) {
         Shard::identify(self, key, client);
+    }
+
+    fn partition(&self, key: SessionKey) -> Partition {
+        self.session_partition(key)
     }
 
     fn publish(

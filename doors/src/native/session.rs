@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use codec::batch::Batch;
 use codec::frame::{
-    self, Acked, DeliveryHead, Frame, FrameError, GoodbyeFrame, Hello, Kind, Parsed, RefusalFrame,
-    Settlements, Subscribe, TopicFrame, WireVerdict,
+    self, Acked, DeliveryHead, FEATURE_SEQUENCES, Frame, FrameError, GoodbyeFrame, Hello, Kind,
+    Parsed, RefusalFrame, Settlements, Subscribe, TopicFrame, WireVerdict,
 };
 use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
 use codec::refusal::{Code, Refusal};
@@ -389,7 +389,11 @@ impl NativeSession {
             Ok(()) => {
                 self.phase = Phase::Open;
                 shard.identify(self.key, hello.client_id.into());
-                let welcome = self.options.welcome();
+                let mut welcome = self.options.welcome();
+                welcome.features = hello.features & FEATURE_SEQUENCES;
+                if welcome.features != 0 {
+                    welcome.partition = shard.partition(self.key).0;
+                }
                 welcome.encode(self.writing(out));
                 return Step::Taken;
             }

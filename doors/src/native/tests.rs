@@ -52,6 +52,10 @@ impl Port for Recorder {
         self.calls.push(format!("identify {client}"));
     }
 
+    fn partition(&self, _: SessionKey) -> Partition {
+        Partition(17)
+    }
+
     fn publish(
         &mut self,
         _: SessionKey,
@@ -280,6 +284,12 @@ fn documented_examples_are_taken() {
     }
     assert_eq!(rig.shard.taken.len(), 1);
     assert!(rig.shard.calls[1].starts_with("publish fleet/vin-7 20"), "{:?}", rig.shard.calls);
+    assert_eq!(rig.read(&example("publish-sequence")), Feed::More);
+    assert_eq!(rig.shard.taken.len(), 2);
+    let mut other =
+        Rig::new(NativeOptions { node_id: 0x1122_3344_5566_7788, ..Default::default() });
+    assert_eq!(other.read(&example("hello-sequences")), Feed::More);
+    assert_eq!(other.sent(), example("welcome-sequences"));
     // Offsets need an exact topic; the example's filter is one with a wildcard.
     assert_eq!(rig.read(&example("subscribe")), Feed::More);
     assert_eq!(rig.refusal(), (Code::StartNeedsTopic.number(), 7, false));
@@ -396,7 +406,14 @@ fn wrong_frames_are_refused_as_documented() {
         ("partition", with_header(|h| h.partition = Partition(64)), Code::UnknownPartition, false),
         ("epoch", with_header(|h| h.epoch.0 = 1), Code::MalformedBatch, false),
         ("offset", with_header(|h| h.base_offset.0 = 1), Code::MalformedBatch, false),
-        ("sequence", with_header(|h| h.sequence = 1), Code::MalformedBatch, false),
+        ("sequence alone", with_header(|h| h.sequence = 1), Code::MalformedBatch, false),
+        ("publisher alone", with_header(|h| h.publisher_id = 1), Code::MalformedBatch, false),
+        (
+            "sequence without a partition",
+            with_header(|h| (h.publisher_id, h.sequence, h.partition) = (1, 1, Partition::ANY)),
+            Code::MalformedBatch,
+            false,
+        ),
         ("data", publish(6, &[0; 101]), Code::LimitExceeded, false),
         ("filter", subscription("a/#/b", None), Code::MalformedFilter, false),
         ("group", subscription("a", Some("$x")), Code::MalformedGroup, false),

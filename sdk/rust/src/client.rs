@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use codec::batch::Batch;
 use codec::frame::Welcome;
 use codec::header::{HEADER_BYTES, HeaderSeed};
@@ -19,7 +18,7 @@ use crate::delivery::Subscription;
 use crate::error::{ConnectError, PublishError, SubscribeError};
 use crate::event::Event;
 use crate::options::{ClientOptions, SubscribeOptions};
-use crate::publishing::{Ack, BatchAck, Sealed, Waiter};
+use crate::publishing::{Ack, BatchAck, Waiter};
 use crate::state::{Phase, Shared, Subscribed};
 
 /// One connection to a server. Clones share it; when the last is dropped what is under way is sent and the connection
@@ -81,6 +80,8 @@ impl Client {
     pub async fn connect(options: ClientOptions) -> Result<Client, ConnectError> {
         let first = connect(&options).await?;
         let shared = Arc::new(Shared::new(options, first.welcome));
+        // Before the first batch: what has no sequence cannot be told from what comes later.
+        shared.state().publishing.connected(&shared.welcome);
         tokio::spawn(connection::run(shared.clone(), first));
         Ok(Client { handle: Arc::new(Handle { shared }) })
     }
@@ -116,7 +117,8 @@ impl Client {
     }
 
     /// Sends a batch that its publisher has made ([`codec::builder::BatchBuilder`]), to the partition that stands in
-    /// its header. Its topic number is set here. Waits while the buffer is full.
+    /// its header. Its topic number is set here, and publisher id and sequence if it has none. Waits while the buffer is
+    /// full.
     ///
     /// # Errors
     /// The bytes are not a batch, or the client has ended.
@@ -136,8 +138,7 @@ impl Client {
         let (topic, number) = state.publishing.number(topic, shared.welcome.topics_max);
         header.topic = number;
         batch[..HEADER_BYTES].copy_from_slice(&header.encode(HeaderSeed::WIRE));
-        let (batch, waiters) = (Bytes::from(batch), vec![Waiter::Batch(sender)]);
-        state.publishing.put(Sealed { topic, number, batch, waiters });
+        state.publishing.put((topic, number), batch, vec![Waiter::Batch(sender)]);
         drop(state);
         shared.wake.notify_one();
         Ok(BatchHandle(receiver))

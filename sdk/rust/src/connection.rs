@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use codec::frame::{
-    self, Frame, GoodbyeFrame, Hello, Kind, Parsed, Subscribe, TopicFrame, Welcome, WireMode,
-    WireStart,
+    self, FEATURE_SEQUENCES, Frame, GoodbyeFrame, Hello, Kind, Parsed, Subscribe, TopicFrame,
+    Welcome, WireMode, WireStart,
 };
 use codec::ids::TopicId;
 use codec::refusal::Code;
@@ -56,7 +56,8 @@ async fn greet(options: &ClientOptions) -> Result<Connected, ConnectError> {
     let mut stream = TcpStream::connect(&options.server).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     let mut out = Vec::new();
-    Hello::new(&options.client_id).encode(&mut out);
+    let features = FEATURE_SEQUENCES;
+    Hello { features, ..Hello::new(&options.client_id) }.encode(&mut out);
     stream.write_all(&out).await.map_err(unreachable)?;
     let mut buffer = BytesMut::with_capacity(64 << 10);
     loop {
@@ -223,6 +224,7 @@ struct Link<'a> {
 async fn serve(shared: &Arc<Shared>, connected: Connected) -> Result<(), Broken> {
     let Connected { mut stream, welcome, mut buffer } = connected;
     let (mut read, mut write) = stream.split();
+    shared.state().publishing.connected(&welcome);
     let now = Instant::now();
     let mut link = Link {
         shared,

@@ -109,6 +109,10 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.code() == Some(Code::ShuttingDown))
+    }
+
     pub(crate) fn is_unknown_topic(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.code() == Some(Code::UnknownTopic))
     }

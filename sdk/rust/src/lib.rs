@@ -2,8 +2,10 @@
 //!
 //! A [`Client`] is one connection, kept up by one task: it publishes with a window of unacknowledged batches, subscribes,
 //! and after a lost connection connects again, sends everything unacknowledged again in its order, and subscribes
-//! again. Nothing that was published is lost while the client lives; an event may stand in the log twice when the
-//! connection broke before its acknowledgement came.
+//! again. Nothing that was published is lost while the client lives, and nothing stands in the log twice: batches have a
+//! publisher id and a sequence, by which the server knows one that it has stored already, also after a crash of its own.
+//! Only where the client itself gave up ([`PublishError::Lost`]) or the server's disk failed (refused as `log_stopped`) is
+//! it unknown whether an event stands there; publishing it anew may double it.
 //!
 //! ```no_run
 //! use ringmesh_client::{Client, ClientOptions, Event, SubscribeOptions};
@@ -34,6 +36,7 @@ mod event;
 mod incoming;
 mod options;
 mod publishing;
+mod sequences;
 mod state;
 
 pub use client::{BatchHandle, Client, PublishHandle};

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use codec::builder::BatchBuilder;
-use codec::frame::{AckLevel, Acked};
+use codec::frame::{AckLevel, Acked, FEATURE_SEQUENCES, Welcome};
 use codec::ids::{Offset, Partition, TopicId};
 use tokio::sync::oneshot;
 
 use crate::error::PublishError;
+use crate::sequences::Sequences;
 
 /// An event has been acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,9 +81,21 @@ pub(crate) struct Publishing {
     /// Why the server does not take a topic, by the number that was to stand for it. What is published under that
     /// number is refused as "unknown topic", which tells nobody what to change.
     topics_refused: BTreeMap<TopicId, PublishError>,
+    /// None with a server that does not know sequences.
+    sequences: Option<Sequences>,
 }
 
 impl Publishing {
+    /// A connection has been welcomed. A server that knows no sequences is given none.
+    pub(crate) fn connected(&mut self, welcome: &Welcome) {
+        let unkeyed = (welcome.features & FEATURE_SEQUENCES != 0).then_some(welcome.partition);
+        let unkeyed = unkeyed.map(Partition);
+        match (&mut self.sequences, unkeyed) {
+            (Some(sequences), Some(unkeyed)) => sequences.connected(unkeyed),
+            (sequences, unkeyed) => *sequences = unkeyed.map(Sequences::new),
+        }
+    }
+
     /// The number of a topic on this client's connections.
     pub(crate) fn number(&mut self, topic: &str, topics_max: u32) -> (Arc<str>, TopicId) {
         if let Some((name, number)) = self.numbers.get_key_value(topic) {
@@ -139,17 +152,25 @@ impl Publishing {
         unreachable!("an empty batch is never full")
     }
 
-    /// A batch that its publisher has made.
-    pub(crate) fn put(&mut self, sealed: Sealed) {
-        self.bytes += sealed.batch.len();
-        self.waiting.push_back(sealed);
+    /// A batch that is complete: it gets its sequence, and is sent behind all before it.
+    pub(crate) fn put(
+        &mut self,
+        (topic, number): (Arc<str>, TopicId),
+        mut batch: Vec<u8>,
+        waiters: Vec<Waiter>,
+    ) {
+        if let Some(sequences) = &mut self.sequences {
+            sequences.stamp(&mut batch);
+        }
+        self.bytes += batch.len();
+        self.waiting.push_back(Sealed { topic, number, batch: Bytes::from(batch), waiters });
     }
 
     fn seal(&mut self, (number, partition): (TopicId, Partition)) {
         let Some((topic, mut open)) = self.open.remove(&(number, partition)) else { return };
         self.bytes -= open.builder.body_len() - BatchBuilder::default().body_len();
-        let batch = Bytes::from(open.builder.finish(number, partition));
-        self.put(Sealed { topic, number, batch, waiters: open.waiters });
+        let batch = open.builder.finish(number, partition);
+        self.put((topic, number), batch, open.waiters);
     }
 
     /// Seals what has waited for others long enough.
@@ -202,8 +223,12 @@ impl Publishing {
         }
     }
 
-    /// A batch has been refused.
+    /// A batch has been refused. One that a server refuses because it goes stays unanswered: it may stand there since
+    /// it was first sent, so that only the next connection can tell.
     pub(crate) fn refused(&mut self, request: u64, error: &PublishError) {
+        if self.sequences.is_some() && error.is_shutting_down() {
+            return;
+        }
         if let Some(sealed) = self.sent.remove(&request) {
             self.bytes -= sealed.batch.len();
             let cause =
