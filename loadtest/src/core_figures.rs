@@ -117,7 +117,11 @@ impl Core {
     ) -> anyhow::Result<Row> {
         let mut load = self.load(&server);
         change(&mut load);
-        let watched = Watched { pid: Some(server.pid()), folder: Some(server.folder()) };
+        let watched = Watched {
+            pid: Some(server.pid()),
+            folder: Some(server.folder()),
+            ..Watched::default()
+        };
         let row = load_row::measure(name, &load, watched).with_context(|| name.to_owned())?;
         server.stop()?;
         Ok(row)
@@ -294,7 +298,7 @@ impl Core {
         load.publishers = 0;
         load.idle = count;
         let pid = server.pid();
-        let watched = Watched { pid: Some(pid), folder: None };
+        let watched = Watched { pid: Some(pid), ..Watched::default() };
         let mut after = before;
         let mut row = load_row::measure_with(&name, &load, watched, || {
             after = machine::memory_bytes(pid, "VmRSS:")?;

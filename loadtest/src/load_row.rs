@@ -1,13 +1,13 @@
 //! One load as a row of the report: the run itself, and what client, server and disk used meanwhile.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use crate::calls::CallCounter;
 use crate::engine::tally::Tally;
-use crate::engine::{Load, Run};
+use crate::engine::{Load, Pace, Run};
 use crate::machine::{self, CpuTime, DiskCounters, ProcessMeter};
 use crate::report::Row;
 
@@ -16,6 +16,10 @@ pub(crate) const EVENTS: &str = "events acknowledged";
 pub(crate) const DELIVERED: &str = "delivered events a second";
 pub(crate) const WRITTEN: &str = "bytes written by the server";
 
+/// A server that acknowledges less than this share of what an open loop asks does not keep up: its latencies only tell how
+/// long the run was.
+const KEPT_UP_SHARE: f64 = 0.95;
+
 /// Whom to watch during a load.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Watched<'a> {
@@ -23,6 +27,8 @@ pub(crate) struct Watched<'a> {
     pub(crate) pid: Option<u32>,
     /// The folder whose disk is watched.
     pub(crate) folder: Option<&'a Path>,
+    /// The server's core, if it has only that one.
+    pub(crate) cpu: Option<usize>,
 }
 
 /// What was used between two moments.
@@ -32,6 +38,7 @@ struct Meters {
     server: Option<ProcessMeter>,
     disk: Option<DiskCounters>,
     written_bytes: Option<u64>,
+    core: Option<Duration>,
 }
 
 impl Meters {
@@ -43,6 +50,7 @@ impl Meters {
             server: watched.pid.map(ProcessMeter::start).transpose()?,
             disk: watched.folder.map(DiskCounters::of).transpose()?.flatten(),
             written_bytes: watched.pid.map(machine::written_bytes).transpose()?,
+            core: watched.cpu.and_then(machine::core_time),
         })
     }
 
@@ -51,6 +59,11 @@ impl Meters {
         let client = CpuTime::of_thread().since(self.client_cpu, self.began.elapsed(), pid)?;
         row.client = Some(client);
         row.server = self.server.as_ref().map(ProcessMeter::read).transpose()?;
+        let core = watched.cpu.and_then(machine::core_time);
+        if let (Some(before), Some(after), Some(server)) = (self.core, core, &row.server) {
+            let others_s = (after - before).as_secs_f64() - server.cpu_s;
+            row.others_share = Some(others_s.max(0.0) / self.began.elapsed().as_secs_f64());
+        }
         let after = watched.folder.map(DiskCounters::of).transpose()?.flatten();
         if let (Some(before), Some(after)) = (self.disk, after) {
             row.figure("disk flushes", (after.flushes - before.flushes) as f64);
@@ -122,6 +135,12 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
         row.rate_per_s = Some(events as f64 / seconds);
         row.figure(EVENTS, events as f64);
         row.mb_per_s = Some(events as f64 * load.shape.data_bytes as f64 / seconds / 1e6);
+    }
+    if let Pace::Rate(asked) = load.pace
+        && (events as f64) < KEPT_UP_SHARE * asked * seconds
+    {
+        let got = events as f64 / seconds;
+        row.notes.push(format!("over capacity: {got:.0}/s of the {asked:.0}/s that were asked"));
     }
     row.latency("ack", tally.ack.summary());
     row.latency("end to end", tally.end_to_end.summary());

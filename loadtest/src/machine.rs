@@ -217,6 +217,17 @@ pub(crate) fn written_bytes(pid: u32) -> anyhow::Result<u64> {
         .with_context(|| format!("/proc/{pid}/io has no write_bytes"))
 }
 
+/// Time that processes have had core `cpu` so far, in steps of 10 ms; `None` where there is no such core.
+pub(crate) fn core_time(cpu: usize) -> Option<Duration> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let name = format!("cpu{cpu} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+    let fields: Vec<u64> = line.split_whitespace().flat_map(str::parse).collect();
+    // user, nice, system; steal is the eighth. Interrupts are left out: they bring the server's own packets.
+    let ticks = fields.get(..3)?.iter().sum::<u64>() + fields.get(7)?;
+    Some(Duration::from_millis(10 * ticks))
+}
+
 /// Counters of the disk under a folder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskCounters {

@@ -38,6 +38,8 @@ pub(crate) struct Row {
     pub(crate) client: Option<ProcessUse>,
     /// What the server used.
     pub(crate) server: Option<ProcessUse>,
+    /// Time of the server's core that others had, by wall time, if the server has only that core.
+    pub(crate) others_share: Option<f64>,
     /// Further figures by name.
     pub(crate) figures: Vec<Figure>,
     /// Acks by percentile: share and microseconds. For plots; not in the table.
@@ -110,15 +112,23 @@ impl Row {
         {
             self.notes.push(format!("client-bound ({:.0} % busy)", 100.0 * client.busy_share));
         }
-        for (who, used) in [("client", &self.client), ("server", &self.server)] {
-            if let Some(used) = used
-                && used.waited_share > DISTURBED_SHARE
-            {
-                let share = 100.0 * used.waited_share;
-                self.notes.push(format!(
-                    "disturbed: the {who} waited for its core {share:.0} % of the time"
-                ));
-            }
+        let disturbed = |who: &str, used: &ProcessUse| {
+            let share = 100.0 * used.waited_share;
+            format!("disturbed: the {who} waited for its core {share:.0} % of the time")
+        };
+        let waited = |used: &&ProcessUse| used.waited_share > DISTURBED_SHARE;
+        self.notes
+            .extend(self.client.as_ref().filter(waited).map(|used| disturbed("client", used)));
+        match self.others_share {
+            // A server of many threads on one core waits for itself; what counts is who else had the core.
+            Some(share) if share > DISTURBED_SHARE => self.notes.push(format!(
+                "disturbed: others had the server's core {:.0} % of the time",
+                100.0 * share
+            )),
+            Some(_) => {}
+            None => self
+                .notes
+                .extend(self.server.as_ref().filter(waited).map(|used| disturbed("server", used))),
         }
     }
 }
@@ -192,4 +202,35 @@ impl std::fmt::Display for Row {
 /// A figure with three digits or more, and none that pretend.
 fn shown(value: f64) -> String {
     if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server of many threads waits for itself: marked as disturbed it would be excused, and one that was really
+    /// disturbed, and is not marked, would be blamed.
+    #[test]
+    fn a_row_is_marked_by_who_had_the_core() {
+        let used = |busy_share, waited_share| {
+            Some(ProcessUse { cpu_s: 1.0, busy_share, waited_share, rss_peak_bytes: 1 })
+        };
+        let notes = |client, server, others_share| {
+            let mut row = Row { client, server, others_share, ..Row::new("x") };
+            row.mark_limits();
+            row.notes
+        };
+        assert!(notes(used(0.5, 0.0), used(0.9, 2.0), Some(0.01)).is_empty());
+        for (found, expected) in [
+            (notes(used(0.9, 0.0), used(0.1, 0.0), None), "client-bound (90 % busy)"),
+            (notes(used(0.1, 0.2), None, None), "disturbed: the client waited"),
+            (notes(None, used(0.1, 0.2), None), "disturbed: the server waited"),
+            (
+                notes(None, used(0.1, 0.0), Some(0.3)),
+                "disturbed: others had the server's core 30 %",
+            ),
+        ] {
+            assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}: {expected}");
+        }
+    }
 }

@@ -39,12 +39,20 @@ pub(crate) fn run(args: &RunArgs, command: String) -> anyhow::Result<Report> {
     let measure = if args.count_calls { load_row::count_calls } else { load_row::measure };
     let row = if let Some(address) = args.server.server {
         let load = load(args, address)?;
-        let watched = Watched { pid: args.server.server_pid, folder: args.server.data.as_deref() };
+        let watched = Watched {
+            pid: args.server.server_pid,
+            folder: args.server.data.as_deref(),
+            ..Watched::default()
+        };
         measure(&name, &load, watched)?
     } else {
         let server = start(&args.server)?;
         let load = load(args, server.address)?;
-        let watched = Watched { pid: Some(server.pid()), folder: Some(server.folder()) };
+        let watched = Watched {
+            pid: Some(server.pid()),
+            folder: Some(server.folder()),
+            ..Watched::default()
+        };
         let row = measure(&name, &load, watched)?;
         server.stop()?;
         row
@@ -63,8 +71,14 @@ fn run_point(args: &RunArgs, workload: &Workload, point: &Point) -> anyhow::Resu
         Run::connect(&load.without_groups())?.fill(workload.backlog_batches())?;
     }
     let watched = match &server {
-        Some(server) => Watched { pid: Some(server.pid()), folder: Some(server.folder()) },
-        None => Watched { pid: args.server.server_pid, folder: args.server.data.as_deref() },
+        Some(server) => {
+            Watched { pid: Some(server.pid()), folder: Some(server.folder()), ..Watched::default() }
+        }
+        None => Watched {
+            pid: args.server.server_pid,
+            folder: args.server.data.as_deref(),
+            ..Watched::default()
+        },
     };
     let name = format!("{} {}", workload.name, point.name);
     let row = load_row::measure(name.trim_end(), &load, watched)?;

@@ -202,7 +202,8 @@ impl Compare<'_> {
         if self.args.warm_up.is_none() {
             load.warm_up = load.warm_up.max(contender.warm_up_least);
         }
-        let watched = Watched { pid: Some(process.pid()), folder: Some(folder.path()) };
+        let watched =
+            Watched { pid: Some(process.pid()), folder: Some(folder.path()), cpu: self.place.cpu };
         let row = under_load(contender.id, workload, &load, watched)
             .with_context(|| format!("its last words: {}", process.last_words()))?;
         process.stop()?;
