@@ -51,6 +51,9 @@ pub(crate) struct Row {
     /// Acks second by second, likewise.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) seconds: Vec<Second>,
+    /// How the client asked, where that could matter.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) client_notes: Vec<String>,
     /// What a reader must know: client-bound, missing acks, a target that was or was not met.
     pub(crate) notes: Vec<String>,
 }
@@ -192,7 +195,7 @@ impl std::fmt::Display for Row {
         for Figure { name, value } in &self.figures {
             writeln!(f, "  = {name}: {}", shown(*value))?;
         }
-        for note in &self.notes {
+        for note in self.client_notes.iter().chain(&self.notes) {
             writeln!(f, "  ! {note}")?;
         }
         Ok(())

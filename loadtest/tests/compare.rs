@@ -1,9 +1,10 @@
-//! `loadtest compare` in its short form: Ringmesh and the floor, with a peer that is not there. The report must hold a
-//! line for each of them. How fast anybody is, is not asserted.
+//! `loadtest compare` in its short form: Ringmesh and the floor, with peers that are not there or do not start. The report
+//! must hold a line for each of them. How fast anybody is, is not asserted.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -40,13 +41,19 @@ fn the_report_has_a_line_for_everybody() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let at = |name: &str| folder.path().join(name);
     let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    // One peer is not there, the other cannot start.
+    std::fs::create_dir(at("installed")).unwrap();
+    let nats = at("installed/nats-server-2.15.2");
+    std::fs::write(&nats, "#!/bin/sh\necho the moon is full\nexit 7\n").unwrap();
+    std::fs::set_permissions(&nats, PermissionsExt::from_mode(0o755)).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
-        .args(["compare", "--workload", "tiny", "--peers", "nats-synced", "--no-install"])
+        .args(["compare", "--workload", "tiny", "--no-install"])
+        .args(["--peers", "nats-synced,kafka-synced"])
         .args(["--rounds", "1", "--warm-up", "100ms", "--duration", "400ms"])
         .args(["--cpu", if alone { "0" } else { "1" }, "--serve"])
         .arg(server())
         .args([Path::new("--data"), &at("data"), Path::new("--out"), &at("out")])
-        .args([Path::new("--installed"), &at("nothing")])
+        .args([Path::new("--installed"), &at("installed")])
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -55,7 +62,11 @@ fn the_report_has_a_line_for_everybody() {
         serde_json::from_slice(&std::fs::read(at("out/compare.json")).unwrap()).unwrap();
     let lines = report["lines"].as_array().unwrap();
     let ids: Vec<&str> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["ringmesh", "ringmesh-written", "nats-synced", "file"], "{report:#}");
+    assert_eq!(
+        ids,
+        ["ringmesh", "ringmesh-written", "nats-synced", "kafka-synced", "file"],
+        "{report:#}"
+    );
     for line in &lines[..2] {
         assert!(number(line, "/events_per_s/median") > 0.0);
         assert!(number(line, "/ack/p50_us/median") <= number(line, "/ack/p9999_us/median"));
@@ -70,10 +81,12 @@ fn the_report_has_a_line_for_everybody() {
         let lost = |note: &Value| note.as_str().unwrap().contains("did not come");
         assert!(!line["notes"].as_array().unwrap().iter().any(lost), "{line:#}");
     }
-    assert!(lines[2]["events_per_s"].is_null());
-    assert!(lines[2]["notes"][0].as_str().unwrap().contains("not installed"), "{report:#}");
-    assert!(number(&lines[3], "/ack/p50_us/median") > 0.0);
-    assert!(number(&lines[3], "/round_trip/p50_us/median") > 0.0);
+    for (line, why) in [(&lines[2], "the moon is full"), (&lines[3], "not installed")] {
+        assert!(line["events_per_s"].is_null());
+        assert!(line["notes"][0].as_str().unwrap().contains(why), "{report:#}");
+    }
+    assert!(number(&lines[4], "/ack/p50_us/median") > 0.0);
+    assert!(number(&lines[4], "/round_trip/p50_us/median") > 0.0);
 
     let table = std::fs::read_to_string(at("out/compare.md")).unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), table.trim());

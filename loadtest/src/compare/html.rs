@@ -50,6 +50,9 @@ pub(super) fn page(comparison: &Comparison) -> String {
         escape(&comparison.machine.to_string()),
         comparison.rounds
     );
+    for note in comparison.client_notes() {
+        let _ = writeln!(html, "<p>{}.</p>", escape(note));
+    }
     for lines in comparison.lines.chunk_by(|a, b| a.point == b.point) {
         section(comparison, lines, &mut html);
     }

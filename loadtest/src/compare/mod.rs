@@ -58,6 +58,16 @@ impl Comparison {
         };
         self.workloads.iter().find(is_of).map_or("", |workload| &workload.about)
     }
+
+    /// How the clients asked, each once.
+    fn client_notes(&self) -> Vec<&str> {
+        let rounds = self.lines.iter().flat_map(|line| &line.rounds);
+        let mut notes: Vec<&str> =
+            rounds.flat_map(|row| &row.client_notes).map(String::as_str).collect();
+        notes.sort_unstable();
+        notes.dedup();
+        notes
+    }
 }
 
 /// Runs it, prints the table and writes the report.

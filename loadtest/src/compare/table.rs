@@ -28,6 +28,9 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
         "`{}`\n\n{}. {} round(s) of each in alternation; every figure is the median of its rounds.\n",
         comparison.command, comparison.machine, comparison.rounds
     );
+    for note in comparison.client_notes() {
+        let _ = write!(text, "\n{note}.\n");
+    }
     let mut point = "";
     for line in &comparison.lines {
         if line.point != point {
