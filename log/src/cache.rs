@@ -55,6 +55,15 @@ impl TailCache {
         self.bytes
     }
 
+    /// How many commits are kept, their bytes, and those bytes of them that are not durable; added up anew.
+    pub(crate) fn held(&self) -> (usize, usize, usize) {
+        let bytes = |commit: &CachedCommit| commit.bytes.len();
+        let sum: usize = self.commits.iter().map(bytes).sum();
+        assert!(sum == self.bytes, "the cache counts its bytes");
+        let unsynced = self.commits.iter().filter(|commit| commit.number >= self.durable_end);
+        (self.commits.len(), sum, unsynced.map(bytes).sum())
+    }
+
     /// The commit that holds `position`.
     pub(crate) fn find(&self, position: Position) -> Option<&CachedCommit> {
         let after = self.commits.partition_point(|commit| commit.end_position <= position);

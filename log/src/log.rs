@@ -5,6 +5,7 @@
 //! amount of work. The steps of a commit are in `commits`, the work beside the path of an event in `upkeep`.
 
 mod commits;
+pub mod held;
 mod upkeep;
 
 use std::collections::VecDeque;

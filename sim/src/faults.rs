@@ -50,6 +50,10 @@ faults! {
     WriteFailed => "write failed",
     /// A chore failed.
     ChoreFailed => "chore failed",
+    /// A read failed once.
+    ReadFailed => "read failed",
+    /// Reads failed for a while, however often they were tried.
+    ReadsFailing => "reads failing for a while",
     /// The disk was full.
     DiskFull => "disk full",
     /// A shard was not run for long.
@@ -58,6 +62,8 @@ faults! {
     SlowMail => "mail slow",
     /// A mailbox was full.
     MailboxFull => "mailbox full",
+    /// A mailbox was full when a batch was to go to the shard of its partition.
+    PublishHeldUp => "mailbox full for a publish",
     /// The control plane's queue was full.
     ControlFull => "control queue full",
     /// The control plane was not there.
@@ -70,6 +76,12 @@ faults! {
     PublisherLost => "publisher lost",
     /// A subscriber's session ended with deliveries unsettled.
     SubscriberLost => "subscriber lost",
+    /// A subscriber was there again after its session had ended.
+    SubscriberBack => "subscriber back",
+    /// A member left its group with deliveries unsettled.
+    MemberLeft => "member left in mid-flow",
+    /// A member asked for the end of its ephemeral subscription, with all that it still owed.
+    SubscriptionEnded => "subscription ended by its client",
     /// A subscriber kept deliveries beyond the deadline.
     SlowSubscriber => "subscriber slow",
     /// A subscriber handed a delivery back.
@@ -78,6 +90,8 @@ faults! {
     SettledInPart => "delivery settled in part",
     /// A subscriber settled something twice.
     SettledTwice => "delivery settled twice",
+    /// Events that were acknowledged at a level below `durable` are gone, as that level allows.
+    AckedLost => "acknowledged below durable, lost",
     /// A publish found no room.
     NoRoom => "no room",
     /// The node came back with more shards.
@@ -96,12 +110,20 @@ pub struct Tally {
     pub published: u64,
     /// Events whose publisher was told that they are durable.
     pub acknowledged: u64,
+    /// Events whose publisher was told that they are written.
+    pub acknowledged_written: u64,
+    /// Events whose publisher was told that they are received.
+    pub acknowledged_received: u64,
     /// Events that came to a subscriber for the first time in its group.
     pub delivered: u64,
     /// Events that came to a group again.
     pub redelivered: u64,
     /// Deliveries whose attempt number was above 1.
     pub attempts_above_one: u64,
+    /// Deliveries that got a copy of their events, because others kept too much of a log's buffers.
+    pub copied: u64,
+    /// Readers that stopped at what the disk did not give.
+    pub stopped_readers: u64,
 }
 
 impl Tally {
@@ -130,9 +152,13 @@ impl Tally {
         self.cycles += other.cycles;
         self.published += other.published;
         self.acknowledged += other.acknowledged;
+        self.acknowledged_written += other.acknowledged_written;
+        self.acknowledged_received += other.acknowledged_received;
         self.delivered += other.delivered;
         self.redelivered += other.redelivered;
         self.attempts_above_one += other.attempts_above_one;
+        self.copied += other.copied;
+        self.stopped_readers += other.stopped_readers;
     }
 
     /// The rows of the closing table.
@@ -141,10 +167,14 @@ impl Tally {
         let mut rows: Vec<_> =
             Fault::ALL.iter().map(|fault| (fault.name(), self.count(*fault))).collect();
         rows.push(("events published", self.published));
-        rows.push(("events acknowledged", self.acknowledged));
+        rows.push(("events acknowledged as durable", self.acknowledged));
+        rows.push(("events acknowledged as written", self.acknowledged_written));
+        rows.push(("events acknowledged as received", self.acknowledged_received));
         rows.push(("events delivered", self.delivered));
         rows.push(("events redelivered", self.redelivered));
         rows.push(("deliveries of attempt 2 and more", self.attempts_above_one));
+        rows.push(("deliveries with a copy of their own", self.copied));
+        rows.push(("readers stopped by failing reads", self.stopped_readers));
         rows
     }
 
@@ -158,7 +188,7 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, count) in self.rows() {
-            writeln!(f, "{name:<34} {count:>12}")?;
+            writeln!(f, "{name:<36} {count:>12}")?;
         }
         Ok(())
     }

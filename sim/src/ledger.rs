@@ -45,7 +45,7 @@ pub struct BatchId(pub u32);
 pub enum Fate {
     /// Taken, and not answered.
     UnderWay,
-    /// Told that it is durable.
+    /// Told that it has reached the node's ack level.
     Acknowledged {
         /// Where.
         partition: Partition,
@@ -79,6 +79,8 @@ pub struct Sent {
     pub fate: Fate,
     /// Whether a subscriber has seen it.
     pub was_visible: bool,
+    /// Whether it was looked for after a recovery and was not there.
+    pub was_absent: bool,
 }
 
 /// Where a batch stands.
@@ -158,6 +160,8 @@ pub struct Ledger {
     pub topics: Vec<TopicName>,
     /// Groups by number.
     pub groups: BTreeMap<GroupId, GroupBook>,
+    /// The largest body of a batch that was published.
+    pub batch_bytes_max: usize,
     /// Steps of the run so far: the order in which clients learn things.
     pub step: u64,
 }

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn one(seed: u64, trace: bool) -> ExitCode {
     let outcome = run(seed, trace);
     print!("{}", outcome.tally);
-    println!("{:<34} {:>12}", "shard cycles", outcome.tally.cycles);
+    println!("{:<36} {:>12}", "shard cycles", outcome.tally.cycles);
     report(&outcome);
     println!("seed {seed} trace {:016x}", outcome.hash);
     if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -60,7 +60,7 @@ fn many(seeds: std::ops::Range<u64>, threads: usize, keep_going: bool) -> ExitCo
         outcome.violation.is_some() && !keep_going
     });
     print!("{tally}");
-    println!("{:<34} {:>12}", "shard cycles", tally.cycles);
+    println!("{:<36} {:>12}", "shard cycles", tally.cycles);
     let (ran, failed) = (ran.into_inner(), failed.into_inner());
     println!("{ran} seeds run, {failed} with a violation");
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -69,6 +69,9 @@ impl Network {
         let waiting = waiting - control;
         if waiting >= self.options.mailbox_len_max {
             tally.hit(Fault::MailboxFull);
+            if let Mail::Publish(_) = mail {
+                tally.hit(Fault::PublishHeldUp);
+            }
             return Err(mail);
         }
         self.longest = self.longest.max(waiting + 1);

@@ -6,6 +6,7 @@ use codec::ids::{Offset, Partition, Timestamp};
 use codec::limits::PARTITIONS;
 use codec::murmur2::partition_of;
 use dataplane::options::ShardOptions;
+use dataplane::session::AckLevel;
 use log::options::LogOptions;
 use routing::subscription::{Mode, Start};
 use routing::topic::{TopicFilter, TopicName};
@@ -127,6 +128,10 @@ pub struct Plan {
     pub control_len_max: usize,
     /// How often in 100,000 steps each of the rarer faults begins.
     pub rare_fault_chance: u64,
+    /// How often in 100,000 steps reads begin to fail.
+    pub read_fault_chance: u64,
+    /// How often in a thousand looks at its connection a member leaves its group and comes back.
+    pub leave_chance: u64,
 }
 
 impl Plan {
@@ -138,7 +143,7 @@ impl Plan {
         let keys = keys(random);
         let topics = TOPICS.iter().map(|topic| TopicName::new(*topic).expect("a topic")).collect();
         let deadline = random.between(300_000, 900_000);
-        Plan {
+        let plan = Plan {
             shards,
             disasters: disasters(random, cycles),
             cycles,
@@ -162,7 +167,24 @@ impl Plan {
             shard: shard_options(random, deadline),
             control_len_max: random.pick(&[1, 4, 64]),
             rare_fault_chance: random.pick(&[0, 40, 120]),
-        }
+            read_fault_chance: 0,
+            leave_chance: 0,
+        };
+        // Drawn from numbers of their own, so that what else a seed means does not change with them.
+        plan.with_extras(&mut random.clone().fork().fork())
+    }
+
+    /// What only some runs have.
+    fn with_extras(mut self, random: &mut Random) -> Self {
+        use AckLevel::{Durable, Received, Written};
+        self.shard.ack =
+            random.pick(&[Durable, Durable, Durable, Durable, Durable, Durable, Written, Received]);
+        self.read_fault_chance = random.pick(&[0, 0, 60, 200]);
+        self.leave_chance = random.pick(&[0, 0, 2, 8]);
+        self.shard.lent_bytes_max = random.pick(&[0, 64 << 10, 128 << 20]);
+        self.shard.remote_publish_bytes_max = random.pick(&[1, 20_000, 32 << 20]);
+        self.log.read_bytes_max = random.pick(&[256 << 10, 64 << 20, 64 << 20]);
+        self
     }
 }
 

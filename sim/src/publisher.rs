@@ -157,10 +157,14 @@ impl Publisher {
                         id.0
                     );
                 }
-                if ack != AckLevel::Durable {
+                if ack != scene.plan.shard.ack {
                     violated!(CHECK, "batch {} is acknowledged as {ack:?}", id.0);
                 }
-                scene.tally.acknowledged += u64::from(count);
+                *match ack {
+                    AckLevel::Durable => &mut scene.tally.acknowledged,
+                    AckLevel::Written => &mut scene.tally.acknowledged_written,
+                    AckLevel::Received => &mut scene.tally.acknowledged_received,
+                } += u64::from(count);
                 let at = scene.ledger.step;
                 let sent = scene.ledger.attempt_mut(id);
                 sent.fate = Fate::Acknowledged { partition, offset: base_offset, at };
@@ -194,6 +198,9 @@ impl Publisher {
                 let id = BatchId(scene.ledger.sent.len() as u32);
                 let bytes = encode(id, &intent, scene);
                 let partition = intent.keys[0].map(|key| scene.plan.keys[usize::from(key)].1);
+                let body_bytes = bytes.len() - codec::header::HEADER_BYTES;
+                let most = &mut scene.ledger.batch_bytes_max;
+                *most = body_bytes.max(*most);
                 scene.ledger.sent.push(Sent {
                     session,
                     topic: intent.topic,
@@ -203,6 +210,7 @@ impl Publisher {
                     is_local: partition.is_none_or(|partition| partition.0 % shards == home.shard),
                     fate: Fate::Refused,
                     was_visible: false,
+                    was_absent: false,
                 });
                 Held { id, intent, bytes }
             }

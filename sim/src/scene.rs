@@ -18,6 +18,8 @@ pub struct Scene {
     pub plan: Arc<Plan>,
     /// Chance for everything that is decided on the way.
     pub random: Random,
+    /// Chance for faults that only some runs have, so that the others do not change with them.
+    pub extra: Random,
     /// Virtual time.
     pub now_us: u64,
     /// How far the wall clock is off.

@@ -27,6 +27,8 @@ enum Standing {
     Asked,
     /// It stands.
     Stands,
+    /// The member has left; the end of its subscription is not answered.
+    Leaving,
 }
 
 /// A delivery that is not settled.
@@ -58,6 +60,8 @@ pub struct Subscriber {
     held: Vec<Held>,
     settled: Vec<(Token, u64)>,
     comes_us: u64,
+    /// Whether it was connected before.
+    was_here: bool,
     /// Something may have timed out, so the shard may count less than is held here.
     is_unsure: bool,
 }
@@ -77,6 +81,7 @@ impl Subscriber {
             held: Vec::new(),
             settled: Vec::new(),
             comes_us: plan.comes_us,
+            was_here: false,
             is_unsure: false,
             plan,
         }
@@ -87,6 +92,12 @@ impl Subscriber {
     pub fn is_done(&self) -> bool {
         let stands = self.standing.iter().all(|standing| *standing == Standing::Stands);
         self.home.is_some() && stands && self.held.is_empty()
+    }
+
+    /// Events that may be in flight to it at most, over all its subscriptions.
+    #[must_use]
+    pub fn credit_max(&self) -> usize {
+        self.credit_max.iter().map(|credit| *credit as usize).sum()
     }
 
     /// What it waits for, in words.
@@ -125,7 +136,47 @@ impl Subscriber {
         if !scene.is_calm && scene.random.chance(10) {
             self.change_credit(home, node, scene);
         }
+        let leaves = scene.plan.leave_chance;
+        if leaves > 0 && !scene.is_calm && scene.extra.chance(leaves) {
+            self.leave(home, node, scene);
+        }
         self.settle_some(home, node, scene)
+    }
+
+    /// A member leaves one of its groups in the middle of its work; an ephemeral subscription ends with that.
+    fn leave(&mut self, home: Home, node: &mut Node, scene: &mut Scene) {
+        let wish = scene.extra.index(self.standing.len());
+        if self.standing[wish] != Standing::Stands {
+            return;
+        }
+        let request = wish as u64 + 1;
+        let (gone, kept) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|held: &Held| held.subscription == request);
+        self.held = kept;
+        let gone: Vec<Held> = gone;
+        if !gone.is_empty() {
+            scene.tally.hit(Fault::MemberLeft);
+        }
+        if self.plan.wishes[wish].group.is_none() {
+            scene.tally.hit(Fault::SubscriptionEnded);
+        }
+        for held in gone {
+            self.release(&held, held.bits, scene);
+        }
+        scene.trace.note(format_args!("subscriber {} leaves wish {wish}", self.number));
+        self.standing[wish] = Standing::Leaving;
+        node.shard(home).unsubscribe(home.key, request, false);
+    }
+
+    /// A subscription is over on this session: as it was asked for, or since the control plane has ended it.
+    fn on_unsubscribed(&mut self, wish: usize, scene: &mut Scene) {
+        let wait = scene.extra.below(100_000);
+        self.standing[wish] = Standing::Wanted { not_before_us: scene.now_us + wait };
+        let request = wish as u64 + 1;
+        for held in self.held.extract_if(.., |held| held.subscription == request) {
+            released(&held, held.bits, self.member, scene);
+        }
     }
 
     /// Its session is over, whoever ended it.
@@ -179,9 +230,10 @@ impl Subscriber {
                 self.standing[wish] = Standing::Wanted { not_before_us: scene.now_us + wait };
             }
             SessionEvent::Delivery(delivery) => self.on_delivery(home, &delivery, node, scene)?,
-            SessionEvent::Goodbye(_)
-            | SessionEvent::Unsubscribed { .. }
-            | SessionEvent::CaughtUp { .. } => {}
+            SessionEvent::Unsubscribed { request } => {
+                self.on_unsubscribed(request as usize - 1, scene);
+            }
+            SessionEvent::Goodbye(_) | SessionEvent::CaughtUp { .. } => {}
             event => violated!(CHECK, "a subscriber is told {event:?}"),
         }
         Ok(())
@@ -191,6 +243,9 @@ impl Subscriber {
         let shard = scene.random.below(u64::from(node.count())) as u16;
         self.home = node.connect(shard, Owner::Subscriber(self.number));
         if let Some(home) = self.home {
+            if std::mem::replace(&mut self.was_here, true) {
+                scene.tally.hit(Fault::SubscriberBack);
+            }
             self.member = scene.next_session();
             node.shard(home).identify(home.key, self.plan.client.clone());
         }
@@ -279,7 +334,7 @@ impl Subscriber {
             Temper::Slow if scene.random.chance(200) => scene.random.below(deadline * 2),
             _ => scene.random.below(20_000),
         };
-        self.held.push(Held {
+        let held = Held {
             subscription: delivery.subscription,
             token: delivery.token,
             group,
@@ -289,7 +344,13 @@ impl Subscriber {
             received_us: scene.now_us,
             ready_us: scene.now_us + wait,
             is_late: false,
-        });
+        };
+        if self.standing[delivery.subscription as usize - 1] != Standing::Stands {
+            // It was said before the member left, and has been taken back since.
+            released(&held, bits, self.member, scene);
+            return Ok(());
+        }
+        self.held.push(held);
         self.check_credit(delivery.subscription, scene)
     }
 
@@ -432,10 +493,15 @@ impl Subscriber {
 
     /// It no longer holds these events of a delivery.
     fn release(&self, held: &Held, bits: u64, scene: &mut Scene) {
-        for index in (0..64_u32).filter(|index| bits & (1 << index) != 0) {
-            let event = Arrived { id: held.id, index, delivery: held.delivery };
-            order::released(&mut scene.ledger, held.group, self.member, event, scene.now_us);
-        }
+        released(held, bits, self.member, scene);
+    }
+}
+
+/// A member no longer holds these events of a delivery.
+fn released(held: &Held, bits: u64, member: u32, scene: &mut Scene) {
+    for index in (0..64_u32).filter(|index| bits & (1 << index) != 0) {
+        let event = Arrived { id: held.id, index, delivery: held.delivery };
+        order::released(&mut scene.ledger, held.group, member, event, scene.now_us);
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use codec::ids::Position;
+use dataplane::session::AckLevel;
 use dataplane::shard::Shard;
 use log::folder::{FolderOptions, ShardLogs};
 
@@ -54,6 +55,7 @@ impl World {
         let plan = Arc::new(Plan::new(&mut random));
         let ledger = Ledger { topics: plan.topics.clone(), ..Ledger::default() };
         let mut scene = Scene {
+            extra: Random::new(seed).fork().fork(),
             random: random.fork(),
             now_us: 1,
             wall_off_us: 0,
@@ -115,9 +117,12 @@ impl World {
                 break;
             }
         }
+        let held: Vec<_> = self.node.shards.iter().map(Shard::held).collect();
+        memory::check_idle(&held)?;
+        self.take_stats();
         self.shut_down()?;
         let mut shards = open(&self.disk, &self.scene.plan, self.node.count())?;
-        let audit = self.audit(&mut shards)?;
+        let audit = self.audit(&mut shards, false)?;
         owed::check_settled(&self.scene.ledger, &audit)?;
         owed::check_cursors(&self.scene.ledger, &audit)
     }
@@ -183,6 +188,7 @@ impl World {
             self.disk_full_until_us = None;
             self.disk.files().full = false;
         }
+        self.begin_read_faults();
         if !self.node.is_open || self.random.below(100_000) >= chance {
             return;
         }
@@ -214,6 +220,21 @@ impl World {
                 tally.hit(Fault::ClockForward);
                 self.scene.wall_off_us += self.random.below(5_000_000) as i64;
             }
+        }
+    }
+
+    /// Reads fail, once or for a while: what is there is only not to be had now.
+    fn begin_read_faults(&mut self) {
+        let chance = self.scene.plan.read_fault_chance;
+        if chance == 0 || !self.node.is_open || self.scene.extra.below(100_000) >= chance {
+            return;
+        }
+        let shard = self.scene.extra.index(self.node.shards.len());
+        let queue = &mut self.node.sides[shard].queue;
+        if self.scene.extra.chance(500) {
+            queue.fail_next(Failure::Read);
+        } else {
+            queue.fail_reads(self.scene.now_us + self.scene.extra.between(5_000, 600_000));
         }
     }
 
@@ -306,7 +327,27 @@ impl World {
             }
         }
         memory::check_operations(self.node.sides[index].queue.most())?;
-        memory::check_mailboxes(self.node.network.longest())
+        memory::check_mailboxes(self.node.network.longest())?;
+        self.check_memory(index)
+    }
+
+    /// Every few cycles: what a shard holds, against its limits.
+    fn check_memory(&mut self, shard: usize) -> Checked {
+        if !self.scene.tally.cycles.is_multiple_of(memory::CYCLES_BETWEEN) {
+            return Ok(());
+        }
+        let publishers = &self.scene.plan.publishers;
+        let load = memory::Load {
+            // A window that was wider before may still be in flight.
+            credit: self.subscribers.iter().map(Subscriber::credit_max).sum(),
+            // Those of sessions that have gone are answered to nobody.
+            publishes: publishers.iter().map(|plan| plan.window).sum::<usize>()
+                * (1 + self.scene.tally.count(Fault::PublisherLost) as usize),
+            batch_bytes: self.scene.ledger.batch_bytes_max,
+            sessions: self.publishers.len() + self.subscribers.len(),
+        };
+        let held = self.node.shards[shard].held();
+        memory::check_shard(&held, &self.scene.plan.shard, &load)
     }
 
     /// The node goes down and comes back.
@@ -337,12 +378,27 @@ impl World {
             std::cmp::Ordering::Equal => {}
         }
         let mut logs = logs;
-        self.audit(&mut logs)?;
+        let allowed = match self.scene.plan.shard.ack {
+            AckLevel::Received => true,
+            AckLevel::Written => power,
+            AckLevel::Durable => false,
+        };
+        self.audit(&mut logs, allowed)?;
         self.node = start(logs, &self.disk, &mut self.control, &mut self.scene);
         Ok(())
     }
 
+    /// What the shards have counted in this life.
+    fn take_stats(&mut self) {
+        let tally = &mut self.scene.tally;
+        for stats in self.node.shards.iter().map(Shard::stats) {
+            tally.copied += stats.copied_deliveries;
+            tally.stopped_readers += stats.stopped_readers;
+        }
+    }
+
     fn go_down(&mut self, power: bool) {
+        self.take_stats();
         self.scene.tally.hit(if power { Fault::PowerLoss } else { Fault::Kill });
         for side in &mut self.node.sides {
             side.queue.cut(&self.disk, power, &mut self.scene.tally);
@@ -372,10 +428,13 @@ impl World {
         }
     }
 
-    /// Reads all that stands in the logs and holds it against what clients know.
-    fn audit(&mut self, shards: &mut [ShardLogs]) -> Result<Audit, Violation> {
+    /// Reads all that stands in the logs and holds it against what clients know. `allowed`: what was acknowledged may
+    /// be gone.
+    fn audit(&mut self, shards: &mut [ShardLogs], allowed: bool) -> Result<Audit, Violation> {
         let audit = audit::audit(shards, &self.disk, &self.scene.ledger)?;
         let ledger = &mut self.scene.ledger;
+        let lost = whole::note_absent(ledger, &audit, allowed);
+        self.scene.tally.add_faults(Fault::AckedLost, lost);
         whole::check(ledger, &audit)?;
         acknowledged::check(ledger, &audit)?;
         order::check_logs(ledger, &audit)?;
@@ -415,6 +474,7 @@ impl World {
             && self.subscribers.iter().all(Subscriber::is_done)
             && self.control.is_idle()
             && self.first_unsettled(ledger).is_none()
+            && self.node.shards.iter().all(is_at_rest)
     }
 
     /// An acknowledged batch that a group has not settled.
@@ -472,6 +532,13 @@ impl World {
         self.disk.files().end_process();
         Ok(())
     }
+}
+
+/// Whether a shard has nothing more to do by itself: a log writes marks and cursors in its own time, and a reader that
+/// has failed too often looks only now and then whether the disk is well again.
+fn is_at_rest(shard: &Shard) -> bool {
+    let held = shard.held();
+    held.read_retries == 0 && held.logs.iter().all(|log| log.is_idle)
 }
 
 /// Where a batch stands, as far as it is known that it does.

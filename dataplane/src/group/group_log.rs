@@ -151,6 +151,18 @@ impl GroupLog {
         !self.idle.is_empty()
     }
 
+    /// Batches taken and not settled, settled ones behind them included.
+    #[must_use]
+    pub fn flights(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Keys that wait.
+    #[must_use]
+    pub fn waiting_keys(&self) -> usize {
+        self.keys.waiting()
+    }
+
     /// What of a delivery is still in flight.
     #[cfg(test)]
     pub fn in_flight(&self, base: Position, delivery: u32) -> Option<Bitmap> {

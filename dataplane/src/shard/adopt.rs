@@ -173,6 +173,8 @@ impl Shard {
             let freed = group.members.in_flight_bytes();
             self.free_in_flight(freed);
             self.groups.remove(&subscription.group);
+            self.catching_up.retain(|(group, _)| *group != subscription.group);
+            self.waiting_bytes.remove(&subscription.group);
             for log in &mut self.logs {
                 log.remove_cursor(subscription.group.0);
             }

@@ -35,6 +35,8 @@ const READ_RETRY_US: u64 = 1_000;
 const READ_RETRY_AFTER_FAILURE_US: u64 = 20_000;
 /// How often it is looked whether the disk gives again what it has failed to give [`READ_FAILURES_MAX`] times.
 const STOPPED_RETRY_US: u64 = 60_000_000;
+/// The same for routing, for which all groups at the tail wait, and which is one read a shard.
+const TAIL_RETRY_MAX_US: u64 = 2_000_000;
 /// Cursors handed to the log in one cycle.
 const CURSORS_PER_CYCLE: usize = 1_024;
 
@@ -104,13 +106,18 @@ impl Shard {
 
     /// Routes what has become visible since the last cycle. Every batch is looked at once, for all groups at the tail.
     fn deliver_tail<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        if self.tail_retry_us.is_some() {
+            return 0;
+        }
         let end = self.visible_end();
         let active = self.active_index();
         for work in 0..TAIL_BATCHES_PER_CYCLE {
+            let log = &mut self.logs[active];
             if self.tail.position() >= end {
+                // What comes next stands in blocks that are yet to be written.
+                log.release_memory(&mut self.tail);
                 return work;
             }
-            let log = &mut self.logs[active];
             match log.read(&mut self.tail, end, &mut |_| true, kernel) {
                 ReadStep::Batch(batch) => self.route(active, &batch),
                 ReadStep::Pending => {
@@ -135,10 +142,12 @@ impl Shard {
         TAIL_BATCHES_PER_CYCLE
     }
 
-    /// Routing from the tail goes on at the next completion, or after a while.
+    /// Routing from the tail goes on after a while, whatever the disk finishes meanwhile: a place that it does not give
+    /// would be asked for again with every commit.
     fn tail_rests(&mut self, wait_us: u64, work: u32) -> u32 {
+        assert!(wait_us > 0, "what failed is not tried again at once");
         self.tail_waits = true;
-        self.tail_retry_us = Some(self.now.mono_us + wait_us);
+        self.tail_retry_us = Some(self.now.mono_us + wait_us.min(TAIL_RETRY_MAX_US));
         work
     }
 
@@ -659,7 +668,7 @@ impl Shard {
 
     /// The disk has finished something: whoever waits for it tries again.
     pub(super) fn io_woke(&mut self) {
-        self.tail_waits = false;
+        self.tail_waits = self.tail_retry_us.is_some();
         self.may_have_room = true;
         for id in std::mem::take(&mut self.waiting_io) {
             self.wake_lagging(id);

@@ -14,7 +14,7 @@ use crate::kernel::Kernel;
 use crate::mail::{Mail, MemberId};
 use crate::options::{CONTROL_TIMEOUT_US, CREDIT_MAX, SESSION_SUBSCRIPTIONS_MAX};
 use crate::session::{Delivery, SessionEvent, SessionKey, SubscribeRequest};
-use crate::shard::Shard;
+use crate::shard::{HomeCredit, Shard};
 
 /// A member at home.
 #[derive(Debug)]
@@ -98,6 +98,29 @@ impl HomeMembers {
     /// Whether something waits for room in the control plane's queue.
     pub fn has_requests(&self) -> bool {
         !self.requests.is_empty()
+    }
+
+    /// Requests that wait for the control plane's queue, and subscribes that wait for its answer.
+    pub fn control_waits(&self) -> (usize, usize) {
+        (self.requests.len(), self.asked.len())
+    }
+
+    /// The credit of every member; their home is `shard`.
+    pub fn credits(&self, shard: u16) -> Vec<HomeCredit> {
+        let members = self.list.iter().enumerate();
+        let members = members.filter_map(|(slot, member)| Some((slot as u32, member.as_ref()?)));
+        let credit = |(slot, member): (u32, &HomeMember)| HomeCredit {
+            member: MemberId { shard, slot, life: member.life },
+            free: member.free,
+            surplus: member.surplus,
+            lent: member.lent.clone(),
+        };
+        members.map(credit).collect()
+    }
+
+    /// A session has gone: nobody waits for what the control plane will say to it.
+    pub fn forget_asked(&mut self, session: SessionKey) {
+        self.asked.retain(|(_, asker, _)| *asker != session);
     }
 
     /// When the next subscribe is given up.

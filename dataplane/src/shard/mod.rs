@@ -9,6 +9,7 @@ mod adopt;
 mod deliver;
 mod gate;
 mod group;
+mod held;
 mod input;
 mod members;
 mod outbox;
@@ -38,6 +39,7 @@ use crate::mail::{Mail, MemberId};
 use crate::options::{SHARDS_MAX, ShardOptions};
 use crate::session::AckLevel;
 
+pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
 pub use stats::{ShardMemoryUse, ShardStats};
 
 use adopt::Adopting;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::kernel::Kernel;
 use crate::mail::Mail;
+use crate::shard::held::WaitingMail;
 
 /// One queue for each other shard.
 #[derive(Debug)]
@@ -41,8 +42,29 @@ impl Outbox {
         sent
     }
 
+    /// What waits for each shard, by kind.
+    pub fn waiting(&self) -> Vec<WaitingMail> {
+        let lengths = self.queues.iter().map(VecDeque::len);
+        assert!(lengths.sum::<usize>() == self.waiting, "what waits is counted");
+        self.queues.iter().map(sorted).collect()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.waiting == 0
     }
+}
+
+fn sorted(queue: &VecDeque<Mail>) -> WaitingMail {
+    let mut waiting = WaitingMail::default();
+    for mail in queue {
+        match mail {
+            Mail::Publish(_) => waiting.publishes += 1,
+            Mail::Published { .. } => waiting.answers += 1,
+            Mail::Deliver { .. } => waiting.deliveries += 1,
+            Mail::Settle { .. } => waiting.settles += 1,
+            _ => waiting.others += 1,
+        }
+    }
+    waiting
 }

@@ -77,6 +77,21 @@ impl Publishing {
             && self.forwarded.iter().all(|forwarded| forwarded.batches == 0)
     }
 
+    /// Batches and bytes on their way to each shard.
+    pub fn forwarded(&self) -> Vec<(usize, usize)> {
+        self.forwarded.iter().map(|to| (to.batches, to.bytes)).collect()
+    }
+
+    /// Batches and bytes of other shards' publishers that wait for room.
+    pub fn arrived(&self) -> (usize, usize) {
+        (self.arrived.len(), self.arrived.iter().map(|publish| publish.body.len()).sum())
+    }
+
+    /// Batches that are appended and not acknowledged.
+    pub fn unacked(&self) -> usize {
+        self.unacked.len()
+    }
+
     /// Reserves a place on the way to `shard`.
     fn reserve(&mut self, shard: u16, bytes: usize) -> bool {
         let forwarded = &mut self.forwarded[usize::from(shard)];

@@ -93,6 +93,13 @@ impl Sessions {
         self.list.len() - self.free.len()
     }
 
+    /// How many are open, and what they have been said and have not heard.
+    pub fn held(&self) -> (usize, usize) {
+        let open = self.list.iter().filter(|state| state.open).count();
+        assert!(open == self.count(), "a slot is open or free");
+        (open, self.list.iter().map(|state| state.events.len()).sum())
+    }
+
     /// Whether any session has been said something that it has not heard.
     pub fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -140,6 +147,9 @@ impl Shard {
     pub fn close_session(&mut self, key: SessionKey) {
         let Some(state) = self.sessions.close(key) else { return };
         self.forget_input(state.input);
+        if !state.asked.is_empty() {
+            self.members.forget_asked(key);
+        }
         for (_, slot) in state.subscriptions {
             self.end_member(slot);
         }

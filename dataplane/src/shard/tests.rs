@@ -1,5 +1,7 @@
 //! Whole shards over the simulated disk: publish, route, deliver, settle, on one shard and over two.
 
+mod held;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use codec::event::DataKind;
 use codec::header::HeaderSeed;
 use codec::ids::{Timestamp, TopicId};
 use codec::murmur2::partition_of;
-use log::disk::{Completion, Disk, DiskOp, LogKey};
+use log::disk::{Completed, Completion, Disk, DiskOp, LogKey};
 use log::folder::{self, FolderLock, FolderOptions};
 use log::options::LogOptions;
 use log::sim_disk::{SimDisk, SimStorage};
@@ -32,6 +34,8 @@ struct TestKernel {
     disk: SimDisk,
     /// The disk is slow: what was submitted does not return.
     is_stuck: bool,
+    /// Every read fails.
+    reads_fail: bool,
     inbox: VecDeque<Mail>,
     sent: Vec<(u16, Mail)>,
     control: Vec<ControlRequest>,
@@ -46,7 +50,14 @@ impl Disk for TestKernel {
 
 impl Kernel for TestKernel {
     fn next_completion(&mut self) -> Option<Completion> {
-        if self.is_stuck { None } else { self.disk.complete_one() }
+        if self.is_stuck {
+            return None;
+        }
+        let mut completion = self.disk.complete_one()?;
+        if let (true, Completed::Read(result)) = (self.reads_fail, &mut completion.result) {
+            *result = Err(std::io::Error::other("the disk failed"));
+        }
+        Some(completion)
     }
 
     fn receive(&mut self) -> Option<Mail> {
@@ -86,6 +97,16 @@ struct Node {
 impl Node {
     fn open(storage: &SimStorage, shards: u16, known: &[Arc<Subscription>]) -> Self {
         let log = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
+        Self::open_with(storage, shards, known, &log)
+    }
+
+    fn open_with(
+        storage: &SimStorage,
+        shards: u16,
+        known: &[Arc<Subscription>],
+        log: &LogOptions,
+    ) -> Self {
+        let log = log.clone();
         let options = FolderOptions { shards, log, node_id_if_new: 7, folder_bytes_max: None };
         let folder = folder::open(Arc::new(storage.clone()), Path::new("/data"), &options).unwrap();
         let older: Vec<bool> = folder.shards.iter().map(|logs| !logs.older.is_empty()).collect();
@@ -107,6 +128,7 @@ impl Node {
                 let kernel = TestKernel {
                     disk,
                     is_stuck: false,
+                    reads_fail: false,
                     inbox: VecDeque::new(),
                     sent: Vec::new(),
                     control: Vec::new(),

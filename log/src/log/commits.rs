@@ -21,7 +21,7 @@ use crate::scan::COMMIT_HEAD_BYTES;
 use crate::storage::FileId;
 
 /// Most commits that are closed and wait for their turn.
-const CLOSED_MAX: usize = 2;
+pub(super) const CLOSED_MAX: usize = 2;
 /// The log never asks to be woken sooner than this.
 const WAKEUP_AFTER_MIN_US: u64 = 10_000;
 /// How much of a commit changed cursors may take beside batches.

@@ -33,6 +33,8 @@ pub enum Failure {
     Write,
     /// The next chore fails.
     Chore,
+    /// The next read fails.
+    Read,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,8 @@ pub struct Queue {
     random: Random,
     next_number: u64,
     failure: Option<Failure>,
+    /// Until then every read fails.
+    reads_fail_until_us: u64,
     /// Most operations that were ever under way.
     most: usize,
 }
@@ -75,6 +79,7 @@ impl Queue {
             random,
             next_number: 0,
             failure: None,
+            reads_fail_until_us: 0,
             most: 0,
         }
     }
@@ -83,6 +88,12 @@ impl Queue {
     pub fn calm(&mut self) {
         self.options.slow_per_mille = 0;
         self.failure = None;
+        self.reads_fail_until_us = 0;
+    }
+
+    /// Makes every read fail until then.
+    pub fn fail_reads(&mut self, until_us: u64) {
+        self.reads_fail_until_us = until_us;
     }
 
     /// Makes the next operation of a kind fail.
@@ -173,7 +184,7 @@ impl Queue {
             let Some((index, _)) = next else { return };
             let waiting = self.waiting.remove(index);
             let (number, log, ticket) = (waiting.number, waiting.log, waiting.op.ticket());
-            let failed = self.fails(&waiting.op, tally);
+            let failed = self.fails(&waiting.op, now_us, tally);
             let (result, confirms) = match failed {
                 Some(result) => {
                     // A write that failed may still have written.
@@ -190,9 +201,18 @@ impl Queue {
     }
 
     /// How the operation fails, if it is its turn to.
-    fn fails(&mut self, op: &DiskOp, tally: &mut Tally) -> Option<Completed> {
+    fn fails(&mut self, op: &DiskOp, now_us: u64, tally: &mut Tally) -> Option<Completed> {
         let error = || io::Error::other("the disk failed");
         match (op, self.failure) {
+            (DiskOp::Read { .. }, _) if now_us < self.reads_fail_until_us => {
+                tally.hit(Fault::ReadsFailing);
+                Some(Completed::Read(Err(error())))
+            }
+            (DiskOp::Read { .. }, Some(Failure::Read)) => {
+                self.failure = None;
+                tally.hit(Fault::ReadFailed);
+                Some(Completed::Read(Err(error())))
+            }
             (DiskOp::Write { .. }, Some(Failure::Write)) => {
                 self.failure = None;
                 tally.hit(Fault::WriteFailed);

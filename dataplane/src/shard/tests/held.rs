@@ -1,0 +1,95 @@
+//! What a shard still holds once nothing is under way.
+
+use super::*;
+
+/// A client that asks and goes, again and again, must not fill the list of those who wait for the control plane: each
+/// would stay on it until its time is over.
+#[test]
+fn a_session_takes_its_questions_along() {
+    let mut node = Node::open(&SimStorage::new(), 1, &[]);
+    for number in 0..20 {
+        let session = node.session(0, "hasty");
+        let wish = SubscribeRequest {
+            request: number,
+            group: Some("all".into()),
+            filter: TopicFilter::new("#").unwrap(),
+            mode: Mode::Clustering,
+            start: None,
+            credit: 1,
+        };
+        node.shards[0].0.subscribe(session, wish).unwrap();
+        assert_eq!(node.shards[0].0.held().control.1, 1, "one subscribe waits for an answer");
+        node.shards[0].0.close_session(session);
+        assert_eq!(node.shards[0].0.held().control.1, 0, "nobody waits for an answer");
+    }
+}
+
+/// Without a tail cache even routing reads from the disk. What it has read ahead must not stay for as long as nothing
+/// new comes: that is memory of every shard of a node that does nothing.
+#[test]
+fn nothing_is_read_ahead_at_rest() {
+    let log = LogOptions { segment_bytes: 1 << 20, cache_bytes: 0, ..LogOptions::default() };
+    let mut node = Node::open_with(&SimStorage::new(), 1, &[], &log);
+    let session = node.session(0, "client");
+    node.subscribe(0, session, Some("all"), "#", None);
+    node.publish(0, session, "a", &KEYS);
+    node.run(40);
+    let got = node.deliveries(0, session);
+    assert_eq!(texts(&got).len(), KEYS.len());
+    got.iter().for_each(|delivery| node.ack(0, session, delivery));
+    drop(got);
+    node.run(200);
+    let held = node.shards[0].0.held();
+    assert_eq!((held.flights, held.in_flight_bytes, held.session_events), (0, 0, 0), "{held:?}");
+    assert_eq!((held.logs[0].read_bytes, held.logs[0].cached_bytes), (0, 0), "{held:?}");
+}
+
+/// A client that makes and ends subscriptions of its own while routing waits for the disk must leave nothing behind: it
+/// could fill the memory of a shard whose disk does not answer.
+#[test]
+fn a_group_that_ends_takes_its_members_along() {
+    let log = LogOptions { segment_bytes: 1 << 20, cache_bytes: 0, ..LogOptions::default() };
+    let mut node = Node::open_with(&SimStorage::new(), 2, &[], &log);
+    let session = node.session(1, "client");
+    node.subscribe(1, session, None, "#", None);
+    node.publish(0, session, "a", &KEYS);
+    node.publish(1, session, "a", &KEYS);
+    while !node.shards[0].0.tail_waits {
+        node.run(1);
+    }
+    let (shard, kernel) = &mut node.shards[0];
+    kernel.is_stuck = true;
+    let credit = shard.held().lent[0];
+    // As if it had come after these events.
+    shard.catching_up.push((credit.group, credit.member));
+    let mut editor = SnapshotEditor::new(&node.snapshot);
+    editor.remove(node.snapshot.subscriptions_of(credit.group)[0].id);
+    let mail = Mail::Control(ControlReply::Snapshot(Arc::new(editor.finish())));
+    kernel.inbox.push_back(mail);
+    node.run(2);
+    let held = node.shards[0].0.held();
+    assert!(held.lent.is_empty(), "{held:?}");
+    assert_eq!(held.catching_up, 0);
+}
+
+/// A place that the disk does not give is asked for less and less often, also while commits go on: each commit that
+/// returns would otherwise ask again, thousands of times a second, on a disk that is in trouble.
+#[test]
+fn routing_rests_while_reads_fail() {
+    let log = LogOptions { segment_bytes: 1 << 20, cache_bytes: 0, ..LogOptions::default() };
+    let mut node = Node::open_with(&SimStorage::new(), 1, &[], &log);
+    let session = node.session(0, "client");
+    node.subscribe(0, session, Some("all"), "#", None);
+    node.shards[0].1.reads_fail = true;
+    for _ in 0..300 {
+        node.publish(0, session, "a", &["a"]);
+        node.run(1);
+    }
+    let stats = node.shards[0].0.stats();
+    // After 40, 80 and 160 of the 300 ms.
+    assert!((2..=4).contains(&stats.read_failures), "{stats:?}");
+    assert_eq!(stats.stopped_readers, 0, "it has not failed for long");
+    node.shards[0].1.reads_fail = false;
+    node.run(400);
+    assert_eq!(texts(&node.deliveries(0, session)).len(), 100, "its credit is full again");
+}
