@@ -207,7 +207,7 @@ impl Compare<'_> {
         }
         let protocol = contender.protocol().context("it has no server")?;
         let folder = self.folder.of_server(contender.id)?;
-        let Running { process, address } = contender.start(&self.place, folder.path())?;
+        let Running { mut process, address } = contender.start(&self.place, folder.path())?;
         let mut load = workload.load(point, protocol, address);
         if self.args.warm_up.is_none() {
             load.warm_up = load.warm_up.max(contender.warm_up_least);
@@ -215,7 +215,7 @@ impl Compare<'_> {
         let watched =
             Watched { pid: Some(process.pid()), folder: Some(folder.path()), cpu: self.place.cpu };
         let row = under_load(contender.id, workload, &load, watched)
-            .with_context(|| format!("its last words: {}", process.last_words()))?;
+            .map_err(|error| process.explain(error))?;
         process.stop()?;
         Ok(row)
     }

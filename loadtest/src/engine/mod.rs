@@ -23,6 +23,10 @@ use std::time::Duration;
 
 use template::EventShape;
 
+/// Batches of a publisher without an answer while a backlog is published. NATS acknowledges nothing of what it has queued
+/// before it has stored all of it, which takes minutes when each is synced and the queue is long.
+const FILL_WINDOW: u32 = 16;
+
 /// Whose protocol is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Protocol {
@@ -89,7 +93,8 @@ impl Load {
 
     /// The same publishers, for publishing a backlog before anybody subscribes.
     pub(crate) fn without_groups(&self) -> Self {
-        Load { subscribers: 0, groups: 1, behind: false, stamped: true, ..self.clone() }
+        let window = self.window.min(FILL_WINDOW);
+        Load { subscribers: 0, groups: 1, behind: false, stamped: true, window, ..self.clone() }
     }
 
     /// The name of a group, new for each run: one that was left over would get its backlog first.

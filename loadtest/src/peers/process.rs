@@ -98,15 +98,20 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// The end of what it has said so far.
-    pub(crate) fn last_words(&self) -> String {
-        last_lines(&self.log)
+    /// An error of its client, with the server's last words if it has ended: then they are the reason.
+    pub(crate) fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
+        match self.child.try_wait() {
+            Ok(Some(status)) => {
+                error.context(format!("the server ended with {status}: {}", last_lines(&self.log)))
+            }
+            _ => error,
+        }
     }
 
     /// Asks it to end and waits. Servers differ in the status they end with after SIGTERM; it is not looked at.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         if self.child.try_wait()?.is_some() {
-            bail!("the server ended in the middle of the run: {}", self.last_words());
+            bail!("the server ended in the middle of the run: {}", last_lines(&self.log));
         }
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let asked = Instant::now();
