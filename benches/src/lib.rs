@@ -1,1 +1,8 @@
-//! criterion benches of the hot paths.
+//! What the hot paths are measured with, by criterion benches, by tests that count allocations, and by the guard that
+//! counts instructions (`src/bin/guard.rs`).
+
+pub mod bed;
+pub mod fleet;
+pub mod memory_kernel;
+pub mod shard_node;
+pub mod wire_node;
