@@ -178,14 +178,12 @@ impl Publishers {
         older: &[(&Publishers, Vec<TopicId>)],
         owns: impl Fn(Partition) -> bool,
     ) -> Publishers {
-        let of = |(from, topics)| {
-            let from: &Publishers = from;
-            let pairs = from.slots.values().map(|slot| &from.pairs[*slot as usize]);
-            pairs.map(move |pair| (pair, topics))
-        };
-        let all = older.iter().map(|(from, topics)| (*from, topics)).flat_map(of);
-        let mut pairs: Vec<(&Pair, &Vec<TopicId>)> =
-            all.filter(|(pair, _)| owns(pair.partition)).collect();
+        let mut pairs: Vec<(&Pair, &Vec<TopicId>)> = Vec::new();
+        for (from, topics) in older {
+            let known = from.pairs.iter().filter(|pair| pair.publisher != 0);
+            pairs.extend(known.filter(|pair| owns(pair.partition)).map(|pair| (pair, topics)));
+        }
+        // Equal ones stay in the order of logs and slots, so that the same logs make the same checkpoint.
         pairs.sort_by_key(|(pair, _)| (pair.heard, pair.newest_sequence()));
         let mut merged = Publishers::default();
         for (pair, topics) in pairs {

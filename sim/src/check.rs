@@ -7,4 +7,5 @@ pub mod memory;
 pub mod order;
 pub mod owed;
 pub mod progress;
+pub mod resent;
 pub mod whole;

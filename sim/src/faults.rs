@@ -92,6 +92,10 @@ faults! {
     SettledTwice => "delivery settled twice",
     /// Events that were acknowledged at a level below `durable` are gone, as that level allows.
     AckedLost => "acknowledged below durable, lost",
+    /// A batch without an answer was sent again, the very same.
+    SentAgain => "batch sent again",
+    /// A batch that its publisher knew to be acknowledged was sent again.
+    AckedSentAgain => "acknowledged batch sent again",
     /// A publish found no room.
     NoRoom => "no room",
     /// The node came back with more shards.

@@ -65,13 +65,17 @@ pub enum Fate {
 pub struct Sent {
     /// The session it was sent by, unique in the run.
     pub session: u32,
+    /// Who sent it, if that one numbers its batches.
+    pub publisher: Option<usize>,
+    /// How often it was taken: again means the very same batch.
+    pub times: u32,
     /// Index of the topic.
     pub topic: usize,
     /// Key of each event: an index into the keys of the run.
     pub keys: Vec<Option<u8>>,
     /// Checksum of the body.
     pub body_crc: u32,
-    /// When, in steps of the run.
+    /// When first, in steps of the run.
     pub sent_at: u64,
     /// Whether the session's own shard owns the partition.
     pub is_local: bool,
@@ -81,6 +85,24 @@ pub struct Sent {
     pub was_visible: bool,
     /// Whether it was looked for after a recovery and was not there.
     pub was_absent: bool,
+}
+
+impl Sent {
+    /// A shard has taken it.
+    pub fn taken(&mut self, step: u64) {
+        self.times += 1;
+        // What is sent again may come to stand after all.
+        self.was_absent = false;
+        if self.times == 1 {
+            self.sent_at = step;
+        } else {
+            // Its answer may come long after it was stored: it says nothing about what was subscribed between.
+            self.is_local = false;
+        }
+        if !matches!(self.fate, Fate::Acknowledged { .. }) {
+            self.fate = Fate::UnderWay;
+        }
+    }
 }
 
 /// Where a batch stands.

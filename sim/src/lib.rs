@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod ledger;
 pub mod network;
 pub mod node;
+pub mod numbering;
 pub mod plan;
 pub mod publisher;
 pub mod random;

@@ -1,4 +1,5 @@
-//! A simulated publisher: keeps a window of batches under way, and publishes again what it has no answer for.
+//! A simulated publisher: keeps a window of batches under way, and publishes again what it has no answer for. Most number
+//! their batches, and then send the very same batch again; the others make a new attempt.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,9 +12,11 @@ use codec::ids::{Partition, TopicId};
 use codec::refusal::{Code, Refusal};
 use dataplane::session::{AckLevel, Admission, SessionEvent};
 
+use crate::check::resent;
 use crate::faults::Fault;
 use crate::ledger::{BatchId, Checked, Fate, Sent, violated};
 use crate::node::{Home, Node, Owner};
+use crate::numbering::Numbering;
 use crate::plan::PublisherPlan;
 use crate::random::Random;
 use crate::scene::Scene;
@@ -22,16 +25,19 @@ const CHECK: &str = "publishes are answered";
 
 /// What to publish, whichever attempt it takes.
 #[derive(Clone, Debug)]
-struct Intent {
+pub struct Intent {
     topic: usize,
     keys: Vec<Option<u8>>,
     data_bytes: Vec<u32>,
 }
 
-/// A batch that found no room.
-#[derive(Debug)]
-struct Held {
-    id: BatchId,
+/// A batch as it goes on the wire.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Its number in the ledger.
+    pub id: BatchId,
+    /// Its partition, `ANY` if the server chooses.
+    pub partition: Partition,
     intent: Intent,
     bytes: Vec<u8>,
 }
@@ -44,9 +50,12 @@ pub struct Publisher {
     home: Option<(Home, u32)>,
     left: u64,
     again: VecDeque<Intent>,
-    held: Option<Held>,
+    /// It found no room.
+    held: Option<Made>,
+    /// None: it does not number its batches.
+    numbering: Option<Numbering>,
     waits_for_room: bool,
-    under_way: BTreeMap<u64, (BatchId, Intent)>,
+    under_way: BTreeMap<u64, Made>,
     next_request: u64,
     not_before_us: u64,
 }
@@ -62,6 +71,7 @@ impl Publisher {
             left: plan.events,
             again: VecDeque::new(),
             held: None,
+            numbering: (number % 3 != 2).then(|| Numbering::new(number)),
             waits_for_room: false,
             under_way: BTreeMap::new(),
             next_request: 1,
@@ -72,7 +82,9 @@ impl Publisher {
     /// Whether everything is published and acknowledged.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.left == 0 && self.again.is_empty() && self.held.is_none() && self.under_way.is_empty()
+        let has_none = self.again.is_empty() && self.held.is_none() && self.under_way.is_empty();
+        let is_sent = self.numbering.as_ref().is_none_or(Numbering::is_empty);
+        self.left == 0 && has_none && is_sent
     }
 
     /// What it waits for, in words.
@@ -109,7 +121,9 @@ impl Publisher {
             return Ok(());
         }
         for _ in 0..scene.random.between(1, 4) {
-            let has_more = self.held.is_some() || !self.again.is_empty() || self.left > 0;
+            let resends = self.numbering.as_ref().is_some_and(|numbering| !numbering.is_empty());
+            let has_more =
+                self.held.is_some() || resends || !self.again.is_empty() || self.left > 0;
             if self.waits_for_room || !has_more || self.under_way.len() >= self.plan.window {
                 break;
             }
@@ -122,15 +136,13 @@ impl Publisher {
     pub fn lost(&mut self, scene: &mut Scene) {
         self.home = None;
         self.waits_for_room = false;
-        let held = self.held.take().map(|held| held.intent);
-        let mut first: VecDeque<Intent> = VecDeque::new();
-        for (id, intent) in std::mem::take(&mut self.under_way).into_values() {
-            scene.ledger.lose(id);
-            first.push_back(intent);
+        let under_way = std::mem::take(&mut self.under_way).into_values();
+        let made: Vec<Made> = under_way.chain(self.held.take()).collect();
+        made.iter().for_each(|made| scene.ledger.lose(made.id));
+        match &mut self.numbering {
+            Some(numbering) => made.into_iter().for_each(|made| numbering.keep(made)),
+            None => made.into_iter().rev().for_each(|made| self.again.push_front(made.intent)),
         }
-        first.extend(held);
-        first.append(&mut self.again);
-        self.again = first;
     }
 
     /// The shard says something.
@@ -140,16 +152,17 @@ impl Publisher {
     pub fn on_event(&mut self, event: SessionEvent, scene: &mut Scene) -> Checked {
         match event {
             SessionEvent::Published { request, partition, base_offset, count, ack } => {
-                let Some((id, intent)) = self.under_way.remove(&request) else {
+                let Some(made) = self.under_way.remove(&request) else {
                     violated!(
                         CHECK,
                         "publish {request} of publisher {} is answered twice",
                         self.number
                     );
                 };
-                let keyed = intent.keys[0].map(|key| scene.plan.keys[usize::from(key)].1);
-                if count as usize != intent.keys.len()
-                    || keyed.is_some_and(|keyed| keyed != partition)
+                let id = made.id;
+                let is_named = made.partition != Partition::ANY;
+                if count as usize != made.intent.keys.len()
+                    || (is_named && made.partition != partition)
                 {
                     violated!(
                         CHECK,
@@ -167,20 +180,27 @@ impl Publisher {
                 } += u64::from(count);
                 let at = scene.ledger.step;
                 let sent = scene.ledger.attempt_mut(id);
+                resent::check_answer(id, sent, (partition, base_offset))?;
+                if let Fate::Acknowledged { .. } = sent.fate {
+                    return Ok(());
+                }
                 sent.fate = Fate::Acknowledged { partition, offset: base_offset, at };
+                if let Some(numbering) = &mut self.numbering {
+                    numbering.acknowledged(made);
+                }
                 scene
                     .trace
                     .note(format_args!("batch {} stands at {partition}:{base_offset}", id.0));
             }
             SessionEvent::Refused { request, refusal } => {
-                let Some((id, intent)) = self.under_way.remove(&request) else {
+                let Some(made) = self.under_way.remove(&request) else {
                     violated!(
                         CHECK,
                         "publish {request} of publisher {} is answered twice",
                         self.number
                     );
                 };
-                self.refused(id, intent, &refusal, true, scene)?;
+                self.refused(made, &refusal, true, scene)?;
             }
             SessionEvent::Room => self.waits_for_room = false,
             SessionEvent::Goodbye(_) => {}
@@ -190,84 +210,116 @@ impl Publisher {
     }
 
     fn publish(&mut self, home: Home, session: u32, node: &mut Node, scene: &mut Scene) -> Checked {
-        let shards = node.count();
-        let Held { id, intent, bytes } = match self.held.take() {
-            Some(held) => held,
-            None => {
-                let intent = self.again.pop_front().unwrap_or_else(|| self.intend(scene));
-                let id = BatchId(scene.ledger.sent.len() as u32);
-                let bytes = encode(id, &intent, scene);
-                let partition = intent.keys[0].map(|key| scene.plan.keys[usize::from(key)].1);
-                let body_bytes = bytes.len() - codec::header::HEADER_BYTES;
-                let most = &mut scene.ledger.batch_bytes_max;
-                *most = body_bytes.max(*most);
-                scene.ledger.sent.push(Sent {
-                    session,
-                    topic: intent.topic,
-                    keys: intent.keys.clone(),
-                    body_crc: codec::crc32c::crc32c(&bytes[codec::header::HEADER_BYTES..]),
-                    sent_at: scene.ledger.step,
-                    is_local: partition.is_none_or(|partition| partition.0 % shards == home.shard),
-                    fate: Fate::Refused,
-                    was_visible: false,
-                    was_absent: false,
-                });
-                Held { id, intent, bytes }
-            }
+        let again = |numbering: &mut Numbering| numbering.next(scene);
+        let made = self.held.take().or_else(|| self.numbering.as_mut().and_then(again));
+        let made = match made {
+            Some(made) => made,
+            None => self.make(home, session, node, scene),
         };
         let request = self.next_request;
         self.next_request += 1;
-        let batch = match Batch::parse(&bytes, HeaderSeed::WIRE) {
+        let batch = match Batch::parse(&made.bytes, HeaderSeed::WIRE) {
             Ok(batch) => batch,
-            Err(error) => violated!(CHECK, "batch {} is made badly: {error}", id.0),
+            Err(error) => violated!(CHECK, "batch {} is made badly: {error}", made.id.0),
         };
-        let topic = scene.plan.topics[intent.topic].text().clone();
+        let topic = scene.plan.topics[made.intent.topic].text().clone();
         match node.shard(home).publish(home.key, request, &topic, &batch) {
             Ok(Admission::Taken) => {
-                let count = intent.keys.len() as u64;
-                scene.tally.published += count;
+                let (id, count) = (made.id, made.intent.keys.len() as u64);
                 scene.trace.note(format_args!(
                     "publisher {} sends batch {} of {count}",
                     self.number, id.0
                 ));
                 let step = scene.ledger.step;
-                let sent = scene.ledger.attempt_mut(id);
-                sent.sent_at = step;
-                sent.fate = Fate::UnderWay;
-                self.under_way.insert(request, (id, intent));
+                scene.ledger.attempt_mut(id).taken(step);
+                if scene.ledger.attempt(id).times == 1 {
+                    scene.tally.published += count;
+                } else {
+                    scene.tally.hit(Fault::SentAgain);
+                }
+                self.under_way.insert(request, made);
                 Ok(())
             }
             Ok(Admission::NoRoom) => {
                 scene.tally.hit(Fault::NoRoom);
                 self.waits_for_room = true;
-                self.held = Some(Held { id, intent, bytes });
+                self.held = Some(made);
                 Ok(())
             }
-            Err(refusal) => self.refused(id, intent, &refusal, false, scene),
+            Err(refusal) => self.refused(made, &refusal, false, scene),
         }
     }
 
-    /// A publish is refused; it is tried again later. After a failed write nobody knows whether it is there.
+    /// A new attempt.
+    fn make(&mut self, home: Home, session: u32, node: &mut Node, scene: &mut Scene) -> Made {
+        let shards = node.count();
+        let intent = self.again.pop_front().unwrap_or_else(|| self.intend(scene));
+        let id = BatchId(scene.ledger.sent.len() as u32);
+        let keyed = intent.keys[0].map(|key| scene.plan.keys[usize::from(key)].1);
+        let mut bytes = encode(id, &intent, keyed.unwrap_or(Partition::ANY), scene);
+        let near = node.shard(home).session_partition(home.key);
+        let partition = match &mut self.numbering {
+            Some(numbering) => numbering.stamp(&mut bytes, near),
+            None => keyed.unwrap_or(Partition::ANY),
+        };
+        let body_bytes = bytes.len() - codec::header::HEADER_BYTES;
+        let most = &mut scene.ledger.batch_bytes_max;
+        *most = body_bytes.max(*most);
+        scene.ledger.sent.push(Sent {
+            session,
+            publisher: self.numbering.as_ref().map(|_| self.number),
+            times: 0,
+            topic: intent.topic,
+            keys: intent.keys.clone(),
+            body_crc: codec::crc32c::crc32c(&bytes[codec::header::HEADER_BYTES..]),
+            sent_at: scene.ledger.step,
+            is_local: keyed.is_none_or(|partition| partition.0 % shards == home.shard),
+            fate: Fate::Refused,
+            was_visible: false,
+            was_absent: false,
+        });
+        Made { id, partition, intent, bytes }
+    }
+
+    /// A publish is refused; it is tried again later. After a failed write nobody knows whether it is there, nor while
+    /// what an earlier session sent may still be on its way.
     fn refused(
         &mut self,
-        id: BatchId,
-        intent: Intent,
+        made: Made,
         refusal: &Refusal,
         was_taken: bool,
         scene: &mut Scene,
     ) -> Checked {
+        let id = made.id;
         scene.trace.note(format_args!("batch {} is refused: {}", id.0, refusal.code.name()));
-        let fate = match refusal.code {
-            Code::LogStopped => {
-                scene.log_stopped = true;
-                if was_taken { Fate::Unknown } else { Fate::Refused }
+        let sent = scene.ledger.attempt_mut(id);
+        let is_unknown = was_taken || sent.fate == Fate::Unknown;
+        let fate = match (refusal.code, sent.fate) {
+            (Code::LogStopped | Code::ShuttingDown, Fate::Acknowledged { .. }) => sent.fate,
+            (Code::LogStopped, _) if is_unknown => Fate::Unknown,
+            (Code::LogStopped, _) => Fate::Refused,
+            (Code::DiskFull | Code::Overloaded | Code::ShuttingDown, Fate::Unknown) => {
+                Fate::Unknown
             }
-            Code::DiskFull | Code::Overloaded | Code::ShuttingDown => Fate::Refused,
-            code => violated!(CHECK, "batch {} is refused: {code:?} {}", id.0, refusal.text),
+            (Code::DiskFull | Code::Overloaded | Code::ShuttingDown, Fate::UnderWay)
+                if sent.times > 1 =>
+            {
+                Fate::Unknown
+            }
+            (
+                Code::DiskFull | Code::Overloaded | Code::ShuttingDown,
+                Fate::UnderWay | Fate::Refused,
+            ) => Fate::Refused,
+            (code, _) => violated!(CHECK, "batch {} is refused: {code:?} {}", id.0, refusal.text),
         };
-        scene.ledger.attempt_mut(id).fate = fate;
-        self.again.push_back(intent);
+        sent.fate = fate;
+        scene.log_stopped |= refusal.code == Code::LogStopped;
         self.not_before_us = scene.now_us + 5_000;
+        match (&mut self.numbering, fate) {
+            (_, Fate::Acknowledged { .. }) => {}
+            (Some(numbering), Fate::Unknown) => numbering.keep(made),
+            _ => self.again.push_back(made.intent),
+        }
         Ok(())
     }
 
@@ -291,7 +343,7 @@ impl Publisher {
 }
 
 /// The batch as it goes on the wire. Each event's data names attempt and index, and the rest follows from them.
-fn encode(id: BatchId, intent: &Intent, scene: &Scene) -> Vec<u8> {
+fn encode(id: BatchId, intent: &Intent, partition: Partition, scene: &Scene) -> Vec<u8> {
     let shared = &mut [(Key::Source, Value::UriReference("/sim")), (Key::Type, Value::String("t"))];
     let mut builder = BatchBuilder::new(shared).expect("the shared attributes are small");
     for (index, (key, len)) in intent.keys.iter().zip(&intent.data_bytes).enumerate() {
@@ -307,6 +359,5 @@ fn encode(id: BatchId, intent: &Intent, scene: &Scene) -> Vec<u8> {
             key.map(|key| (Key::PartitionKey, Value::String(key))).into_iter().collect();
         builder.push(&mut own, DataKind::Binary, &data).expect("simulated events are small");
     }
-    let partition = intent.keys[0].map(|key| scene.plan.keys[usize::from(key)].1);
-    builder.finish(TopicId(0), partition.unwrap_or(Partition::ANY))
+    builder.finish(TopicId(0), partition)
 }

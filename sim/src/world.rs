@@ -9,7 +9,7 @@ use dataplane::shard::Shard;
 use log::folder::{FolderOptions, ShardLogs};
 
 use crate::audit::{self, Audit};
-use crate::check::{acknowledged, cursors, memory, order, owed, progress, whole};
+use crate::check::{acknowledged, cursors, memory, order, owed, progress, resent, whole};
 use crate::control::Control;
 use crate::disk::queue::{Failure, Queue};
 use crate::disk::storage::SimDisk;
@@ -435,6 +435,7 @@ impl World {
         let ledger = &mut self.scene.ledger;
         let lost = whole::note_absent(ledger, &audit, allowed);
         self.scene.tally.add_faults(Fault::AckedLost, lost);
+        resent::check(ledger, &audit)?;
         whole::check(ledger, &audit)?;
         acknowledged::check(ledger, &audit)?;
         order::check_logs(ledger, &audit)?;

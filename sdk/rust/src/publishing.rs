@@ -278,3 +278,65 @@ fn fail(sealed: Sealed, error: &PublishError) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use codec::batch::Batch;
+    use codec::header::HeaderSeed;
+    use codec::refusal::Code;
+
+    use super::*;
+    use crate::error::ServerRefusal;
+    use crate::event::Event;
+
+    fn publish(publishing: &mut Publishing, number: u32) {
+        let topic = (Arc::from("t"), TopicId(1));
+        let event = Event::text(number.to_string());
+        let (sender, _) = oneshot::channel();
+        let done = publishing.push(topic, Partition(3), &event, sender, (1, 1 << 20));
+        done.expect("the event is small");
+    }
+
+    fn sent(publishing: &mut Publishing) -> Vec<(u64, u64, u64)> {
+        let mut list = Vec::new();
+        while let Some((request, sealed)) = publishing.send_next(8) {
+            let header = Batch::parse(&sealed.batch, HeaderSeed::WIRE).expect("made here").header;
+            list.push((request, header.publisher_id, header.sequence));
+        }
+        list
+    }
+
+    fn refusal(code: Code) -> PublishError {
+        let text = String::new();
+        let frame =
+            codec::frame::RefusalFrame { code: code.number(), kind: 4, closes: false, text: &text };
+        PublishError::Refused(ServerRefusal::from_frame(&frame))
+    }
+
+    /// A batch that is sent again under another sequence, or behind a later one, is stored twice or refused; and what a
+    /// server refuses because it goes may stand there since it was first sent.
+    #[test]
+    fn what_is_sent_again_keeps_its_sequence_and_its_order() {
+        let mut publishing =
+            Publishing { sequences: Some(Sequences::new(Partition(0))), ..Default::default() };
+        (1..=4).for_each(|number| publish(&mut publishing, number));
+        let first = sent(&mut publishing);
+        assert_eq!(first.iter().map(|sent| sent.2).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        publishing.refused(first[1].0, &refusal(Code::ShuttingDown));
+        publishing.refused(first[2].0, &refusal(Code::DiskFull));
+        publishing.connection_lost();
+        publish(&mut publishing, 5);
+        let again = sent(&mut publishing);
+        assert_eq!(again.iter().map(|sent| sent.2).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        assert!(again.iter().all(|sent| sent.1 == first[0].1), "one publisher id");
+        assert!(again.iter().all(|sent| sent.0 > first[3].0), "the requests are new");
+    }
+
+    /// A server that does not know sequences refuses every batch that has one.
+    #[test]
+    fn servers_without_the_feature_get_no_sequences() {
+        let mut publishing = Publishing::default();
+        publish(&mut publishing, 1);
+        assert_eq!(sent(&mut publishing), [(1, 0, 0)]);
+    }
+}
