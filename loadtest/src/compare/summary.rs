@@ -9,7 +9,7 @@ use crate::report::Row;
 /// A figure over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
-    /// The middle one; of an even number, the lower of the two.
+    /// The middle one; of an even number, the mean of the two.
     pub(crate) median: f64,
     /// The least.
     pub(crate) least: f64,
@@ -23,7 +23,8 @@ impl Spread {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let (&least, &most) = (values.first()?, values.last()?);
-        Some(Spread { median: values[(values.len() - 1) / 2], least, most })
+        let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+        Some(Spread { median: f64::midpoint(low, high), least, most })
     }
 }
 
@@ -207,6 +208,7 @@ mod tests {
             ]
         );
         assert_eq!(line.failed_rounds, 1);
+        assert_eq!(Spread::of([4.0, 1.0]).map(|spread| spread.median), Some(2.5));
         let none = Line::new("p".into(), CONTENDERS[0], String::new(), vec![], vec!["gone".into()]);
         assert_eq!(none.events_per_s, None);
         assert_eq!(none.notes, ["no figures: gone"]);
