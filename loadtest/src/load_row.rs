@@ -14,6 +14,7 @@ use crate::report::Row;
 /// Names of the figures that other parts of a report are made from.
 pub(crate) const EVENTS: &str = "events acknowledged";
 pub(crate) const DELIVERED: &str = "delivered events a second";
+pub(crate) const BACKLOG_READ: &str = "backlog read, events a second";
 pub(crate) const WRITTEN: &str = "bytes written by the server";
 
 /// A server that acknowledges less than this share of what an open loop asks does not keep up: its latencies only tell how
@@ -167,10 +168,7 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
     row.client_notes.clone_from(&tally.notes);
     if tally.backlog_events > 0 {
         row.figure("backlog, events", tally.backlog_events as f64);
-        row.figure(
-            "backlog read, events a second",
-            tally.backlog_events as f64 / (tally.backlog_ns as f64 / 1e9),
-        );
+        row.figure(BACKLOG_READ, tally.backlog_events as f64 / (tally.backlog_ns as f64 / 1e9));
     }
     let missing = tally.missing_deliveries(load);
     if missing > 0 {

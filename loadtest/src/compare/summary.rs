@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::load_row::{DELIVERED, EVENTS, WRITTEN};
+use crate::load_row::{BACKLOG_READ, DELIVERED, EVENTS, WRITTEN};
 use crate::peers::Contender;
 use crate::report::Row;
 
@@ -61,6 +61,8 @@ pub(crate) struct Line {
     pub(crate) ack: Option<Percentiles>,
     /// Intended send to subscriber.
     pub(crate) end_to_end: Option<Percentiles>,
+    /// Events of a backlog that the group behind read a second.
+    pub(crate) backlog_read_per_s: Option<Spread>,
     /// Of the floor: the loopback round trip.
     pub(crate) round_trip: Option<Percentiles>,
     /// CPU seconds of the server in the time that counts.
@@ -107,6 +109,7 @@ impl Line {
             delivered_per_s: over(&|row| row.value(DELIVERED)),
             ack: Percentiles::of(&rounds, "ack").or_else(|| Percentiles::of(&rounds, "write")),
             end_to_end: Percentiles::of(&rounds, "end to end"),
+            backlog_read_per_s: over(&|row| row.value(BACKLOG_READ)),
             round_trip: Percentiles::of(&rounds, "round trip"),
             server_cpu_s: over(&|row| Some(server(row)?.cpu_s)),
             server_cpu_s_a_million: over(&|row| by_event(row, server(row)?.cpu_s * 1e6)),

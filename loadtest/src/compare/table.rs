@@ -74,6 +74,9 @@ pub(super) fn cells(line: &Line) -> [String; HEADS.len()] {
         spread(line.client_peak_bytes, &mib)
     );
     let mut notes = line.notes.clone();
+    if let Some(read) = line.backlog_read_per_s {
+        notes.insert(0, format!("backlog read at {} events/s", whole(read.median)));
+    }
     if let Some(trip) = &line.round_trip {
         notes.push(format!("loopback round trip: {} us", percentiles(Some(trip))));
     }
