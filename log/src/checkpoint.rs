@@ -463,6 +463,11 @@ impl Checkpointer {
         self.wanted = true;
     }
 
+    /// The log ends: whoever waited for a newer checkpoint gets the last one.
+    pub(crate) fn wanted_no_more(&mut self) {
+        self.wanted = false;
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.running.is_none() && !self.wanted && self.bytes_since == 0
     }

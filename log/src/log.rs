@@ -342,7 +342,9 @@ impl Log {
     /// Takes no events any more; writes what is open, the cursors, a durable mark and a checkpoint.
     pub fn begin_shutdown(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
-        self.shutting_down = true;
+        if !std::mem::replace(&mut self.shutting_down, true) {
+            self.checkpointer.wanted_no_more();
+        }
     }
 
     /// After [`Log::begin_shutdown`]: all is written, or the log has stopped.

@@ -8,4 +8,5 @@ pub mod order;
 pub mod owed;
 pub mod progress;
 pub mod resent;
+pub mod retention;
 pub mod whole;

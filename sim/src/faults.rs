@@ -96,6 +96,10 @@ faults! {
     SentAgain => "batch sent again",
     /// A batch that its publisher knew to be acknowledged was sent again.
     AckedSentAgain => "acknowledged batch sent again",
+    /// Retention let events go.
+    Expired => "event gone by retention",
+    /// Retention let events go that a group had still to get; the group was told how far the gap is.
+    OwedExpired => "owed event gone by retention",
     /// A publish found no room.
     NoRoom => "no room",
     /// The node came back with more shards.
@@ -128,6 +132,8 @@ pub struct Tally {
     pub copied: u64,
     /// Readers that stopped at what the disk did not give.
     pub stopped_readers: u64,
+    /// Positions that groups were told they have passed, and events that were given up, since they are gone.
+    pub told_gone: u64,
 }
 
 impl Tally {
@@ -163,6 +169,7 @@ impl Tally {
         self.attempts_above_one += other.attempts_above_one;
         self.copied += other.copied;
         self.stopped_readers += other.stopped_readers;
+        self.told_gone += other.told_gone;
     }
 
     /// The rows of the closing table.
@@ -179,6 +186,7 @@ impl Tally {
         rows.push(("deliveries of attempt 2 and more", self.attempts_above_one));
         rows.push(("deliveries with a copy of their own", self.copied));
         rows.push(("readers stopped by failing reads", self.stopped_readers));
+        rows.push(("positions told to be gone", self.told_gone));
         rows
     }
 

@@ -51,6 +51,8 @@ pub enum Fate {
         partition: Partition,
         /// The offset of its first event.
         offset: Offset,
+        /// The log that took it.
+        log: LogKey,
         /// When, in steps of the run.
         at: u64,
     },
@@ -83,6 +85,8 @@ pub struct Sent {
     pub fate: Fate,
     /// Whether a subscriber has seen it.
     pub was_visible: bool,
+    /// Whether retention has let it go: it is below the start of its log.
+    pub is_expired: bool,
     /// Whether it was looked for after a recovery and was not there.
     pub was_absent: bool,
 }
@@ -178,6 +182,10 @@ pub struct Ledger {
     pub sent: Vec<Sent>,
     /// Where attempts stand, as far as it was seen.
     pub places: BTreeMap<BatchId, Place>,
+    /// The start of each log, as far as it was seen: what is below is gone.
+    pub starts: BTreeMap<LogKey, Position>,
+    /// The first offset of each topic (by index) and partition that logs have kept, where any is gone.
+    pub first_offsets: BTreeMap<(LogKey, usize, Partition), Offset>,
     /// Topics of the run.
     pub topics: Vec<TopicName>,
     /// Groups by number.
@@ -264,13 +272,14 @@ impl Ledger {
         }
     }
 
-    /// The events of a batch that a group must get, since one of its subscriptions stands for them.
+    /// The events of a batch that a group must get, since one of its subscriptions stands for them, and retention has
+    /// not let them go.
     #[must_use]
     pub fn must_get(&self, book: &GroupBook, id: BatchId, place: &Place) -> u64 {
-        if book.is_over {
+        let sent = self.attempt(id);
+        if book.is_over || sent.is_expired {
             return 0;
         }
-        let sent = self.attempt(id);
         let topic = &self.topics[sent.topic];
         let all = all_events(sent.keys.len());
         let mut must = 0;

@@ -183,6 +183,10 @@ impl Plan {
         self.leave_chance = random.pick(&[0, 0, 2, 8]);
         self.shard.lent_bytes_max = random.pick(&[0, 64 << 10, 128 << 20]);
         self.shard.remote_publish_bytes_max = random.pick(&[1, 20_000, 32 << 20]);
+        self.log.retention_bytes = random.pick(&[None, None, None, Some(64 << 10), Some(300_000)]);
+        if self.log.retention_bytes.is_some() {
+            self.publishers.iter_mut().for_each(|publisher| publisher.data_bytes_max = 4_000);
+        }
         self.log.read_bytes_max = random.pick(&[256 << 10, 64 << 20, 64 << 20]);
         self
     }

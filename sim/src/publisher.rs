@@ -12,7 +12,7 @@ use codec::ids::{Partition, TopicId};
 use codec::refusal::{Code, Refusal};
 use dataplane::session::{AckLevel, Admission, SessionEvent};
 
-use crate::check::resent;
+use crate::check::{resent, retention};
 use crate::faults::Fault;
 use crate::ledger::{BatchId, Checked, Fate, Sent, violated};
 use crate::node::{Home, Node, Owner};
@@ -179,12 +179,18 @@ impl Publisher {
                     AckLevel::Received => &mut scene.tally.acknowledged_received,
                 } += u64::from(count);
                 let at = scene.ledger.step;
+                let log = scene.active_logs[usize::from(partition.0) % scene.active_logs.len()];
+                let fate = Fate::Acknowledged { partition, offset: base_offset, log, at };
+                let is_gone = retention::is_below(&scene.ledger, id, fate);
                 let sent = scene.ledger.attempt_mut(id);
                 resent::check_answer(id, sent, (partition, base_offset))?;
                 if let Fate::Acknowledged { .. } = sent.fate {
                     return Ok(());
                 }
-                sent.fate = Fate::Acknowledged { partition, offset: base_offset, at };
+                sent.fate = fate;
+                if is_gone && !std::mem::replace(&mut sent.is_expired, is_gone) {
+                    scene.tally.add_faults(Fault::Expired, u64::from(count));
+                }
                 if let Some(numbering) = &mut self.numbering {
                     numbering.acknowledged(made);
                 }
@@ -276,6 +282,7 @@ impl Publisher {
             is_local: keyed.is_none_or(|partition| partition.0 % shards == home.shard),
             fate: Fate::Refused,
             was_visible: false,
+            is_expired: false,
             was_absent: false,
         });
         Made { id, partition, intent, bytes }

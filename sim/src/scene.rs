@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use codec::ids::Timestamp;
 use dataplane::kernel::Now;
+use log::disk::LogKey;
 
 use crate::faults::Tally;
 use crate::ledger::Ledger;
@@ -34,6 +35,8 @@ pub struct Scene {
     pub is_calm: bool,
     /// Whether a log has stopped, so that only a restart helps.
     pub log_stopped: bool,
+    /// The log that each shard of this life appends to.
+    pub active_logs: Vec<LogKey>,
     /// Sessions so far: each has a number of its own.
     pub sessions: u32,
 }

@@ -9,7 +9,9 @@ use dataplane::shard::Shard;
 use log::folder::{FolderOptions, ShardLogs};
 
 use crate::audit::{self, Audit};
-use crate::check::{acknowledged, cursors, memory, order, owed, progress, resent, whole};
+use crate::check::{
+    acknowledged, cursors, memory, order, owed, progress, resent, retention, whole,
+};
 use crate::control::Control;
 use crate::disk::queue::{Failure, Queue};
 use crate::disk::storage::SimDisk;
@@ -64,6 +66,7 @@ impl World {
             ledger,
             is_calm: false,
             log_stopped: false,
+            active_logs: Vec::new(),
             sessions: 0,
             plan: plan.clone(),
         };
@@ -120,6 +123,8 @@ impl World {
         let held: Vec<_> = self.node.shards.iter().map(Shard::held).collect();
         memory::check_idle(&held)?;
         self.take_stats();
+        let (told, tally) = (self.scene.tally.told_gone, &mut self.scene.tally);
+        tally.add_faults(Fault::OwedExpired, retention::check_told(&self.scene.ledger, told)?);
         self.shut_down()?;
         let mut shards = open(&self.disk, &self.scene.plan, self.node.count())?;
         let audit = self.audit(&mut shards, false)?;
@@ -328,6 +333,10 @@ impl World {
         }
         memory::check_operations(self.node.sides[index].queue.most())?;
         memory::check_mailboxes(self.node.network.longest())?;
+        for log in self.node.shards[index].logs() {
+            let gone = retention::note_start(&mut self.scene.ledger, log);
+            self.scene.tally.add_faults(Fault::Expired, gone);
+        }
         self.check_memory(index)
     }
 
@@ -394,6 +403,7 @@ impl World {
         for stats in self.node.shards.iter().map(Shard::stats) {
             tally.copied += stats.copied_deliveries;
             tally.stopped_readers += stats.stopped_readers;
+            tally.told_gone += stats.passed_positions + stats.lost_events;
         }
     }
 
@@ -432,6 +442,10 @@ impl World {
     /// be gone.
     fn audit(&mut self, shards: &mut [ShardLogs], allowed: bool) -> Result<Audit, Violation> {
         let audit = audit::audit(shards, &self.disk, &self.scene.ledger)?;
+        for log in shards.iter().flat_map(|shard| shard.older.iter().chain([&shard.active])) {
+            let gone = retention::note_start(&mut self.scene.ledger, log);
+            self.scene.tally.add_faults(Fault::Expired, gone);
+        }
         let ledger = &mut self.scene.ledger;
         let lost = whole::note_absent(ledger, &audit, allowed);
         self.scene.tally.add_faults(Fault::AckedLost, lost);
@@ -547,14 +561,8 @@ fn place_of(ledger: &Ledger, id: BatchId, fate: Fate) -> Option<Place> {
     if let Some(place) = ledger.places.get(&id) {
         return Some(*place);
     }
-    let Fate::Acknowledged { partition, offset, .. } = fate else { return None };
-    Some(Place {
-        log: log::disk::LogKey { generation: 0, log: 0 },
-        base: Position(0),
-        partition,
-        offset,
-        append_time: codec::ids::Timestamp(0),
-    })
+    let Fate::Acknowledged { partition, offset, log, .. } = fate else { return None };
+    Some(Place { log, base: Position(0), partition, offset, append_time: codec::ids::Timestamp(0) })
 }
 
 /// Opens the folder and takes its logs out.
@@ -581,6 +589,7 @@ fn start(
     let older_owners = logs.iter().enumerate().filter(|(_, shard)| !shard.older.is_empty());
     let older_owners = older_owners.fold(0, |bits, (index, _)| bits | 1 << index);
     let plan = scene.plan.clone();
+    scene.active_logs = logs.iter().map(|shard| shard.active.key()).collect();
     let mut network = Network::new(count, plan.network, scene.random.fork());
     let mut sides: Vec<Side> = (0..count)
         .map(|_| Side {

@@ -48,6 +48,7 @@ impl Idle {
     #[must_use]
     pub fn join(mut self, other: Idle) -> Idle {
         assert!(self.keys.is_some() && other.keys.is_some(), "keys are learned before");
+        assert!(self.events.common(&other.events).is_empty(), "an event is idle once");
         self.events.add(&other.events);
         let keys = self.keys.get_or_insert_default();
         keys.extend(other.keys.into_iter().flatten());
@@ -83,6 +84,7 @@ impl Flight {
 
     /// Adds a piece and numbers it.
     pub fn send(&mut self, mut piece: Piece) -> u32 {
+        assert!(piece.events.len(self.count) > 0, "a delivery has events");
         piece.delivery = self.next_delivery;
         self.next_delivery += 1;
         let number = piece.delivery;
@@ -124,6 +126,15 @@ impl Flight {
         self.first.is_none() && self.more.is_empty() && self.idle.is_empty()
     }
 
+    /// How many events are owed.
+    #[must_use]
+    pub fn owed_events(&self) -> u32 {
+        let sent: u32 = self.pieces().map(|piece| piece.events.len(self.count)).sum();
+        let owed = sent + self.idle.iter().map(|idle| idle.events.len()).sum::<u32>();
+        assert!(owed <= self.count, "an event is in flight once, or idle once");
+        owed
+    }
+
     /// The events that are owed.
     #[must_use]
     pub fn owed(&self) -> Bitmap {
@@ -134,6 +145,7 @@ impl Flight {
         for idle in &self.idle {
             owed.add(&idle.events);
         }
+        assert!(owed.len() == self.owed_events(), "no event is in flight twice");
         owed
     }
 }
@@ -172,7 +184,8 @@ impl Flights {
     /// Forgets settled flights at the front; those behind an unsettled one keep their place until it is settled.
     pub fn pop_settled(&mut self) {
         while self.list.front().is_some_and(Flight::is_settled) {
-            self.list.pop_front();
+            let settled = self.list.pop_front().expect("looked at just now");
+            assert!(self.list.front().is_none_or(|next| settled.base < next.base), "flights rise");
         }
         if self.list.is_empty() && self.list.capacity() > 256 {
             self.list = VecDeque::new();

@@ -178,6 +178,7 @@ impl GroupLog {
         }
         let batch = hand.batch;
         let mut flight = Flight::new(batch.base, batch.count);
+        assert!(eligible.len(batch.count) > 0, "what is offered has events");
         if let Some(member) = self.whole_batch_to(&batch, &eligible, hand.members) {
             self.send_untracked(&mut flight, member, eligible, hand);
             self.flights.push(flight);
@@ -202,6 +203,7 @@ impl GroupLog {
             flight.idle.push(Idle { events, attempt: 1, not_before_us: 0, keys, avoid: None });
         }
         self.flights.push(flight);
+        self.check();
         Offered::Taken
     }
 
@@ -260,6 +262,7 @@ impl GroupLog {
         let base = hand.batch.base;
         let place = self.flights.get_mut(base).expect("idle batches are flights");
         let mut flight = std::mem::replace(place, Flight::new(base, hand.batch.count));
+        let owed = flight.owed_events();
         let mut due: Option<Idle> = None;
         for mut idle in std::mem::take(&mut flight.idle) {
             self.learn_keys(&hand.batch, &mut idle);
@@ -280,7 +283,9 @@ impl GroupLog {
         if flight.idle.is_empty() {
             self.idle.remove(&base);
         }
+        assert!(flight.owed_events() == owed, "what is owed stays owed, sent again or not");
         *self.flights.get_mut(base).expect("it kept its place") = flight;
+        self.check();
     }
 
     fn redeliver_due(
@@ -334,6 +339,7 @@ impl GroupLog {
                 self.make_idle(base, piece, count, turn.mono_us + delay);
             }
             self.flights.pop_settled();
+            self.check();
             return Some(returned);
         }
         let part = split_off(piece, selection, count)?;
@@ -342,6 +348,7 @@ impl GroupLog {
             let delay = retry_delay(part.attempt, turn);
             self.make_idle(base, part, count, turn.mono_us + delay);
         }
+        self.check();
         Some(returned)
     }
 
@@ -351,6 +358,11 @@ impl GroupLog {
             self.untrack(&piece, count);
             self.make_idle(base, piece, count, 0);
         }
+        assert!(
+            self.untracked == 0 || self.untracked_member != Some(member.id),
+            "nothing is in flight to who has gone"
+        );
+        self.check();
     }
 
     /// Takes back every delivery that was sent at or before `sent_end_us`. Returns credit and how many events.
@@ -373,6 +385,7 @@ impl GroupLog {
         let followers = self.take_keys(&late_keys);
         let sent = self.flights.iter().flat_map(Flight::pieces).map(|piece| piece.sent_us);
         self.oldest_sent_us = sent.min().unwrap_or(u64::MAX);
+        assert!(self.oldest_sent_us > sent_end_us, "nothing that is late stays in flight");
         let mut returned = Vec::new();
         let mut events = 0;
         for (base, count, piece) in late {
@@ -385,6 +398,7 @@ impl GroupLog {
             returned.extend(self.release_part(&part, count, members));
             self.make_idle(base, part, count, 0);
         }
+        self.check();
         (returned, events)
     }
 
@@ -396,12 +410,33 @@ impl GroupLog {
             events += idle.events.len();
             match idle.keys {
                 Some(keys) => keys.iter().for_each(|(_, key)| self.keys.wait_over(*key)),
-                None => self.unread -= 1,
+                None => {
+                    assert!(self.unread > 0, "unknown keys are counted");
+                    self.unread -= 1;
+                }
             }
         }
-        self.idle.remove(&base);
+        assert!(self.idle.remove(&base), "what is given up was idle");
         self.flights.pop_settled();
+        self.check();
         events
+    }
+
+    /// What must hold whatever was done last.
+    fn check(&self) {
+        assert!(
+            self.unread == 0 || !self.idle.is_empty(),
+            "events whose keys are unknown are idle events"
+        );
+        assert!(
+            !self.idle.is_empty() || self.keys.waiting() == 0,
+            "a key waits only for its idle events"
+        );
+        assert!(
+            !self.flights.is_empty()
+                || (self.idle.is_empty() && self.untracked == 0 && self.keys.bound() == 0),
+            "what is in flight or idle belongs to a batch that is not settled"
+        );
     }
 
     /// What is owed below the group's next position: runs of positions, end exclusive, rising.
@@ -561,6 +596,11 @@ impl GroupLog {
                 plan.hold_back(index, key);
             }
         }
+        let given: u32 = plan.pieces.iter().map(|(_, events, _)| events.len()).sum();
+        assert!(
+            given + plan.waiting.len() == events.len(),
+            "an event goes to one member, or waits"
+        );
         plan
     }
 
@@ -631,6 +671,7 @@ impl GroupLog {
             self.unread += 1;
         }
         let flight = self.flights.get_mut(base).expect("its piece came from it");
+        assert!(piece.events.len(count) > 0 && flight.count == count, "a piece has events");
         flight.idle.push(Idle {
             events: piece.events.to_bitmap(count),
             attempt: piece.attempt + 1,

@@ -68,6 +68,12 @@ impl Keys {
         self.waiting.len()
     }
 
+    /// Keys with tracked events in flight.
+    #[must_use]
+    pub fn bound(&self) -> usize {
+        self.bound.len()
+    }
+
     /// An event of `key` is in flight to `member`.
     pub fn sent(&mut self, key: KeyHash, member: MemberId) {
         let (bound, count) = self.bound.entry(key).or_insert((member, 0));
@@ -78,6 +84,7 @@ impl Keys {
     /// An event of `key` is no longer in flight.
     pub fn returned(&mut self, key: KeyHash) {
         let (_, count) = self.bound.get_mut(&key).expect("what was sent is bound");
+        assert!(*count > 0, "a bound key has events in flight");
         *count -= 1;
         if *count == 0 {
             self.bound.remove(&key);
@@ -92,6 +99,7 @@ impl Keys {
     /// An event of `key` waits no longer.
     pub fn wait_over(&mut self, key: KeyHash) {
         let count = self.waiting.get_mut(&key).expect("what waits is counted");
+        assert!(*count > 0, "a key waits for as long as an event of it does");
         *count -= 1;
         if *count == 0 {
             self.waiting.remove(&key);

@@ -42,6 +42,7 @@ impl Member {
         let returned = events.min(self.owes);
         self.owes -= returned;
         self.lease += events - returned;
+        assert!(self.owes <= self.in_flight, "what is to be given back is still in flight");
         returned
     }
 
@@ -71,7 +72,13 @@ impl Members {
     /// A member has gone. Its state comes back, so that what it had in flight can be accounted for.
     pub fn leave(&mut self, id: MemberId) -> Option<Member> {
         let index = self.list.iter().position(|member| member.id == id)?;
-        Some(self.list.remove(index))
+        let left = self.list.remove(index);
+        assert!(self.get(id).is_none(), "a member is there once");
+        assert!(
+            left.in_flight > 0 || left.in_flight_bytes == 0,
+            "bytes in flight are those of events: {left:?}"
+        );
+        Some(left)
     }
 
     /// The member called `id`.

@@ -66,6 +66,7 @@ impl Shard {
         for _ in 0..self.lagging.len().min(LAGGING_PER_CYCLE) {
             let id = self.lagging.pop_front().expect("counted");
             let Some(group) = self.groups.get_mut(&id) else { continue };
+            assert!(group.is_lagging, "a group stands in line once");
             group.is_lagging = false;
             group.deficit = group.deficit.min(DELIVERY_QUANTUM_BYTES) + DELIVERY_QUANTUM_BYTES;
             work += 1;
@@ -491,6 +492,7 @@ impl Shard {
         for _ in 0..self.idle.len().min(IDLE_PER_CYCLE) {
             let id = self.idle.pop_front().expect("counted");
             let Some(group) = self.groups.get_mut(&id) else { continue };
+            assert!(group.is_idle, "a group stands in line once");
             group.is_idle = false;
             work += 1;
             for log in 0..self.logs.len() {
@@ -579,6 +581,8 @@ impl Shard {
                     let group = self.groups.get_mut(&id).expect("it has its turn");
                     self.stats.lost_events += u64::from(group.places[log].log.forget(base));
                     self.note_moved(id);
+                    // What waited behind it, for its key, waits no longer.
+                    self.wake_lagging(id);
                 }
             }
             after = Some(base);
@@ -727,6 +731,7 @@ impl Shard {
         let moved = std::mem::replace(&mut self.moved, rest);
         for id in &moved {
             if let Some(group) = self.groups.get_mut(id) {
+                assert!(group.is_moved && group.durable, "only durable groups' cursors are kept");
                 group.is_moved = false;
                 self.write_cursors(*id);
             }

@@ -130,6 +130,21 @@ impl HomeMembers {
 }
 
 impl HomeMember {
+    /// Events that may be in flight, all that is lent and free taken together.
+    fn total(&self) -> u32 {
+        self.check();
+        self.free + self.lent.iter().sum::<u32>() - self.surplus
+    }
+
+    /// Credit that is too much is taken back before any is free again, and cannot be more than there is.
+    fn check(&self) {
+        assert!(self.free == 0 || self.surplus == 0, "free credit is taken back first: {self:?}");
+        assert!(
+            self.surplus <= self.lent.iter().sum(),
+            "only what is lent is to come back: {self:?}"
+        );
+    }
+
     /// Divides credit at the beginning: every shard gets an equal part, this one what is left over. With less credit
     /// than shards only this one gets some, and the others ask when they have events.
     fn lend_at_first(&mut self, shards: u16, own: u16) {
@@ -227,7 +242,7 @@ impl Shard {
         let found = session.subscriptions.iter().find(|(number, _)| *number == request);
         let Some((_, slot)) = found.copied() else { return };
         let Some(member) = self.members.at(slot) else { return };
-        let total = member.free + member.lent.iter().sum::<u32>() - member.surplus;
+        let total = member.total();
         let events = events.min(CREDIT_MAX);
         let (more, less) = (events.saturating_sub(total), total.saturating_sub(events));
         let paid = more.min(member.surplus);
@@ -236,6 +251,7 @@ impl Shard {
         let taken = less.min(member.free);
         member.free -= taken;
         member.surplus += less - taken;
+        assert!(member.total() == events, "a member has the credit that it asked for");
         self.lend_more(slot);
         self.recall(slot);
     }
@@ -404,6 +420,7 @@ impl Shard {
         let kept = events.min(member.surplus);
         member.surplus -= kept;
         member.free += events - kept;
+        member.check();
         self.lend_more(id.slot);
         // Whoever still waits has asked once and does not ask again.
         self.recall(id.slot);
@@ -498,6 +515,7 @@ impl Shard {
     pub(super) fn on_client_down(&mut self, client: &Arc<str>) {
         let expires_us = self.now.mono_us + self.options.ephemeral_expiry_us;
         let known = self.members.clients.get_mut(client).expect("it came before it went");
+        assert!(known.sessions > 0, "each session comes once and goes once");
         known.sessions -= 1;
         known.expires_us = (known.sessions == 0).then_some(expires_us);
     }

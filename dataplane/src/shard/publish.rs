@@ -298,6 +298,8 @@ impl Shard {
         let count = append.header.count;
         self.stats.appended_batches += 1;
         self.stats.appended_events += u64::from(count);
+        let last = self.publishing.unacked.back();
+        assert!(last.is_none_or(|last| last.end <= done.base_position), "positions rise");
         self.publishing.unacked.push_back(Unacked {
             end: done.base_position.plus(u64::from(count)),
             from: append.from,

@@ -174,6 +174,7 @@ impl Shard {
         let mut dirty = std::mem::take(&mut self.sessions.dirty);
         for key in dirty.drain(..) {
             if let Some(state) = self.sessions.get_mut(key) {
+                assert!(state.dirty, "who stands on the list knows it");
                 state.dirty = false;
                 out.push(key);
             }

@@ -330,7 +330,8 @@ impl Log {
 
     /// The oldest segment, if retention lets it go and no checkpoint needs it.
     fn next_retire(&mut self) -> Option<RetireTask> {
-        let max = self.options.retention_bytes?;
+        // A log that ends lets nothing go any more: it would wait for a checkpoint that nobody may begin.
+        let max = self.options.retention_bytes.filter(|_| !self.shutting_down)?;
         let oldest = self.segments.sealed.front()?;
         let sealed: u64 = self.segments.sealed.iter().map(|sealed| sealed.end_bytes).sum();
         let kept = sealed + self.segments.active.as_ref().map_or(0, |active| active.tail);

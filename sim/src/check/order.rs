@@ -1,7 +1,7 @@
 //! The order of a partition and of a key: in the logs as sent, at subscribers as in the logs, and in flight to one
 //! member at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use codec::ids::Partition;
 
@@ -13,16 +13,23 @@ const CHECK: &str = "order";
 /// The longest way of mail, with every mailbox on it full and every shard stalled.
 const MAIL_US_MAX: u64 = 2_000_000;
 
-/// Offsets are dense in each topic and partition, and what one session sent to one partition stands in the order sent.
+/// Offsets are dense in each topic and partition from the start of each log on, and what one session sent to one partition stands in the order sent.
 ///
 /// # Errors
 /// There is a gap, or something has overtaken.
 pub fn check_logs(ledger: &Ledger, audit: &Audit) -> Checked {
     let mut next_offsets: BTreeMap<(usize, Partition), u64> = BTreeMap::new();
+    // What retention has taken of a log is missing before its first, or before the first of a later one.
+    let has_gaps = ledger.starts.values().any(|start| start.0 > 0);
+    let mut firsts = BTreeSet::new();
     let mut newest: BTreeMap<(u32, Partition), BatchId> = BTreeMap::new();
     for found in &audit.found {
         let sent = ledger.attempt(found.id);
         let next = next_offsets.entry((sent.topic, found.place.partition)).or_default();
+        let is_first = firsts.insert((sent.topic, found.place.partition, found.place.log));
+        if is_first && has_gaps {
+            *next = found.place.offset.0.max(*next);
+        }
         if found.place.offset.0 != *next {
             violated!(
                 CHECK,

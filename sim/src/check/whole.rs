@@ -16,7 +16,8 @@ pub fn note_absent(ledger: &mut Ledger, audit: &Audit, allowed: bool) -> u64 {
     let mut lost = 0;
     for (index, sent) in ledger.sent.iter_mut().enumerate() {
         let is_told = matches!(sent.fate, Fate::Acknowledged { .. }) || sent.was_visible;
-        if found.contains(&BatchId(index as u32)) || (is_told && !allowed) {
+        let is_there = found.contains(&BatchId(index as u32));
+        if is_there || sent.is_expired || (is_told && !allowed) {
             continue;
         }
         if is_told {
@@ -49,7 +50,9 @@ pub fn check(ledger: &Ledger, audit: &Audit) -> Checked {
         if !seen.insert(found.id) {
             violated!(CHECK, "batch {} stands twice, also at {:?}", found.id.0, found.place);
         }
-        if ledger.attempt(found.id).was_absent {
+        // The removal of an expired segment may be lost with the power.
+        let start = ledger.starts.get(&found.place.log).copied().unwrap_or_default();
+        if ledger.attempt(found.id).was_absent && found.place.base >= start {
             violated!(CHECK, "batch {} was gone and is back at {:?}", found.id.0, found.place);
         }
         if ledger.attempt(found.id).fate == Fate::Refused {

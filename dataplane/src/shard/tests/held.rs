@@ -93,3 +93,21 @@ fn routing_rests_while_reads_fail() {
     node.run(400);
     assert_eq!(texts(&node.deliveries(0, session)).len(), 100, "its credit is full again");
 }
+
+/// Retention waits for checkpoints, and a log of an earlier generation that has nothing to write may begin none: a
+/// server that waits for it at its end never ends.
+#[test]
+fn a_shard_drains_whatever_retention_wants() {
+    let storage = SimStorage::new();
+    let log =
+        LogOptions { segment_bytes: 1 << 20, retention_bytes: Some(0), ..LogOptions::default() };
+    for shards in [2, 1] {
+        let mut node = Node::open_with(&storage, shards, &[], &log);
+        let session = node.session(0, "client");
+        node.publish(0, session, "a", &KEYS);
+        node.run(200);
+        node.shards.iter_mut().for_each(|(shard, _)| shard.begin_drain());
+        node.run(2_000);
+        assert!(node.shards.iter().all(|(shard, _)| shard.is_drained()), "{shards} shards");
+    }
+}
