@@ -1,5 +1,7 @@
 //! What a shard still holds once nothing is under way.
 
+use log::storage::{OpenMode, Storage};
+
 use super::*;
 
 /// A client that asks and goes, again and again, must not fill the list of those who wait for the control plane: each
@@ -110,4 +112,43 @@ fn a_shard_drains_whatever_retention_wants() {
         node.run(2_000);
         assert!(node.shards.iter().all(|(shard, _)| shard.is_drained()), "{shards} shards");
     }
+}
+
+/// An event that is to be sent again and that the disk has lost is given up. What waited for it, for its key, must go on
+/// then: nothing else may ever happen that would remind the group of it.
+#[test]
+fn what_waited_for_a_lost_event_goes_on() {
+    let storage = SimStorage::new();
+    let log = LogOptions { segment_bytes: 1 << 20, cache_bytes: 0, ..LogOptions::default() };
+    let mut node = Node::open_with(&storage, 1, &[], &log);
+    let session = node.session(0, "client");
+    node.subscribe(0, session, Some("all"), "#", None);
+    node.publish(0, session, "a", &["a"]);
+    node.run(40);
+    let got = node.deliveries(0, session);
+    assert_eq!(texts(&got), ["a 0"]);
+    let token = got[0].token.0;
+    let at = got[0].batch.header.base_position;
+    drop(got);
+    node.shards[0].0.settle(session, &token, Selection::All, Verdict::Retry).unwrap();
+    node.publish(0, session, "a", &["a"]);
+    node.run(40);
+    assert!(node.deliveries(0, session).is_empty(), "the second waits for the first");
+    spoil(&storage, b"a 0");
+    node.run(400);
+    let stats = node.shards[0].0.stats();
+    assert_eq!((at.0, stats.lost_events), (0, 1), "{stats:?}");
+    assert_eq!(texts(&node.deliveries(0, session)), ["a 0"]);
+}
+
+/// Damages the first event that holds these words.
+fn spoil(storage: &SimStorage, words: &[u8]) {
+    let mut paths = storage.paths().into_iter();
+    let path = paths.find(|path| path.extension().is_some_and(|name| name == "rms")).unwrap();
+    let file = storage.open(&path, OpenMode::Read, false).unwrap();
+    let mut bytes = vec![0; storage.len(file).unwrap() as usize];
+    storage.read_at(file, 0, &mut bytes).unwrap();
+    storage.close(file);
+    let at = bytes.windows(words.len()).position(|found| found == words).unwrap();
+    storage.flip_bit(&path, at as u64, 0);
 }
