@@ -2,8 +2,9 @@
 
 use std::io::IoSlice;
 
-use codec::frame::{self, Hello, Kind, TopicFrame};
-use codec::ids::TopicId;
+use codec::frame::{self, FRAME_HEADER_BYTES, Hello, Kind, TopicFrame};
+use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
+use codec::ids::{Partition, TopicId};
 use dataplane::outbound::Outbound;
 use dataplane::session::{Door, Feed, Session, SessionKey};
 use doors::native::{NativeDoor, NativeOptions};
@@ -23,12 +24,15 @@ pub struct WireNode {
     bed: Bed,
     clients: Vec<Client>,
     dirty: Vec<SessionKey>,
+    /// The sequence of the round before; `None`: batches have none.
+    sequence: Option<u64>,
 }
 
 impl WireNode {
     /// A node whose clients have said hello. Each publishes `count` events of `bytes` bytes in a batch.
     pub fn open(clients: usize, count: u32, bytes: usize) -> Self {
-        let mut node = WireNode { bed: Bed::open(8 << 20), clients: Vec::new(), dirty: Vec::new() };
+        let bed = Bed::open(8 << 20);
+        let mut node = WireNode { bed, clients: Vec::new(), dirty: Vec::new(), sequence: None };
         let door = NativeDoor::new(NativeOptions::default());
         for (index, batch) in batches(count, bytes).iter().cycle().take(clients).enumerate() {
             let key = node.bed.shard.open_session().expect("there is room for a session");
@@ -44,6 +48,23 @@ impl WireNode {
             node.send(index);
         }
         node
+    }
+
+    /// The same, and each batch has a publisher id and a sequence.
+    pub fn open_numbered(clients: usize, count: u32, bytes: usize) -> Self {
+        WireNode { sequence: Some(0), ..Self::open(clients, count, bytes) }
+    }
+
+    /// Gives a client's frame its sequence, as the client does.
+    fn number(&mut self, index: usize, sequence: u64) {
+        let batch = &mut self.clients[index].publish[FRAME_HEADER_BYTES..];
+        let head = batch.first_chunk_mut::<HEADER_BYTES>().expect("a batch starts with a header");
+        let mut header = BatchHeader::decode(head, HeaderSeed::WIRE).expect("it was made here");
+        if header.partition == Partition::ANY {
+            header.partition = Partition(0);
+        }
+        (header.publisher_id, header.sequence) = (1 + index as u64, sequence);
+        *head = header.encode(HeaderSeed::WIRE);
     }
 
     fn feed(&mut self, index: usize, bytes: &[u8]) {
@@ -63,7 +84,11 @@ impl WireNode {
 
     /// Every client publishes one batch, and gets its answer.
     pub fn round(&mut self) {
+        self.sequence = self.sequence.map(|sequence| sequence + 1);
         for index in 0..self.clients.len() {
+            if let Some(sequence) = self.sequence {
+                self.number(index, sequence);
+            }
             let publish = std::mem::take(&mut self.clients[index].publish);
             self.feed(index, &publish);
             self.clients[index].publish = publish;

@@ -9,6 +9,7 @@
 //! longest are forgotten first, and the more there are, the fewer sequences are kept of each. A batch of a publisher
 //! that is known costs a look-up and no allocation.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 
 use codec::header::BatchHeader;
@@ -94,6 +95,8 @@ pub(crate) struct Publishers {
     newest: u32,
     /// Capacity of all lists of sequences.
     room: usize,
+    /// The slot that was found last: a batch is looked for, and then appended.
+    found: Cell<u32>,
     /// The slot whose list was looked at last for sequences beyond its share.
     trimmed: usize,
 }
@@ -107,6 +110,7 @@ impl Default for Publishers {
             oldest: NONE,
             newest: NONE,
             room: 0,
+            found: Cell::new(NONE),
             trimmed: 0,
         }
     }
@@ -123,10 +127,8 @@ impl Publishers {
 
     /// Where the batch of `header`, whose topic is this log's, stands already; `None`: it is new.
     fn seen(&self, header: &BatchHeader) -> Result<Option<Stored>, NoAppend> {
-        let Some(slot) = self.slots.get(&(header.publisher_id, header.partition)) else {
-            return Ok(None);
-        };
-        let pair = &self.pairs[*slot as usize];
+        let Some(slot) = self.find(header.publisher_id, header.partition) else { return Ok(None) };
+        let pair = &self.pairs[slot as usize];
         let newest = pair.newest_sequence();
         let sequence = header.sequence;
         if newest < sequence {
@@ -221,11 +223,22 @@ impl Publishers {
         self.heard(slot, now);
     }
 
+    fn find(&self, publisher: u64, partition: Partition) -> Option<u32> {
+        let found = self.found.get();
+        let is_same = |pair: &Pair| (pair.publisher, pair.partition) == (publisher, partition);
+        if self.pairs.get(found as usize).is_some_and(is_same) {
+            return Some(found);
+        }
+        let slot = *self.slots.get(&(publisher, partition))?;
+        self.found.set(slot);
+        Some(slot)
+    }
+
     /// The slot of a pair, made if it is new; then its list of sequences is empty and must be filled.
     fn slot(&mut self, publisher: u64, partition: Partition, now: Timestamp) -> u32 {
         assert!(publisher != 0, "0 is no publisher");
-        if let Some(slot) = self.slots.get(&(publisher, partition)) {
-            return *slot;
+        if let Some(slot) = self.find(publisher, partition) {
+            return slot;
         }
         for _ in 0..FORGOTTEN_AT_ONCE {
             let Some(oldest) = self.pairs.get(self.oldest as usize) else { break };

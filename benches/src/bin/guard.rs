@@ -72,7 +72,7 @@ const EVENTS: u64 = 8_000;
 const FLOOR_SMALL: &str = "floor: copy, checksum 100 x 100 B";
 const FLOOR_LARGE: &str = "floor: copy, checksum 100 x 1 KB";
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 14] = [
     Case { name: FLOOR_SMALL, per: 100, floor: None, run: || copy(100) },
     Case { name: FLOOR_LARGE, per: 100, floor: None, run: || copy(1_000) },
     Case { name: "make a batch 100 x 100 B", per: 100, floor: Some(FLOOR_SMALL), run: make },
@@ -82,6 +82,7 @@ const CASES: [Case; 13] = [
     Case { name: "nothing to do, 64 sessions", per: 1_000, floor: None, run: idle },
     Case { name: "publish 1 x 1 x 100 B", per: EVENTS, floor: None, run: || publish(1, 1, 100) },
     Case { name: "publish 64 x 1 x 100 B", per: EVENTS, floor: None, run: || publish(64, 1, 100) },
+    Case { name: "publish 64 x 1 x 100 B, numbered", per: EVENTS, floor: None, run: numbered },
     Case {
         name: "publish 1 x 100 x 100 B",
         per: EVENTS,
@@ -188,6 +189,11 @@ fn rounds(clients: usize, count: u32) -> u64 {
 fn publish(clients: usize, count: u32, bytes: usize) {
     let mut node = WireNode::open(clients, count, bytes);
     measure(rounds(clients, count), || node.round());
+}
+
+fn numbered() {
+    let mut node = WireNode::open_numbered(64, 1, 100);
+    measure(rounds(64, 1), || node.round());
 }
 
 fn deliver(clients: usize, count: u32, bytes: usize) {
