@@ -55,7 +55,20 @@ impl Outbound {
         if !body.is_empty() {
             self.bodies_bytes += body.len();
             self.bodies.push_back(Body { at: self.small.len(), bytes: body });
+            self.check();
         }
+    }
+
+    /// The ends of the chain of bodies; those between were the last one once.
+    fn check(&self) {
+        let first = self.bodies.front().map_or(self.small.len(), |body| body.at);
+        assert!(self.sent <= first, "small bytes before a body leave before it");
+        let last = self.bodies.back().map_or(first, |body| body.at);
+        assert!(first <= last && last <= self.small.len(), "bodies stand among the small bytes");
+        assert!(
+            self.bodies.is_empty() == (self.bodies_bytes == 0),
+            "the bytes of the bodies are counted"
+        );
     }
 
     /// Bytes not yet sent.
@@ -125,6 +138,7 @@ impl Outbound {
         }
         assert!(count == 0 && self.sent <= self.small.len(), "every byte that left was found");
         self.cut();
+        self.check();
     }
 
     /// Frees the memory of a connection that has nothing to send: idle ones cost nothing.

@@ -40,6 +40,7 @@ impl Bitmap {
 
     /// Appends `ceil(count / 8)` bytes in the form of [`Bitmap::from_bytes`].
     pub fn write_to(&self, count: u32, out: &mut Vec<u8>) {
+        assert!(self.end() <= count, "no event is left out");
         for index in 0..count.div_ceil(8) as usize {
             let word = self.words.get(index / 8).copied().unwrap_or(0);
             out.push((word >> (8 * (index % 8))) as u8);
@@ -163,6 +164,7 @@ impl Selection {
     /// The shortest selection that means the same of `count` events.
     #[must_use]
     pub fn from_bitmap(bitmap: Bitmap, count: u32) -> Selection {
+        assert!(bitmap.end() <= count, "only events of the batch are selected");
         if bitmap.len() == count { Selection::All } else { Selection::Some(bitmap) }
     }
 }

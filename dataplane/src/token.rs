@@ -47,6 +47,10 @@ impl TokenFields {
     /// The token's bytes.
     #[must_use]
     pub fn encode(&self) -> Token {
+        assert!(
+            self.count > 0 && self.attempt > 0,
+            "deliveries have events, and attempts count from 1"
+        );
         let mut out = [0; TOKEN_BYTES];
         out[4..8].copy_from_slice(&self.node.to_le_bytes());
         out[8..12].copy_from_slice(&self.log.generation.to_le_bytes());

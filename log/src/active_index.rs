@@ -66,7 +66,8 @@ impl ActiveIndex {
 
     /// A batch was appended to the open commit. `last_run` is the newest run of its topic and partition.
     pub(crate) fn appended(&mut self, batch: RunEntry, last_run: &mut u64) {
-        if *last_run >= self.commit_first_run && *last_run < self.next_run() {
+        assert!(*last_run < self.next_run(), "runs are numbered over all segments");
+        if *last_run >= self.commit_first_run {
             let run = &mut self.runs[(*last_run - self.first_run) as usize];
             assert!(run.topic == batch.topic && run.partition == batch.partition, "it is its run");
             assert!(run.end <= batch.at, "batches follow each other");

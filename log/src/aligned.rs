@@ -120,6 +120,8 @@ impl ChunkPool {
     pub(crate) fn take(self: &Arc<Self>, at_least: usize) -> ChunkTail {
         let usual = at_least <= self.chunk_bytes;
         let memory = if usual { self.free.pop() } else { None };
+        let is_usual = |memory: &AlignedBuf| memory.len == self.chunk_bytes;
+        assert!(memory.as_ref().is_none_or(is_usual), "only chunks of the usual size are kept");
         let len = if usual { self.chunk_bytes } else { at_least.next_multiple_of(BLOCK_BYTES) };
         let memory = memory.unwrap_or_else(|| AlignedBuf::zeroed(len));
         assert!(memory.len >= at_least, "a chunk takes what it was taken for");
@@ -165,7 +167,8 @@ unsafe impl Sync for PooledChunk {}
 impl Drop for PooledChunk {
     fn drop(&mut self) {
         if let Some(memory) = self.chunk.memory.take() {
-            self.pool.in_use_bytes.fetch_sub(memory.len, Ordering::Relaxed);
+            let before = self.pool.in_use_bytes.fetch_sub(memory.len, Ordering::Relaxed);
+            assert!(memory.len <= before, "only what is in use is given back");
             if memory.len == self.pool.chunk_bytes {
                 // A full pool drops the memory.
                 let _ = self.pool.free.push(memory);
@@ -241,6 +244,10 @@ impl ChunkTail {
         assert!(len.is_multiple_of(BLOCK_BYTES) && len <= self.room(), "a commit is whole blocks");
         let bytes = self.bytes(0, len);
         self.start += len;
+        assert!(
+            self.lent_end.is_none_or(|lent_end| lent_end <= self.start),
+            "what was lent of a commit is in it"
+        );
         self.lent_end = None;
         bytes
     }

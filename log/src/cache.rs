@@ -39,6 +39,12 @@ impl TailCache {
             last.is_none_or(|last| last.end_position == commit.base_position),
             "commits leave no gap"
         );
+        assert!(
+            last.is_none_or(|last| last.number + 1 == commit.number),
+            "commits are numbered without a gap"
+        );
+        assert!(self.durable_end <= commit.number, "a commit is kept before it is durable");
+        assert!(commit.base_position <= commit.end_position, "a commit ends behind its start");
         self.bytes += commit.bytes.len();
         self.commits.push_back(commit);
         self.evict();
@@ -46,7 +52,8 @@ impl TailCache {
 
     /// The commit with this number, and all before it, is durable.
     pub(crate) fn synced(&mut self, number: u64) {
-        self.durable_end = self.durable_end.max(number + 1);
+        assert!(self.durable_end <= number, "commits become durable in order");
+        self.durable_end = number + 1;
         self.evict();
     }
 
@@ -93,5 +100,6 @@ impl TailCache {
                 _ => return,
             }
         }
+        assert!(self.bytes == 0 || !self.commits.is_empty(), "an empty cache counts no bytes");
     }
 }

@@ -273,7 +273,11 @@ impl IndexTask {
 
     fn write(&self, storage: &dyn Storage) -> io::Result<()> {
         let rows = match &self.memory {
-            Some(memory) => rows_of(memory),
+            Some(memory) => {
+                let last = memory.commits.last().expect("an empty segment is not sealed");
+                assert!(last.at < self.end_bytes, "an index ends with its segment");
+                rows_of(memory)
+            }
             None => rows_of(&self.rebuild(storage)?),
         };
         let archive = rkyv::to_bytes::<rkyv::rancor::Error>(&rows).map_err(io::Error::other)?;
@@ -352,6 +356,7 @@ fn rows_of(index: &ActiveIndex) -> IndexRows {
         let (topic, partition) = (run.topic.0, u32::from(run.partition.0));
         let known = rows.keys.last().is_some_and(|k| (k.topic, k.partition) == (topic, partition));
         if !known {
+            assert!(rows.runs.len() < u32::MAX as usize, "a segment is sealed before that");
             let first_run = rows.runs.len() as u32;
             rows.keys.push(KeyRow { topic, partition, first_run });
         }

@@ -107,6 +107,10 @@ impl Log {
         assert!(parts.segments.active.is_some() != parts.sealed, "only a sealed log has no tail");
         let all = parts.positions;
         assert!(
+            parts.cursors.iter().all(|(_, cursor)| cursor.next <= all.end()),
+            "positions go on behind what any cursor knows"
+        );
+        assert!(
             all.durable_end() == all.end(),
             "what recovery found is synced before it is served"
         );
@@ -204,6 +208,7 @@ impl Log {
 
     /// Sets the cursor of a group. It is written with the next commit.
     pub fn put_cursor(&mut self, group: u64, cursor: Cursor) -> CursorMark {
+        assert!(cursor.next <= self.positions.end(), "no group is ahead of its log");
         self.cursors.put(group, Some(cursor))
     }
 
@@ -300,7 +305,6 @@ impl Log {
             previous: 0,
         };
         assert!(state.start <= base_offset, "what is appended has not expired");
-        assert!(place.at + (len as u64) <= run.end, "a run holds its batch");
         self.segments.active_index().appended(run, &mut state.last_run);
         self.write_batch(place, &stamped, body);
         self.positions.appended(stamped.end_position());

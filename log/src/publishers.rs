@@ -155,6 +155,7 @@ impl Publishers {
         let pair = &mut self.pairs[slot as usize];
         let newest = pair.newest_sequence();
         assert!(newest < header.sequence, "a sequence stands once, in its order");
+        assert!(pair.end < header.end_position(), "batches follow each other");
         pair.end = header.end_position();
         self.push(slot, Remembered::of(header), header.append_time);
         self.check(slot);
@@ -197,6 +198,7 @@ impl Publishers {
                 }
             }
         }
+        merged.check_all();
         merged
     }
 
@@ -218,6 +220,11 @@ impl Publishers {
             sequences.pop_front();
         }
         let before = sequences.capacity();
+        assert!(before <= self.room, "the room of every list is counted");
+        assert!(
+            sequences.back().is_none_or(|newest| newest.sequence < known.sequence),
+            "the sequences of a pair rise, so that one of them is found"
+        );
         sequences.push_back(known);
         self.room = self.room - before + sequences.capacity();
         self.heard(slot, now);
@@ -253,7 +260,10 @@ impl Publishers {
         let pair = Pair { publisher, partition, older, newer, heard: now, end, sequences };
         let slot = self.free.pop().unwrap_or(self.pairs.len() as u32);
         match self.pairs.get_mut(slot as usize) {
-            Some(free) => *free = pair,
+            Some(free) => {
+                assert_eq!(free.publisher, 0, "only a free slot is given away");
+                *free = pair;
+            }
             None => self.pairs.push(pair),
         }
         self.slots.insert((publisher, partition), slot);
@@ -270,6 +280,7 @@ impl Publishers {
             self.trimmed = (self.trimmed + 1) % self.pairs.len();
             let sequences = &mut self.pairs[self.trimmed].sequences;
             let before = sequences.capacity();
+            assert!(before <= self.room, "the room of every list is counted");
             if before > max {
                 sequences.drain(..sequences.len().saturating_sub(max));
                 sequences.shrink_to(max);
@@ -281,6 +292,7 @@ impl Publishers {
     /// A pair was heard of: it is the last to be forgotten.
     fn heard(&mut self, slot: u32, now: Timestamp) {
         let pair = &mut self.pairs[slot as usize];
+        assert!(pair.publisher != 0, "whoever is heard of has a slot");
         pair.heard = pair.heard.max(now);
         if self.newest != slot {
             self.unlink(slot);
@@ -290,10 +302,14 @@ impl Publishers {
 
     fn link_newest(&mut self, slot: u32) {
         let before = self.newest;
+        assert!(before != slot, "a pair stands in the list once");
         let pair = &mut self.pairs[slot as usize];
         (pair.older, pair.newer) = (before, NONE);
         match self.pairs.get_mut(before as usize) {
-            Some(before) => before.newer = slot,
+            Some(before) => {
+                assert_eq!(before.newer, NONE, "nobody was heard after the newest");
+                before.newer = slot;
+            }
             None => self.oldest = slot,
         }
         self.newest = slot;
@@ -302,12 +318,24 @@ impl Publishers {
     fn unlink(&mut self, slot: u32) {
         let Pair { older, newer, .. } = self.pairs[slot as usize];
         match self.pairs.get_mut(older as usize) {
-            Some(pair) => pair.newer = newer,
-            None => self.oldest = newer,
+            Some(pair) => {
+                assert_eq!(pair.newer, slot, "neighbours know each other");
+                pair.newer = newer;
+            }
+            None => {
+                assert_eq!(self.oldest, slot, "only the oldest has nobody before it");
+                self.oldest = newer;
+            }
         }
         match self.pairs.get_mut(newer as usize) {
-            Some(pair) => pair.older = older,
-            None => self.newest = older,
+            Some(pair) => {
+                assert_eq!(pair.older, slot, "neighbours know each other");
+                pair.older = older;
+            }
+            None => {
+                assert_eq!(self.newest, slot, "only the newest has nobody behind it");
+                self.newest = older;
+            }
         }
     }
 
@@ -318,6 +346,7 @@ impl Publishers {
         let pair = &mut self.pairs[slot as usize];
         let known = self.slots.remove(&(pair.publisher, pair.partition));
         assert_eq!(known, Some(slot), "each pair has its slot");
+        assert!(pair.sequences.capacity() <= self.room, "the room of every list is counted");
         self.room -= pair.sequences.capacity();
         pair.publisher = 0;
         pair.sequences = VecDeque::new();
@@ -330,6 +359,19 @@ impl Publishers {
         assert_eq!(self.newest, slot, "who was heard last is forgotten last");
         let kept = self.pairs[slot as usize].sequences.len();
         assert!((1..=SEQUENCES_MAX).contains(&kept), "a publisher's window has a bound");
+    }
+}
+
+impl Publishers {
+    /// Walks the whole list: for a start, and for tests.
+    fn check_all(&self) {
+        let (mut count, mut slot, mut room) = (0, self.oldest, 0);
+        while let Some(pair) = self.pairs.get(slot as usize) {
+            assert!(count < self.pairs.len(), "the list comes to an end");
+            (count, slot, room) = (count + 1, pair.newer, room + pair.sequences.capacity());
+        }
+        assert_eq!(count, self.len(), "every pair stands in the list once");
+        assert_eq!(room, self.room, "the room of every list is counted");
     }
 }
 

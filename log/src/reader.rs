@@ -232,7 +232,8 @@ impl Log {
             let place = reader.place.filter(|(segment, _)| *segment == commit.segment);
             let at = place.map(|(_, at)| at).filter(inside).unwrap_or(commit.at);
             let found = self.batch_at(&commit.bytes, commit.at, commit.segment, at);
-            assert!(!matches!(found, Found::Bad), "memory holds what was appended");
+            let is_whole = matches!(found, Found::Batch { .. } | Found::Skip { .. });
+            assert!(is_whole, "memory holds what was appended, in whole batches");
             (commit.segment, at, found, true)
         } else {
             match self.locate(reader, disk) {
@@ -378,6 +379,7 @@ impl Log {
             let stretches = stretches.map_or(&[][..], |(_, all)| all);
             let next = reader.windows.next_read(segment, stretches, end, &mut self.reads);
             let Some(read) = next.filter(|read| self.reads.has_room(read.1)) else { return };
+            assert!(read.0 + read.1 <= block_ceil(end), "nothing is read that is being written");
             self.submit_read(reader, (file, segment), read, disk);
         }
     }

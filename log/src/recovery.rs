@@ -226,6 +226,10 @@ impl RecoveryTask<'_> {
             let damaged = progress.report.damage.iter().any(|d| d.segment == one.number);
             let next = opened.get(index + 1).and_then(|next| next.header);
             let next = next.filter(|_| !walked.is_last);
+            assert!(
+                progress.sealed.last().is_none_or(|last| last.number < one.number),
+                "segments are replayed in their order"
+            );
             progress.sealed.push(Sealed {
                 number: one.number,
                 file: one.file,
@@ -494,6 +498,7 @@ impl RecoveryTask<'_> {
             let resume = resume.filter(|(next, _)| end.is_none_or(|end| *next < end));
             let start = expected.position;
             if let Some((next_at, head)) = resume {
+                assert!(bad < next_at, "a replay moves forward");
                 *expected = head.as_expected();
                 at = next_at;
             } else if let Some(header) = opened[index + 1..].iter().find_map(|o| o.header) {
@@ -540,6 +545,11 @@ impl RecoveryTask<'_> {
 
     /// Makes the tail final: cut, synced, without the segments behind it and without an empty last one.
     fn finish_tail(&self, sealed: &mut Vec<Sealed>, discarded: Vec<Opened>) -> io::Result<()> {
+        let kept = sealed.last().map_or(0, |last| last.number);
+        assert!(
+            discarded.iter().all(|discarded| kept < discarded.number),
+            "only what stands behind the tail is removed"
+        );
         let mut gone: Vec<(u64, FileId)> = discarded.iter().map(|d| (d.number, d.file)).collect();
         while let Some(last) = sealed.last()
             && last.end_bytes <= FIRST_COMMIT_AT

@@ -109,7 +109,9 @@ impl Log {
             }
             seek.offsets.pop();
         }
-        Some(seek.least.max(self.positions().start()))
+        let start = seek.least.max(self.positions().start());
+        assert!(start <= self.positions().end(), "no start is ahead of its log");
+        Some(start)
     }
 
     /// Finds an offset of a topic and partition.
@@ -118,6 +120,7 @@ impl Log {
         let Some(state) = self.topics.partition(topic, partition).copied() else {
             return Seek::End;
         };
+        assert!(state.start <= state.next, "only what was appended expires");
         if offset >= state.next {
             return Seek::End;
         }

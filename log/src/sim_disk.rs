@@ -165,6 +165,7 @@ impl SimStorage {
         for file in state.files.values_mut() {
             lose_unsynced(file, random, &mut state.counts);
         }
+        state.check();
     }
 
     /// Changes one bit of a file, as a rotten disk would.
@@ -207,6 +208,7 @@ fn apply(change: &DirChange, names: &mut BTreeMap<PathBuf, u64>) {
 }
 
 fn lose_unsynced(file: &mut SimFile, random: &mut SimRandom, counts: &mut SimDiskCounts) {
+    assert!(file.durable_len <= file.bytes.len(), "what is durable is there");
     let writes = std::mem::take(&mut file.unsynced);
     // Newest first, so that what an older write held before comes back below a newer one that is lost too.
     for write in writes.into_iter().rev() {
@@ -225,6 +227,7 @@ fn lose_unsynced(file: &mut SimFile, random: &mut SimRandom, counts: &mut SimDis
     if file.bytes.len() > file.durable_len && random.one_in(2) {
         file.bytes.truncate(file.durable_len);
     }
+    assert!(file.durable_len <= file.bytes.len(), "what was durable has stayed");
     file.durable_len = file.bytes.len();
 }
 
@@ -245,6 +248,12 @@ fn restore(file: &mut SimFile, write: &Unsynced, mut lost: impl FnMut(usize) -> 
 }
 
 impl State {
+    /// Every name, also one that would come back after a power loss, is a file's.
+    fn check(&self) {
+        let mut inodes = self.names.values().chain(self.durable_names.values());
+        assert!(inodes.all(|inode| self.files.contains_key(inode)), "every name has its file");
+    }
+
     fn changing(&mut self) -> io::Result<()> {
         match &mut self.changes_left {
             Some(0) => Err(io::Error::other("the power is gone")),
@@ -384,6 +393,7 @@ impl Storage for SimStorage {
             state.dirs.remove(&dir);
             state.dirs.insert(renamed);
         }
+        state.check();
         state.changes.push(change);
         Ok(())
     }
@@ -423,6 +433,7 @@ impl Storage for SimStorage {
         // One journal for the whole file system: what came before is durable too.
         state.durable_names = state.names.clone();
         state.changes.clear();
+        state.check();
         Ok(())
     }
 

@@ -79,12 +79,15 @@ impl Flight {
     /// A batch of which nothing is sent yet.
     #[must_use]
     pub fn new(base: Position, count: u32) -> Self {
+        assert!(count > 0, "a batch holds an event");
         Flight { base, count, next_delivery: 0, first: None, more: Vec::new(), idle: Vec::new() }
     }
 
     /// Adds a piece and numbers it.
     pub fn send(&mut self, mut piece: Piece) -> u32 {
         assert!(piece.events.len(self.count) > 0, "a delivery has events");
+        assert!(piece.attempt > 0, "attempts count from 1");
+        assert!(self.next_delivery < u32::MAX, "no two deliveries of a batch have one number");
         piece.delivery = self.next_delivery;
         self.next_delivery += 1;
         let number = piece.delivery;
@@ -124,6 +127,12 @@ impl Flight {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.first.is_none() && self.more.is_empty() && self.idle.is_empty()
+    }
+
+    /// Looks at each event: for debug builds.
+    pub fn check(&self) {
+        assert!(self.owed().end() <= self.count, "only events of the batch are owed");
+        assert!(self.idle.iter().all(|idle| !idle.events.is_empty()), "idle means some event");
     }
 
     /// How many events are owed.

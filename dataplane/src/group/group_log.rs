@@ -182,6 +182,7 @@ impl GroupLog {
         if let Some(member) = self.whole_batch_to(&batch, &eligible, hand.members) {
             self.send_untracked(&mut flight, member, eligible, hand);
             self.flights.push(flight);
+            self.check();
             return Offered::Taken;
         }
         let eligible = eligible.to_bitmap(batch.count);
@@ -437,6 +438,31 @@ impl GroupLog {
                 || (self.idle.is_empty() && self.untracked == 0 && self.keys.bound() == 0),
             "what is in flight or idle belongs to a batch that is not settled"
         );
+        assert!(self.idle.len() <= self.flights.len(), "what is idle is of a batch that was taken");
+        // The simulator asks after every event; a server could not afford to.
+        if cfg!(debug_assertions) && self.flights.len() <= 64 {
+            self.check_all();
+        }
+    }
+
+    /// Counts anew what is counted as it goes.
+    fn check_all(&self) {
+        self.flights.iter().for_each(Flight::check);
+        let flights = || self.flights.iter();
+        let idle = flights().filter(|flight| !flight.idle.is_empty());
+        let idle = idle.map(|flight| &flight.base);
+        assert!(idle.eq(&self.idle), "every batch with idle events is found, and no other");
+        let unread = flights().flat_map(|flight| &flight.idle);
+        let unread = unread.filter(|idle| idle.keys.is_none()).count();
+        assert_eq!(unread as u32, self.unread, "unknown keys are counted");
+        let pieces = || flights().flat_map(|flight| flight.pieces().map(move |p| (flight, p)));
+        let untracked = pieces().filter(|(_, piece)| piece.keys.is_none());
+        let untracked: u32 = untracked.map(|(flight, p)| p.events.len(flight.count)).sum();
+        assert_eq!(untracked, self.untracked, "events without known keys are counted");
+        assert!(
+            pieces().all(|(_, piece)| self.oldest_sent_us <= piece.sent_us),
+            "no delivery is late without being looked at"
+        );
     }
 
     /// What is owed below the group's next position: runs of positions, end exclusive, rising.
@@ -517,6 +543,10 @@ impl GroupLog {
         let count = events.len(hand.batch.count);
         let state = hand.members.get_mut(member).expect("chosen from the members");
         state.sent(count, hand.batch.bytes());
+        assert!(
+            self.untracked == 0 || self.untracked_member == Some(member),
+            "events whose keys are unknown are in flight to one member"
+        );
         self.untracked += count;
         self.untracked_member = Some(member);
         self.send(flight, (member, events, None), 1, hand);
@@ -530,6 +560,7 @@ impl GroupLog {
         hand: &mut Hand<'_>,
     ) {
         for (member, events, keys) in pieces {
+            assert!(keys.len() <= hand.batch.count as usize, "an event has one key at most");
             // `assign` has taken the credit event by event; here only the bytes are added.
             let state = hand.members.get_mut(member).expect("chosen from the members");
             state.in_flight_bytes += u64::from(hand.batch.bytes());
@@ -601,6 +632,7 @@ impl GroupLog {
             given + plan.waiting.len() == events.len(),
             "an event goes to one member, or waits"
         );
+        assert!(keys.peek().is_none(), "every key is one of an event, in their order");
         plan
     }
 

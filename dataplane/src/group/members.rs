@@ -1,7 +1,7 @@
 //! The members of a group as one shard sees them: how much credit each has leased to this shard.
 
 use crate::mail::MemberId;
-use crate::options::MEMBER_BYTES_MAX;
+use crate::options::{CREDIT_MAX, MEMBER_BYTES_MAX};
 
 /// One member, seen from a shard that delivers to it.
 #[derive(Clone, Debug)]
@@ -33,6 +33,13 @@ impl Member {
         self.lease -= events;
         self.in_flight += events;
         self.in_flight_bytes += u64::from(bytes);
+        self.check();
+    }
+
+    /// Credit that is paid back is in flight until then, and what may be in flight has a bound.
+    fn check(&self) {
+        assert!(self.owes <= self.in_flight, "what is to be given back is still in flight");
+        assert!(self.lease + self.in_flight <= CREDIT_MAX, "a client's window has a bound");
     }
 
     /// `events` are no longer in flight to it. Returns how many of them go back to the member's home.
@@ -42,7 +49,7 @@ impl Member {
         let returned = events.min(self.owes);
         self.owes -= returned;
         self.lease += events - returned;
-        assert!(self.owes <= self.in_flight, "what is to be given back is still in flight");
+        self.check();
         returned
     }
 
@@ -50,6 +57,10 @@ impl Member {
     pub fn freed_bytes(&mut self, bytes: u32) {
         assert!(u64::from(bytes) <= self.in_flight_bytes, "bytes are counted once a delivery");
         self.in_flight_bytes -= u64::from(bytes);
+        assert!(
+            self.in_flight > 0 || self.in_flight_bytes == 0,
+            "bytes in flight are those of events: {self:?}"
+        );
     }
 }
 
@@ -65,6 +76,7 @@ impl Members {
     /// A member has come with credit for this shard.
     pub fn join(&mut self, id: MemberId, lease: u32) {
         assert!(self.get(id).is_none(), "a member joins once");
+        assert!(lease <= CREDIT_MAX, "a client's window has a bound");
         let member = Member { id, lease, in_flight: 0, in_flight_bytes: 0, owes: 0, wanted: false };
         self.list.push(member);
     }

@@ -139,6 +139,7 @@ impl Connections {
         let index = self.insert(Connection::new(stream, peer, key, session, seat));
         let slot = key.slot as usize;
         self.by_session.resize(self.by_session.len().max(slot + 1), u32::MAX);
+        assert_eq!(self.by_session[slot], u32::MAX, "a session has one connection");
         self.by_session[slot] = index;
         step.ring.watch_readable(fd, Token::Readable(index, self.slots[index as usize].life));
         step.counters.accepted.add(1);
@@ -485,7 +486,9 @@ impl Connections {
         connection.phase = Phase::Flushing;
         connection.deadline_us = step.now.mono_us + self.patience.close_flush_us;
         connection.flags.is_held = false;
-        self.by_session[connection.key.slot as usize] = u32::MAX;
+        let known = &mut self.by_session[connection.key.slot as usize];
+        assert_eq!(*known, index, "a session is found by its own connection");
+        *known = u32::MAX;
         step.shard.close_session(connection.key);
         self.mark_unsent(index);
     }
@@ -497,6 +500,8 @@ impl Connections {
         if connection.flags.is_ended || connection.stream.shutdown(Shutdown::Write).is_err() {
             return self.remove(index, step);
         }
+        assert!(connection.phase == Phase::Flushing, "a session ends before its connection does");
+        assert!(connection.out.is_empty(), "all is sent before the end is said");
         connection.phase = Phase::Lingering;
         connection.deadline_us = step.now.mono_us + LINGER_US;
         self.mark_ready_again(index);
@@ -515,9 +520,12 @@ impl Connections {
     fn remove(&mut self, index: u32, step: &mut Step<'_>) {
         let slot = &mut self.slots[index as usize];
         let Some(connection) = slot.connection.take() else { return };
+        assert!(connection.counted_bytes <= self.own_bytes, "outbound bytes are counted");
         self.own_bytes -= connection.counted_bytes;
         if connection.phase == Phase::Open {
-            self.by_session[connection.key.slot as usize] = u32::MAX;
+            let known = &mut self.by_session[connection.key.slot as usize];
+            assert_eq!(*known, index, "a session is found by its own connection");
+            *known = u32::MAX;
             step.shard.close_session(connection.key);
         }
         // The watches keep the socket open until the kernel has taken them off, at the next submission.
@@ -527,6 +535,8 @@ impl Connections {
         }
         slot.life = (slot.life + 1) & LIFE_MASK;
         self.free.push(index);
+        assert!(self.free.len() <= self.slots.len(), "a slot is free once");
+        assert!(self.count() > 0 || self.own_bytes == 0, "bytes outbound are some connection's");
         step.counters.closed.add(1);
     }
 }

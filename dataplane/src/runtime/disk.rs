@@ -107,6 +107,7 @@ impl InFlight {
         let operation = self.operations[index as usize].as_mut();
         let Operation { place, done, buffer } =
             operation.expect("asked for an operation in flight");
+        assert!(place.fd >= 0, "an operation is on an open file");
         let at = place.at + *done as u64;
         match buffer {
             Buffer::Write { bytes, durable } => {

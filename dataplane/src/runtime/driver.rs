@@ -143,6 +143,7 @@ impl Driver {
 
     /// One cycle; whether it found work.
     fn cycle(&mut self, now: Now) -> bool {
+        assert!(self.dirty.is_empty(), "every session that had something to hear was served");
         self.counters.cycles.add(1);
         self.pace.cycles_since_turn += 1;
         self.kernel.was_refused = false;

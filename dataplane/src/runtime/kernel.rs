@@ -80,6 +80,7 @@ impl RingKernel {
 
 impl Disk for RingKernel {
     fn submit(&mut self, log: LogKey, operation: DiskOp) {
+        operation.check();
         match operation {
             DiskOp::Write { ticket, file, at, bytes, durable } => {
                 let place = self.place(log, ticket, file, at);

@@ -153,6 +153,7 @@ impl Ring {
         durable: bool,
         token: Token,
     ) {
+        assert!(!bytes.is_empty() && bytes.len() <= u32::MAX as usize, "a write has a length");
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         let entry = opcode::Write::new(Fd(fd), bytes.as_ptr(), bytes.len() as u32);
         self.push(&entry.offset(at).rw_flags(flags).build(), token);
@@ -170,6 +171,7 @@ impl Ring {
         len: u32,
         token: Token,
     ) {
+        assert!(len > 0, "a read of nothing would pass for the end of the file");
         let entry = opcode::Read::new(Fd(fd), into, len).offset(at);
         self.push(&entry.build(), token);
     }

@@ -79,6 +79,12 @@ impl OpenCommit {
     fn head_end(&self) -> usize {
         self.lead + COMMIT_HEAD_BYTES
     }
+
+    /// `room` are the bytes of its chunk.
+    fn check(&self, room: usize) {
+        assert!(self.head_end() <= self.used, "a commit begins with its head");
+        assert!(self.used <= room, "a commit stays in its chunk");
+    }
 }
 
 impl Log {
@@ -130,6 +136,11 @@ impl Log {
         }
         active.opened_at.get_or_insert(self.now);
         let position = self.positions.end();
+        let before = active.index.commits.last();
+        assert!(
+            before.is_none_or(|before| before.position <= position && before.time <= self.now),
+            "neither positions nor append times fall within a log"
+        );
         active.index.commit_opened(CommitEntry { at, position, time: self.now });
         self.open = Some(OpenCommit {
             segment: active.number,
@@ -180,6 +191,8 @@ impl Log {
 
     /// Writes a batch into the place that was found for it.
     pub(super) fn write_batch(&mut self, place: Place, header: &BatchHeader, body: &[u8]) {
+        assert!(header.epoch == self.epoch, "every batch says the epoch that it was written in");
+        assert!(header.durable_end <= header.base_position, "what is being written is not durable");
         let open = self.open.as_mut().expect("room was made");
         assert_eq!(open.used, place.buffer_at, "batches follow each other");
         let chunk = self.chunk.as_mut().expect("an open commit has a chunk");
@@ -191,6 +204,7 @@ impl Log {
         padding.fill(0);
         open.used += place.len;
         open.batches += 1;
+        open.check(chunk.room());
     }
 
     /// Appends a control batch.
@@ -280,6 +294,8 @@ impl Log {
         let ticket = self.take_ticket();
         let Closed { number, file, at, bytes, end, cursors } = closed;
         let len = bytes.len();
+        let last = self.flights.back().map_or(self.durable_commit_end, |last| last.number + 1);
+        assert_eq!(number, last, "commits are submitted in order, each once");
         let flight = Flight { ticket, number, end, cursors, returned: false };
         self.flights.push_back(flight);
         assert!(self.flights.len() <= self.options.commits_in_flight_max, "few commits fly");
@@ -292,6 +308,7 @@ impl Log {
     fn close_commit(&mut self) {
         self.add_cursors();
         let Some(open) = self.open.take() else { return };
+        assert_eq!(open.number + 1, self.next_commit, "the open commit is the newest");
         let chunk = self.chunk.as_mut().expect("an open commit has a chunk");
         let padded = block_ceil(open.used as u64) as usize;
         let head_end = open.head_end();
@@ -333,6 +350,18 @@ impl Log {
         self.checkpointer.committed(bytes.len() as u64);
         let (number, file, cursors) = (open.number, open.file, self.cursors.encoded_mark());
         self.closed.push_back(Closed { number, file, at: write_at, bytes, end, cursors });
+        assert!(self.closed.len() <= CLOSED_MAX, "few commits wait: then appends find no room");
+        self.check_commits();
+    }
+
+    /// Of a log that runs: what is not durable is on its way, all of it and nothing twice.
+    pub(super) fn check_commits(&self) {
+        let under_way = usize::from(self.open.is_some()) + self.closed.len() + self.flights.len();
+        assert_eq!(
+            self.durable_commit_end + under_way as u64,
+            self.next_commit,
+            "every commit is durable, in flight, closed or open"
+        );
     }
 
     fn add_cursors(&mut self) {
@@ -370,6 +399,7 @@ impl Log {
             self.stop(format!("commit {number} failed: {error}"));
             return;
         }
+        assert!(!flight.returned, "a write returns once");
         flight.returned = true;
         while self.flights.front().is_some_and(|flight| flight.returned) {
             let Some(flight) = self.flights.pop_front() else { break };
@@ -379,6 +409,7 @@ impl Log {
             self.cursors.synced(flight.cursors);
             self.cache.synced(flight.number);
         }
+        self.check_commits();
     }
 
     /// Whether `position` is in the open commit.

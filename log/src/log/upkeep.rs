@@ -48,6 +48,12 @@ impl Upkeep {
             && self.checkpoint.is_none()
     }
 
+    /// Whether this chore is in flight.
+    fn is_asked(&self, ticket: Ticket) -> bool {
+        let index = self.index.map(|(ticket, _)| ticket);
+        [self.prepare, index, self.retire, self.checkpoint].contains(&Some(ticket))
+    }
+
     pub(crate) fn retry_at(&self) -> Option<Timestamp> {
         let all = [self.no_space_until, self.index_retry_at, self.checkpoint_retry_at];
         all.into_iter().flatten().min()
@@ -177,6 +183,7 @@ impl Log {
 
     /// A chore has ended.
     pub(super) fn on_chore(&mut self, ticket: Ticket, done: ChoreDone, disk: &mut impl Disk) {
+        assert!(self.upkeep.is_asked(ticket), "only a chore that was submitted ends, once");
         if self.upkeep.prepare == Some(ticket) {
             self.upkeep.prepare = None;
             self.on_prepared(done);
@@ -213,6 +220,7 @@ impl Log {
         let capacity = (self.wanted_bytes + self.options.reserve_bytes)
             .next_multiple_of(BLOCK_BYTES as u64)
             .max(self.options.segment_bytes);
+        assert!(number <= self.segments.last_number, "every number was given");
         self.segments.prepared(number, file, capacity, end);
         let left = self.segments.active.as_ref().map_or(0, |a| a.prepared_end - a.tail);
         let next = self.segments.next.map_or(0, |next| next.prepared_end);

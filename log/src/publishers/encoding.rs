@@ -78,5 +78,6 @@ impl Publishers {
             self.unlink(slot);
             self.link_newest(slot);
         }
+        self.check_all();
     }
 }

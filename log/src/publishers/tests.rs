@@ -63,7 +63,7 @@ fn a_window_is_remembered_and_no_more() {
     assert!(publishers.seen(&header(7, 3, oldest - 1, 0)).is_err());
     let bytes = publishers.memory_bytes();
     assert!(bytes <= 2 * SEQUENCES_MAX * size_of::<Remembered>(), "{bytes} bytes");
-    publishers.appended(&header(7, 3, end + 1, 0));
+    publishers.appended(&header(7, 3, end + 1, end + 1));
     assert_eq!(publishers.memory_bytes(), bytes, "a known publisher takes nothing more");
 }
 

@@ -201,6 +201,8 @@ impl Log {
         if let Some(step) = self.plan(reader, (segment, version, end), wanted, disk) {
             return Some(step);
         }
+        let course = reader.course.as_ref().expect("a plan that is made is a course");
+        assert!(course.holds(version, reader.position), "a course holds where its reader stands");
         reader.follow(end);
         None
     }
@@ -273,12 +275,14 @@ impl Log {
             Some(index) => index.runs.partition_point(|run| run.at < commit),
             None => 0,
         };
+        let end = sealed.map_or(end, |sealed| sealed.end_position.min(end));
+        assert!(position < end, "a course leads forward");
         Planning {
             segment,
             version,
             from,
             start: position,
-            end: sealed.map_or(end, |sealed| sealed.end_position.min(end)),
+            end,
             is_mapped,
             next,
             left: end_bytes.saturating_sub(from),

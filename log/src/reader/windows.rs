@@ -223,6 +223,10 @@ impl Windows {
         if first >= stretch.end || first >= end {
             return None;
         }
+        // The length of a damaged batch may be anything; what is being written behind the end must not be read.
+        if block_ceil(end) < first + needed {
+            return None;
+        }
         let from = first - first % BLOCK_BYTES as u64;
         let least = block_ceil(first + needed) - from;
         let len = self.grown(from, least, (stretch, end), reads);
@@ -257,6 +261,11 @@ impl Windows {
         reads: &mut Reads,
     ) {
         assert!(at <= first && first < at + len, "a batch starts in what is read");
+        assert!(
+            self.list.back().is_none_or(|last| last.segment == segment && last.at <= at),
+            "a reader's windows follow each other in one segment"
+        );
+        assert!(self.list.len() < WINDOWS_MAX, "a reader has few reads in flight");
         let held = reads.submitted(ticket, &self.alive, len);
         self.list.push_back(Window {
             segment,
@@ -304,7 +313,8 @@ impl AsRef<[u8]> for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        let before = self.all.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        assert!(self.bytes.len() <= before, "only what was counted is given back");
     }
 }
 
@@ -345,7 +355,8 @@ impl Reads {
 
     fn submitted(&mut self, ticket: Ticket, reader: &Arc<()>, len: u64) -> Held {
         assert!(self.has_room(len), "readers keep to their limit");
-        self.waiting.insert(ticket, (Arc::downgrade(reader), len));
+        let known = self.waiting.insert(ticket, (Arc::downgrade(reader), len));
+        assert!(known.is_none(), "a ticket is unique while its read runs");
         self.hold(usize::try_from(len).expect("windows are far below the address space"))
     }
 
@@ -360,7 +371,11 @@ impl Reads {
     pub(crate) fn arrived(&mut self, ticket: Ticket, result: io::Result<Bytes>) {
         // Readers that are gone never pick up what arrived for them.
         self.arrived.retain(|_, (reader, _)| reader.strong_count() > 0);
-        let Some((reader, _)) = self.waiting.remove(&ticket) else { return };
+        let Some((reader, len)) = self.waiting.remove(&ticket) else { return };
+        assert!(
+            result.as_ref().map_or(0, |bytes| bytes.len() as u64) <= len,
+            "a disk gives no more than it was asked for"
+        );
         if reader.strong_count() == 0 {
             return;
         }
@@ -404,5 +419,25 @@ impl Reads {
     pub(crate) fn memory_bytes(&self) -> usize {
         let on_the_way: u64 = self.waiting.values().map(|(_, len)| *len).sum();
         self.in_use.load(Ordering::Relaxed) + on_the_way as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A damaged length must not make a reader ask for blocks that are still being written: as it finds them then, they
+    /// would pass for damage, and events behind the damage that are whole would be given up.
+    #[test]
+    fn a_damaged_length_does_not_reach_behind_what_is_written() {
+        let end = 2 * BLOCK_BYTES as u64;
+        for (body_len, expected) in [(5_000u32, Some((0, end, 0, end))), (100_000, None)] {
+            let (mut reads, mut windows) = (Reads::new(1 << 20), Windows::new());
+            windows.submitted(1, (0, BLOCK_BYTES as u64, 0, end), Ticket(1), &mut reads);
+            let mut block = vec![1; BLOCK_BYTES];
+            block[16..20].copy_from_slice(&body_len.to_le_bytes());
+            reads.arrived(Ticket(1), Ok(block.into()));
+            assert_eq!(windows.next_read(1, &[], end, &mut reads), expected, "{body_len}");
+        }
     }
 }
