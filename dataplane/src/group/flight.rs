@@ -192,9 +192,10 @@ impl Flights {
 
     /// Forgets settled flights at the front; those behind an unsettled one keep their place until it is settled.
     pub fn pop_settled(&mut self) {
-        while self.list.front().is_some_and(Flight::is_settled) {
-            let settled = self.list.pop_front().expect("looked at just now");
-            assert!(self.list.front().is_none_or(|next| settled.base < next.base), "flights rise");
+        while let Some(settled) = self.list.front().filter(|front| front.is_settled()) {
+            let base = settled.base;
+            self.list.pop_front();
+            assert!(self.list.front().is_none_or(|next| base < next.base), "flights rise");
         }
         if self.list.is_empty() && self.list.capacity() > 256 {
             self.list = VecDeque::new();
