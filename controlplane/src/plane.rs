@@ -25,7 +25,7 @@ use crate::ids::Ids;
 use crate::limits::{ANSWERS_MAX, PUBLISH_INTERVAL, REPLY_RETRY, SNAPSHOTS_AHEAD_MAX};
 use crate::outbox::Outbox;
 use crate::shards::Shards;
-use crate::subscribing::{Roll, Wanted, Way, ephemeral_group_name, group_name};
+use crate::subscribing::{Roll, Wanted, Way};
 
 /// The control plane's state. Lives on the control thread.
 pub struct Plane<S> {
@@ -206,10 +206,7 @@ impl<S: Shards> Plane<S> {
             Refusal::new(Code::Unavailable, "the catalog cannot be written")
         };
         let id = self.ids.take(&mut self.catalog).map_err(unavailable)?;
-        let group_name = match &wanted.group {
-            None => ephemeral_group_name(&wanted.client, id),
-            Some(group) => group_name(group, wanted),
-        };
+        let group_name = wanted.group_name();
         let group = match self.next.group_by_name(&group_name) {
             Some(known) => known,
             None => GroupId(self.ids.take(&mut self.catalog).map_err(unavailable)?),

@@ -1,9 +1,4 @@
 //! Who may have which subscription: names of groups, modes, starts and limits.
-//!
-//! Three kinds of group, told apart by name, which a client can never choose to look like another kind:
-//! - `NAME`: durable, its members share the work;
-//! - `NAME/$client/CLIENT`: durable, broadcasting, one for each client of the group NAME;
-//! - `$ephemeral/CLIENT/N`: one for each ephemeral subscription.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +6,12 @@ use std::sync::Arc;
 use codec::limits::PARTITIONS;
 use codec::refusal::{Code, Refusal};
 use routing::snapshot::SnapshotEditor;
-use routing::subscription::{Mode, Start, Subscription, SubscriptionId};
+use routing::subscription::{
+    BROADCAST_MARK, Mode, Start, Subscription, SubscriptionId, group_name,
+};
 use routing::topic::TopicFilter;
 
 use crate::limits::{CLIENT_SUBSCRIPTIONS_MAX, GROUP_NAME_BYTES_MAX, SUBSCRIPTIONS_MAX};
-
-const BROADCAST_MARK: &str = "/$client/";
 
 /// What a subscribe asks for.
 #[derive(Clone, Debug)]
@@ -26,6 +21,13 @@ pub(crate) struct Wanted {
     pub(crate) mode: Mode,
     pub(crate) start: Option<Start>,
     pub(crate) client: Arc<str>,
+}
+
+impl Wanted {
+    /// The name of the group that meets it.
+    pub(crate) fn group_name(&self) -> Arc<str> {
+        group_name(self.group.as_ref(), self.mode, &self.client, &self.filter)
+    }
 }
 
 /// How a subscribe is met.
@@ -141,7 +143,7 @@ impl Roll {
                 format!("the group is {mode:?}").to_lowercase(),
             ));
         }
-        let name = group_name(group, wanted);
+        let name = wanted.group_name();
         if wanted.start.is_some() && table.group_by_name(&name).is_some() {
             return Err(Refusal::new(
                 Code::GroupExists,
@@ -150,19 +152,6 @@ impl Roll {
         }
         Ok(table.find(&name, &wanted.filter).cloned())
     }
-}
-
-/// The name of the durable group that meets `wanted`, which names `group`.
-pub(crate) fn group_name(group: &str, wanted: &Wanted) -> Arc<str> {
-    match wanted.mode {
-        Mode::Clustering => Arc::from(group),
-        Mode::Broadcasting => format!("{group}{BROADCAST_MARK}{}", wanted.client).into(),
-    }
-}
-
-/// The name of the group of one ephemeral subscription.
-pub(crate) fn ephemeral_group_name(client: &str, number: u64) -> Arc<str> {
-    format!("$ephemeral/{client}/{number}").into()
 }
 
 /// The group as clients name it.

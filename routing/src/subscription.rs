@@ -38,6 +38,31 @@ pub enum Mode {
     Broadcasting,
 }
 
+/// Stands between the name that clients give a broadcasting group and the client that a part of it belongs to. No client
+/// may use it in a name.
+pub const BROADCAST_MARK: &str = "/$client/";
+
+/// The name of the group that meets a client's wish. The kinds of group are told apart by it, and a client can never
+/// choose a name that looks like another kind:
+/// - `NAME`: durable, its members share the work;
+/// - `NAME/$client/CLIENT`: durable, broadcasting, one for each client of the group NAME;
+/// - `$ephemeral/CLIENT`, a zero and the filter: one for each filter of a client without a group.
+///
+/// It depends on the wish alone, so that a shard finds what it knows also while the control plane is down.
+#[must_use]
+pub fn group_name(
+    group: Option<&Arc<str>>,
+    mode: Mode,
+    client: &str,
+    filter: &TopicFilter,
+) -> Arc<str> {
+    match (group, mode) {
+        (Some(group), Mode::Clustering) => group.clone(),
+        (Some(group), Mode::Broadcasting) => format!("{group}{BROADCAST_MARK}{client}").into(),
+        (None, _) => format!("$ephemeral/{client}\0{}", filter.as_str()).into(),
+    }
+}
+
 /// One filter of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {

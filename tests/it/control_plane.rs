@@ -6,7 +6,7 @@ use codec::refusal::Code;
 use ringmesh::config::Config;
 use ringmesh::server::Server;
 use ringmesh_client::{
-    Client, ClientOptions, Event, SubscribeError, SubscribeOptions, Subscription,
+    Client, ClientOptions, Event, Mode, SubscribeError, SubscribeOptions, Subscription,
 };
 use tokio::time::timeout;
 
@@ -33,6 +33,15 @@ async fn next(subscription: &mut Subscription) -> String {
     text
 }
 
+/// A client that was there before comes back on another connection, and goes on.
+async fn come_back(server: &Server, publisher: &Client, id: &str, wish: SubscribeOptions) {
+    let client = connect(server, id).await;
+    let mut again = client.subscribe(wish).await.expect("what is known needs no control plane");
+    publish(publisher, "a/known", id).await;
+    while next(&mut again).await != id {}
+    client.close(Duration::from_secs(5)).await;
+}
+
 /// A control plane that is down must cost new subscriptions and nothing else: events of known and of new topics reach
 /// the members of known groups, and members come and go.
 #[tokio::test]
@@ -51,7 +60,17 @@ async fn shards_go_on_without_it() {
     publish(&publisher, "a/known", "before").await;
     assert_eq!(next(&mut first).await, "before");
 
+    let broadcast = SubscribeOptions::new("a/#").group("all").mode(Mode::Broadcasting);
+    let fan = connect(&server, "fan").await;
+    let one = fan.subscribe(broadcast.clone()).await.expect("the control plane is there");
+    let watcher = connect(&server, "watcher").await;
+    let own = watcher.subscribe(SubscribeOptions::new("a/#")).await.expect("and for this one");
+
     server.stop_control_plane();
+    drop((one, own));
+    for client in [fan, watcher] {
+        client.close(Duration::from_secs(5)).await;
+    }
     publish(&publisher, "a/known", "after").await;
     publish(&publisher, "a/new", "new topic").await;
     assert_eq!(next(&mut first).await, "after");
@@ -63,6 +82,8 @@ async fn shards_go_on_without_it() {
     publish(&publisher, "a/known", "for the late one").await;
     assert_eq!(next(&mut second).await, "for the late one");
 
+    come_back(&server, &publisher, "fan", broadcast).await;
+    come_back(&server, &publisher, "watcher", SubscribeOptions::new("a/#")).await;
     let refused = late.subscribe(SubscribeOptions::new("b/#").group("other")).await;
     let Err(SubscribeError::Refused(refusal)) = refused else {
         panic!("a new group needs it: {refused:?}")

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use codec::crc32c::crc32c;
 use codec::refusal::{Code, Refusal};
-use routing::subscription::{GroupId, Subscription, SubscriptionId};
+use routing::subscription::{GroupId, Subscription, SubscriptionId, group_name};
 
 use crate::control::ControlRequest;
 use crate::fence::Fence;
@@ -558,19 +558,32 @@ impl Shard {
         known.filter(|known| known.subscription.id == subscription.id).any(|known| known.stands)
     }
 
+    /// A subscription that all shards know needs no catalog: its members come and go without it.
+    fn known(&self, request: &ControlRequest) -> Result<Arc<Subscription>, Refusal> {
+        let ControlRequest::Subscribe { group, filter, mode, start, client, .. } = request else {
+            return Err(Code::Unavailable.into());
+        };
+        let name = group_name(group.as_ref(), *mode, client, filter);
+        let known = self.snapshot.find(&name, filter).filter(|known| known.mode == *mode);
+        let known = known.filter(|known| self.stands(known));
+        let known = known.ok_or(Refusal::from(Code::Unavailable))?;
+        // A client that comes back repeats the start of a subscription that is its own.
+        let is_repeated = !known.is_durable() && start.as_ref() == Some(&known.start);
+        if start.is_some() && !is_repeated {
+            return Err(Code::GroupExists.into());
+        }
+        Ok(known.clone())
+    }
+
+    /// The control plane is down.
     fn refuse_request(&mut self, request: &ControlRequest) {
-        let unavailable = Refusal::from(Code::Unavailable);
         match request {
-            ControlRequest::Subscribe { session, request, group, filter, mode, .. } => {
-                // A subscription that all shards know needs no catalog: its members come and go without it.
-                let name = group.as_deref().unwrap_or_default();
-                let known = self.snapshot.find(name, filter).filter(|known| known.mode == *mode);
-                let known = known.filter(|known| self.stands(known));
-                let result = known.cloned().ok_or(unavailable);
-                self.on_subscribed(*session, *request, result);
+            ControlRequest::Subscribe { session, request: number, .. } => {
+                let result = self.known(request);
+                self.on_subscribed(*session, *number, result);
             }
             ControlRequest::Unsubscribe { session, request, .. } => {
-                self.on_unsubscribed(*session, *request, Err(unavailable));
+                self.on_unsubscribed(*session, *request, Err(Code::Unavailable.into()));
             }
             // Whoever restarts the control plane restarts the process, and ephemeral subscriptions end with it.
             ControlRequest::EndClient { .. } | ControlRequest::Adopted { .. } => {}
