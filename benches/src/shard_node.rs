@@ -111,7 +111,7 @@ impl ShardNode {
                     let token = delivery.token.0;
                     self.bed
                         .shard
-                        .settle(member, &token, Selection::All, Verdict::Done)
+                        .settle(member, 1, &token, Selection::All, Verdict::Done)
                         .expect("a fresh token");
                 }
             }

@@ -143,6 +143,8 @@ codes! {
     SequenceTooOld = 126, "sequence_too_old", Client, 409, 3;
     /// The batch's sequence stands for another batch of its publisher in the partition: another body or another topic. A sequence is used once.
     SequenceReused = 127, "sequence_reused", Client, 409, 3;
+    /// The subscription was ended for all its members. Subscribe again to begin a new one.
+    SubscriptionEnded = 128, "subscription_ended", Client, 410, 3;
 
     /// There is no room at the moment; the server has refused before it took anything. Try again.
     Overloaded = 200, "overloaded", Later, 429, 3;

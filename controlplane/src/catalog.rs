@@ -5,8 +5,8 @@
 //!   table "subscriptions":  number of the subscription -> its record, see `record`
 //! ```
 //!
-//! A commit is synced before it returns. A commit that failed may still be in the file, so what it added is removed
-//! again by the next one; numbers are never used twice, so nothing can be taken for it in between.
+//! A commit is synced before it returns. A commit that failed may still be in the file, so what it changed is changed back
+//! by the next one; numbers are never used twice, so nothing can be taken for it in between.
 
 use std::fmt;
 use std::fs::File;
@@ -35,6 +35,8 @@ pub struct Catalog {
     ids_end: u64,
     /// Added by commits that failed; may be in the file all the same.
     doubtful: Vec<SubscriptionId>,
+    /// Removed by commits that failed; may be gone from the file all the same.
+    missed: Vec<Arc<Subscription>>,
     /// Makes the next write fail after it reached the file: the worst place.
     #[cfg(test)]
     pub(crate) fail_next: bool,
@@ -100,6 +102,7 @@ impl Catalog {
             database: Some(database),
             ids_end,
             doubtful: Vec::new(),
+            missed: Vec::new(),
             #[cfg(test)]
             fail_next: false,
         };
@@ -123,23 +126,33 @@ impl Catalog {
         Ok(())
     }
 
-    /// Adds durable subscriptions, all or none.
-    pub fn add(&mut self, added: &[Arc<Subscription>]) -> Result<(), CommitError> {
-        let doubtful = self.doubtful.clone();
+    /// Adds and removes durable subscriptions, all or none.
+    pub fn change(
+        &mut self,
+        added: &[Arc<Subscription>],
+        removed: &[Arc<Subscription>],
+    ) -> Result<(), CommitError> {
+        let (doubtful, missed) = (self.doubtful.clone(), self.missed.clone());
         let result = self.write(|transaction| {
             let mut table = transaction.open_table(SUBSCRIPTIONS)?;
             for id in &doubtful {
                 table.remove(id.0)?;
             }
-            for subscription in added {
+            for subscription in missed.iter().chain(added) {
                 assert!(subscription.is_durable(), "the catalog holds durable subscriptions only");
                 table.insert(subscription.id.0, &*record::encode(subscription))?;
             }
+            for subscription in removed {
+                table.remove(subscription.id.0)?;
+            }
             Ok(())
         });
-        match &result {
-            Ok(()) => self.doubtful.clear(),
-            Err(_) => self.doubtful.extend(added.iter().map(|subscription| subscription.id)),
+        if result.is_ok() {
+            self.doubtful.clear();
+            self.missed.clear();
+        } else {
+            self.doubtful.extend(added.iter().map(|subscription| subscription.id));
+            self.missed.extend(removed.iter().cloned());
         }
         result
     }

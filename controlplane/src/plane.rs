@@ -5,7 +5,8 @@
 //!   request -> edit the next version -> every 5 ms: catalog, then snapshot to all shards -> Adopted from all -> answer
 //! ```
 //!
-//! Invariants: a durable subscription is in the catalog before any shard hears of it; an answer goes out after all
+//! Invariants: a durable subscription is in the catalog before any shard hears of it, and gone from there before any shard
+//! hears of its end; an answer goes out after all
 //! shards have adopted the version that it speaks of; the last reference to a snapshot is dropped here, never on a
 //! shard, because a snapshot is kept until every shard has adopted a newer one.
 
@@ -67,7 +68,7 @@ struct Answer {
 #[derive(Debug)]
 enum Settled {
     Subscribed(Arc<Subscription>),
-    Unsubscribed,
+    Ended(SubscriptionId),
 }
 
 impl<S: Shards> Plane<S> {
@@ -225,18 +226,15 @@ impl<S: Shards> Plane<S> {
         Ok(subscription)
     }
 
-    /// Ends an ephemeral subscription. A durable one outlives its members, so ending it is not a member's to ask.
+    /// Ends a subscription, for whoever is a member of it. One that is gone was ended by another.
     fn on_unsubscribe(&mut self, to: Asker, id: SubscriptionId) {
-        let durable = self.next.subscription(id).is_some_and(|known| known.is_durable());
-        let refusal = self.check_room().err().or_else(|| {
-            durable.then(|| Refusal::new(Code::Unsupported, "a durable subscription stays"))
-        });
-        if let Some(refusal) = refusal {
+        if let Err(refusal) = self.check_room() {
             return self.outbox.push(to.shard, to.unsubscribed(Err(refusal)));
         }
         self.remove(id);
+        assert!(self.next.subscription(id).is_none(), "what ended is in no later version");
         let version = self.newest();
-        self.answers.push_back(Answer { version, to, what: Settled::Unsubscribed });
+        self.answers.push_back(Answer { version, to, what: Settled::Ended(id) });
     }
 
     fn remove(&mut self, id: SubscriptionId) {
@@ -277,7 +275,7 @@ impl<S: Shards> Plane<S> {
     /// Writes the catalog, then hands the next version to every shard.
     fn publish(&mut self, now: Instant) {
         if let Err(error) = self.commit() {
-            error!(error = chain(&error), "durable subscriptions are refused");
+            error!(error = chain(&error), "durable subscriptions can neither begin nor end");
             self.take_back_durable();
         }
         if !self.next.is_unchanged() {
@@ -298,31 +296,54 @@ impl<S: Shards> Plane<S> {
     }
 
     fn commit(&mut self) -> Result<(), CommitError> {
-        let added = self.next.changes().iter().filter_map(|change| match change {
-            Change::Added(subscription) if subscription.is_durable() => Some(subscription.clone()),
-            Change::Added(_) | Change::Removed(_) => None,
-        });
-        let added: Vec<_> = added.collect();
-        if added.is_empty() { Ok(()) } else { self.catalog.add(&added) }
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        for change in self.next.changes() {
+            match change {
+                Change::Added(new) if new.is_durable() => added.push(new.clone()),
+                // One that came and went within this version was never in the catalog.
+                Change::Removed(old) if old.is_durable() => match index_of(&added, old.id) {
+                    Some(index) => drop(added.remove(index)),
+                    None => removed.push(old.clone()),
+                },
+                Change::Added(_) | Change::Removed(_) => {}
+            }
+        }
+        if added.is_empty() && removed.is_empty() {
+            return Ok(());
+        }
+        self.catalog.change(&added, &removed)
     }
 
-    /// Makes the next version again without its new durable subscriptions, and refuses those who wait for one.
+    /// Makes the next version again without what it changes of durable subscriptions, and refuses those who wait for
+    /// that.
     fn take_back_durable(&mut self) {
         let empty = SnapshotEditor::new(&self.snapshot);
         let given_up = std::mem::replace(&mut self.next, empty);
-        for change in given_up.changes() {
+        // In the order in which it was done, backwards: a group's last subscription takes the group with it.
+        for change in given_up.changes().iter().rev() {
             match change {
                 Change::Added(added) if added.is_durable() => self.roll.removed(added),
-                Change::Added(added) => self.next.add(added.clone()),
-                Change::Removed(removed) => {
+                Change::Removed(removed) if removed.is_durable() => self.roll.added(removed),
+                Change::Added(_) | Change::Removed(_) => {}
+            }
+        }
+        for change in given_up.changes() {
+            match change {
+                Change::Added(added) if !added.is_durable() => self.next.add(added.clone()),
+                Change::Removed(removed) if !removed.is_durable() => {
                     self.next.remove(removed.id);
                 }
+                Change::Added(_) | Change::Removed(_) => {}
             }
         }
         let newest = self.newest();
         for mut answer in std::mem::take(&mut self.answers) {
-            let lost = matches!(&answer.what, Settled::Subscribed(subscription)
-                if subscription.is_durable() && self.next.subscription(subscription.id).is_none());
+            let lost = match &answer.what {
+                Settled::Subscribed(new) => {
+                    new.is_durable() && self.next.subscription(new.id).is_none()
+                }
+                Settled::Ended(id) => self.next.subscription(*id).is_some(),
+            };
             if lost {
                 let refusal = Refusal::new(Code::Unavailable, "the catalog cannot be written");
                 self.outbox.push(answer.to.shard, answer.refused(refusal));
@@ -357,16 +378,20 @@ impl Answer {
     fn settled(self) -> ControlReply {
         match self.what {
             Settled::Subscribed(subscription) => self.to.subscribed(Ok(subscription)),
-            Settled::Unsubscribed => self.to.unsubscribed(Ok(())),
+            Settled::Ended(_) => self.to.unsubscribed(Ok(())),
         }
     }
 
     fn refused(self, refusal: Refusal) -> ControlReply {
         match self.what {
             Settled::Subscribed(_) => self.to.subscribed(Err(refusal)),
-            Settled::Unsubscribed => self.to.unsubscribed(Err(refusal)),
+            Settled::Ended(_) => self.to.unsubscribed(Err(refusal)),
         }
     }
+}
+
+fn index_of(list: &[Arc<Subscription>], id: SubscriptionId) -> Option<usize> {
+    list.iter().position(|subscription| subscription.id == id)
 }
 
 /// An error with its causes, for one line of the server's log.

@@ -37,7 +37,7 @@ pub enum ControlRequest {
         /// The client's id; owns the subscription if it is ephemeral or broadcasting.
         client: Arc<str>,
     },
-    /// A client ends an ephemeral subscription.
+    /// A client ends a subscription, for all its members.
     Unsubscribe {
         /// Shard of the session, where the answer goes.
         shard: u16,

@@ -63,6 +63,23 @@ pub struct PublishOutcome {
     pub result: Result<Offset, Refusal>,
 }
 
+/// What a subscriber said of a delivery, on its way to the shard of its log.
+#[derive(Clone, Debug)]
+pub struct Settle {
+    /// The shard of the session.
+    pub from: u16,
+    /// The session, wherever the delivery went.
+    pub session: SessionKey,
+    /// The client's number of the settle.
+    pub request: u64,
+    /// Which delivery.
+    pub token: TokenFields,
+    /// Which of its events.
+    pub selection: Selection,
+    /// What became of them.
+    pub verdict: Verdict,
+}
+
 /// One message between shards, or from the control plane to a shard.
 #[derive(Clone, Debug)]
 pub enum Mail {
@@ -142,13 +159,15 @@ pub enum Mail {
         member: MemberId,
     },
     /// A delivery is settled, to the shard that owns its log.
-    Settle {
-        /// The delivery's token.
-        token: Box<TokenFields>,
-        /// Which of its events.
-        selection: Selection,
-        /// Done with, or to be delivered again.
-        verdict: Verdict,
+    Settle(Box<Settle>),
+    /// The answer to a settle whose delivery was over.
+    Stale {
+        /// The session that settled.
+        session: SessionKey,
+        /// The client's number of the settle.
+        request: u64,
+        /// What was stale.
+        refusal: Refusal,
     },
     /// A shard owes a group nothing more of some earlier generations.
     OlderDone {

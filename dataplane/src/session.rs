@@ -92,6 +92,19 @@ pub struct Delivery {
     pub selection: Selection,
 }
 
+/// What a refusal answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A publish.
+    Publish,
+    /// A subscribe; also when its subscription stood and was ended by another.
+    Subscribe,
+    /// An unsubscribe; the subscription is as it was.
+    Unsubscribe,
+    /// A settle: its delivery was over.
+    Settle,
+}
+
 /// What a shard says to a session.
 #[derive(Clone, Debug)]
 pub enum SessionEvent {
@@ -108,8 +121,10 @@ pub enum SessionEvent {
         /// What can be relied on.
         ack: AckLevel,
     },
-    /// A request is refused.
+    /// A request is refused, or what it began has ended.
     Refused {
+        /// What was asked for.
+        what: Asked,
         /// The client's number of the request.
         request: u64,
         /// Why.

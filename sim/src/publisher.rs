@@ -198,7 +198,7 @@ impl Publisher {
                     .trace
                     .note(format_args!("batch {} stands at {partition}:{base_offset}", id.0));
             }
-            SessionEvent::Refused { request, refusal } => {
+            SessionEvent::Refused { request, refusal, .. } => {
                 let Some(made) = self.under_way.remove(&request) else {
                     violated!(
                         CHECK,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use codec::refusal::Code;
 use dataplane::selection::{Bitmap, Selection};
-use dataplane::session::{Delivery, SessionEvent, SubscribeRequest, Verdict};
+use dataplane::session::{Asked, Delivery, SessionEvent, SubscribeRequest, Verdict};
 use dataplane::token::{Token, TokenFields};
 use routing::subscription::GroupId;
 
@@ -215,7 +215,9 @@ impl Subscriber {
                 }
                 scene.trace.note(format_args!("subscriber {} has wish {wish}", self.number));
             }
-            SessionEvent::Refused { request, refusal } => {
+            // It was late, so its events come again; the ledger has them as owed.
+            SessionEvent::Refused { what: Asked::Settle, .. } => {}
+            SessionEvent::Refused { request, refusal, .. } => {
                 let wish = request as usize - 1;
                 let name = refusal.code.name();
                 scene.trace.note(format_args!("subscriber {} wish {wish}: {name}", self.number));
@@ -225,6 +227,8 @@ impl Subscriber {
                         0
                     }
                     Code::Unavailable => 50_000,
+                    // Its client was taken for gone for good just as it came back.
+                    Code::SubscriptionEnded => 0,
                     code => violated!(CHECK, "subscriber {} is refused: {code:?}", self.number),
                 };
                 self.standing[wish] = Standing::Wanted { not_before_us: scene.now_us + wait };
@@ -484,7 +488,7 @@ impl Subscriber {
         selection: Selection,
         verdict: Verdict,
     ) -> Checked {
-        let settled = node.shard(home).settle(home.key, &token.0, selection, verdict);
+        let settled = node.shard(home).settle(home.key, 0, &token.0, selection, verdict);
         if let Err(refusal) = settled {
             violated!(CHECK, "a settle of subscriber {} is refused: {}", self.number, refusal.text);
         }

@@ -4,6 +4,7 @@ mod commands;
 mod control_plane;
 mod documents;
 mod durability;
+mod ending;
 mod folder;
 mod full;
 mod garbage;

@@ -36,8 +36,8 @@ fn subscriptions_come_back_after_a_restart() {
     let path = folder.path().join("catalog.redb");
     let (mut catalog, found) = Catalog::open(&path).unwrap();
     assert!(found.is_empty());
-    catalog.add(&all_kinds()[..2]).unwrap();
-    catalog.add(&all_kinds()[2..]).unwrap();
+    catalog.change(&all_kinds()[..2], &[]).unwrap();
+    catalog.change(&all_kinds()[2..], &[]).unwrap();
     catalog.reserve_ids(500).unwrap();
     drop(catalog);
     let (catalog, found) = Catalog::open(&path).unwrap();
@@ -112,10 +112,30 @@ fn what_a_failed_commit_left_behind_is_removed() {
     let path = folder.path().join("catalog.redb");
     let (mut catalog, _) = Catalog::open(&path).unwrap();
     catalog.fail_next = true;
-    catalog.add(&[subscription(1, Mode::Clustering, Start::Tail)]).unwrap_err();
+    catalog.change(&[subscription(1, Mode::Clustering, Start::Tail)], &[]).unwrap_err();
     let again = [subscription(2, Mode::Clustering, Start::Tail)];
-    catalog.add(&again).expect("the file is opened again");
+    catalog.change(&again, &[]).expect("the file is opened again");
     drop(catalog);
     let (_, found) = Catalog::open(&path).unwrap();
     assert_eq!(found, again);
+}
+
+/// The other way round: a subscription whose end was refused stands, so it must stand after a restart too.
+#[test]
+fn what_a_failed_commit_removed_is_put_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.redb");
+    let (mut catalog, _) = Catalog::open(&path).unwrap();
+    let stands = [subscription(1, Mode::Clustering, Start::Tail)];
+    catalog.change(&stands, &[]).unwrap();
+    catalog.fail_next = true;
+    catalog.change(&[], &stands).unwrap_err();
+    catalog.change(&[], &[]).expect("the file is opened again");
+    drop(catalog);
+    let (mut catalog, found) = Catalog::open(&path).unwrap();
+    assert_eq!(found, stands);
+    catalog.change(&[], &stands).unwrap();
+    drop(catalog);
+    let (_, found) = Catalog::open(&path).unwrap();
+    assert!(found.is_empty(), "what ended does not come back");
 }

@@ -302,9 +302,10 @@ fn ephemeral_subscriptions_belong_to_their_client() {
     assert!(rig.take_snapshot(0).is_empty(), "the catalog knows none");
 }
 
-/// An unsubscribe answered too early would be followed by deliveries; one of a durable group would lose its events.
+/// An unsubscribe answered too early would be followed by deliveries; one that a restart forgets brings back what was
+/// ended.
 #[test]
-fn unsubscribe_ends_ephemeral_subscriptions_only() {
+fn unsubscribe_ends_subscriptions() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::start(&catalog_in(&folder), 1, 64);
     let durable = rig.subscribe(&DURABLE).unwrap();
@@ -312,20 +313,28 @@ fn unsubscribe_ends_ephemeral_subscriptions_only() {
     let unsubscribe =
         |id| ControlRequest::Unsubscribe { shard: 0, session: SESSION, request: 1, id };
     rig.send(unsubscribe(durable.id));
-    let mail = rig.take(0);
-    assert!(matches!(&mail[0], ControlReply::Unsubscribed { result: Err(refusal), .. }
-        if refusal.code == Code::Unsupported));
     rig.send(unsubscribe(ephemeral.id));
     rig.next_interval();
     let snapshot = rig.take_snapshot(0);
-    assert_eq!(snapshot.changes(), [Change::Removed(ephemeral.clone())]);
+    let both = [Change::Removed(durable.clone()), Change::Removed(ephemeral.clone())];
+    assert_eq!(snapshot.changes(), both);
+    assert!(rig.take(0).is_empty(), "no shard has adopted it");
     rig.adopt(0, snapshot.version());
-    assert!(matches!(rig.take(0)[0], ControlReply::Unsubscribed { result: Ok(()), .. }));
+    let mail = rig.take(0);
+    assert_eq!(mail.len(), 2);
+    for answer in mail {
+        assert!(matches!(answer, ControlReply::Unsubscribed { result: Ok(()), .. }));
+    }
     rig.send(unsubscribe(ephemeral.id));
     assert!(
         matches!(rig.take(0)[0], ControlReply::Unsubscribed { result: Ok(()), .. }),
         "gone is gone"
     );
+    let anew = rig.subscribe(&Ask { start: Some(Start::Earliest), ..DURABLE }).unwrap();
+    assert_ne!((anew.id, anew.group), (durable.id, durable.group), "old cursors are not its own");
+    drop(rig);
+    let rig = Rig::start_unadopted(&catalog_in(&folder), 1, 64);
+    assert_eq!(rig.take_snapshot(0).changes(), [Change::Added(anew)]);
 }
 
 /// One client could otherwise fill the memory of the node.
@@ -421,6 +430,17 @@ fn a_failed_commit_takes_back_durable_subscriptions_alone() {
     rig.adopt(0, snapshot.version());
     let answered = rig.take_answer().unwrap();
     assert_eq!(answered.filter.as_str(), "lives");
+
+    rig.plane.catalog.fail_next = true;
+    let (session, id) = (SESSION, kept.id);
+    rig.send(ControlRequest::Unsubscribe { shard: 0, session, request: 4, id });
+    rig.next_interval();
+    let mail = rig.take(0);
+    assert_eq!(mail.len(), 1, "no version says that it ended: {mail:?}");
+    assert!(matches!(&mail[0], ControlReply::Unsubscribed { request: 4, result: Err(refusal), .. }
+        if refusal.code == Code::Unavailable));
+    let mode = rig.refused(&Ask { mode: Mode::Broadcasting, ..DURABLE });
+    assert_eq!(mode, Code::ModeMismatch, "the group is known as before");
 
     let again = rig.subscribe(&Ask { filter: "lost", ..DURABLE }).unwrap();
     assert!(again.id > SubscriptionId(answered.id.0));

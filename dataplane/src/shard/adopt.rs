@@ -57,9 +57,25 @@ impl Shard {
                 Change::Removed(subscription) => self.remove_subscription(subscription),
             }
         }
+        if self.snapshot.version() == 0 {
+            self.forget_orphans(&snapshot);
+        }
         self.snapshot = snapshot;
         self.forget_early();
         self.adopting.push_back(adopting);
+    }
+
+    /// The first version of a life holds every durable group. Cursors of others are of groups that ended as the last life
+    /// did, before the end was written here; their numbers never come again.
+    fn forget_orphans(&mut self, first: &RoutingSnapshot) {
+        for log in &mut self.logs {
+            let known = |group| !first.subscriptions_of(GroupId(group)).is_empty();
+            let orphans = log.cursors().map(|(group, _)| group).filter(|group| !known(*group));
+            for group in orphans.collect::<Vec<_>>() {
+                log.remove_cursor(group);
+                assert!(log.cursor(group).is_none(), "what ended has no place");
+            }
+        }
     }
 
     fn add_subscription(&mut self, subscription: &Arc<Subscription>, adopting: &mut Adopting) {

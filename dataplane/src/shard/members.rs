@@ -13,7 +13,7 @@ use crate::fence::Fence;
 use crate::kernel::Kernel;
 use crate::mail::{Mail, MemberId};
 use crate::options::{CONTROL_TIMEOUT_US, CREDIT_MAX, SESSION_SUBSCRIPTIONS_MAX};
-use crate::session::{Delivery, SessionEvent, SessionKey, SubscribeRequest};
+use crate::session::{Asked, Delivery, SessionEvent, SessionKey, SubscribeRequest};
 use crate::shard::{HomeCredit, Shard};
 
 /// A member at home.
@@ -26,6 +26,8 @@ struct HomeMember {
     group: GroupId,
     subscription: SubscriptionId,
     ephemeral: bool,
+    /// Its client has asked to end the subscription, and the control plane has not answered.
+    ending: bool,
     /// Credit that is lent to nobody.
     free: u32,
     /// Credit to take back as it is freed, since the client has lowered its window.
@@ -88,6 +90,10 @@ impl HomeMembers {
         let member = self.list.get_mut(slot as usize)?.take()?;
         self.free.push(slot);
         Some(member)
+    }
+
+    fn is_known(&self, slot: u32) -> bool {
+        self.list[slot as usize].is_some()
     }
 
     /// When the next client's ephemeral subscriptions end.
@@ -206,32 +212,35 @@ impl Shard {
         Ok(())
     }
 
-    /// A client leaves a subscription; an ephemeral one ends with that, a durable one keeps its place. Answered by [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`].
+    /// A client leaves a subscription; an ephemeral one ends with that, a durable one keeps its place unless the client
+    /// asks for its `end`. Answered by [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`].
     pub fn unsubscribe(&mut self, key: SessionKey, request: u64, end: bool) {
         let _fence = Fence::default();
         let Some(session) = self.sessions.get_mut(key) else { return };
         let found = session.subscriptions.iter().position(|(number, _)| *number == request);
         let Some(index) = found else {
             let refusal = Code::UnknownSubscription.into();
-            self.sessions.say(key, SessionEvent::Refused { request, refusal });
+            let what = Asked::Unsubscribe;
+            self.sessions.say(key, SessionEvent::Refused { what, request, refusal });
             return;
         };
         let slot = session.subscriptions[index].1;
-        if end && self.members.at(slot).is_some_and(|member| !member.ephemeral) {
-            let text = "a durable subscription would end for all its members; leave it instead";
-            let refusal = Refusal::new(Code::Unsupported, text);
-            self.sessions.say(key, SessionEvent::Refused { request, refusal });
-            return;
+        let member = self.members.at(slot).expect("a session's subscription has a member");
+        let (id, shard) = (member.subscription, self.options.index);
+        let ends = member.ephemeral || end;
+        if ends && !member.ephemeral {
+            // It stays until the catalog says that the subscription is gone: it may not come to that.
+            member.ending = true;
+        } else {
+            session.subscriptions.swap_remove(index);
+            self.end_member(slot);
         }
-        session.subscriptions.swap_remove(index);
-        match self.end_member(slot) {
-            Some((id, true)) => self.members.requests.push_back(ControlRequest::Unsubscribe {
-                shard: self.options.index,
-                session: key,
-                request,
-                id,
-            }),
-            _ => self.sessions.say(key, SessionEvent::Unsubscribed { request }),
+        if ends {
+            let session = key;
+            let request = ControlRequest::Unsubscribe { shard, session, request, id };
+            self.members.requests.push_back(request);
+        } else {
+            self.sessions.say(key, SessionEvent::Unsubscribed { request });
         }
     }
 
@@ -268,12 +277,23 @@ impl Shard {
         let Some(index) = asked else { return };
         let (_, credit) = session.asked.swap_remove(index);
         self.members.asked.retain(|(_, asker, number)| (*asker, *number) != (key, request));
+        // Ended by another while this answer was on its way.
+        let ended = |subscription: &Arc<Subscription>| {
+            self.snapshot.subscription(subscription.id).is_none()
+        };
+        let result = match result {
+            Ok(subscription) if ended(&subscription) => Err(Code::SubscriptionEnded.into()),
+            result => result,
+        };
         match result {
             Ok(subscription) => {
                 self.begin_member(key, request, credit as u32, &subscription);
                 self.sessions.say(key, SessionEvent::Subscribed { request });
             }
-            Err(refusal) => self.sessions.say(key, SessionEvent::Refused { request, refusal }),
+            Err(refusal) => {
+                let what = Asked::Subscribe;
+                self.sessions.say(key, SessionEvent::Refused { what, request, refusal });
+            }
         }
     }
 
@@ -285,9 +305,23 @@ impl Shard {
     ) {
         let event = match result {
             Ok(()) => SessionEvent::Unsubscribed { request },
-            Err(refusal) => SessionEvent::Refused { request, refusal },
+            Err(refusal) => {
+                self.goes_on(key, request);
+                SessionEvent::Refused { what: Asked::Unsubscribe, request, refusal }
+            }
         };
         self.sessions.say(key, event);
+    }
+
+    /// A subscription that a client wanted to end stands as before.
+    fn goes_on(&mut self, key: SessionKey, request: u64) {
+        let session = self.sessions.get(key);
+        let known = session.into_iter().flat_map(|session| &session.subscriptions);
+        let slot = known.into_iter().find(|(number, _)| *number == request).map(|(_, slot)| *slot);
+        if let Some(member) = slot.and_then(|slot| self.members.at(slot)) {
+            assert!(member.session == key, "a session's members are its own");
+            member.ending = false;
+        }
     }
 
     fn begin_member(&mut self, key: SessionKey, request: u64, credit: u32, of: &Subscription) {
@@ -299,6 +333,7 @@ impl Shard {
             group: of.group,
             subscription: of.id,
             ephemeral: !of.is_durable(),
+            ending: false,
             free: credit,
             surplus: 0,
             lent: vec![0; usize::from(shards)],
@@ -318,14 +353,15 @@ impl Shard {
         }
     }
 
-    /// A subscription has ended while members of it are still here: they hear so. What is in flight to them is
-    /// forgotten with the group on every shard.
+    /// A subscription has ended while members of it are still here: they hear so, but for those who asked for it, whose
+    /// answer follows. What is in flight to them is forgotten with the group on every shard.
     pub(super) fn end_members_of(&mut self, subscription: SubscriptionId) {
         for slot in 0..self.members.list.len() as u32 {
             if self.members.at(slot).is_none_or(|member| member.subscription != subscription) {
                 continue;
             }
             let member = self.members.remove(slot).expect("looked at just now");
+            assert!(!self.members.is_known(slot), "a member leaves once");
             let (key, request) = (member.session, member.request);
             if let Some(session) = self.sessions.get_mut(key) {
                 session.subscriptions.retain(|(number, _)| *number != request);
@@ -334,18 +370,20 @@ impl Shard {
             for shard in 0..self.options.shards {
                 self.post(shard, Mail::Leave { member: id, group: member.group });
             }
-            self.sessions.say(key, SessionEvent::Unsubscribed { request });
+            if !member.ending {
+                let (what, refusal) = (Asked::Subscribe, Code::SubscriptionEnded.into());
+                self.sessions.say(key, SessionEvent::Refused { what, request, refusal });
+            }
         }
     }
 
-    /// A member leaves every shard. Returns its subscription, and whether that is ephemeral.
-    pub(super) fn end_member(&mut self, slot: u32) -> Option<(SubscriptionId, bool)> {
-        let member = self.members.remove(slot)?;
+    /// A member leaves every shard.
+    pub(super) fn end_member(&mut self, slot: u32) {
+        let Some(member) = self.members.remove(slot) else { return };
         let id = MemberId { shard: self.options.index, slot, life: member.life };
         for shard in 0..self.options.shards {
             self.post(shard, Mail::Leave { member: id, group: member.group });
         }
-        Some((member.subscription, member.ephemeral))
     }
 
     pub(super) fn on_join(
@@ -358,7 +396,9 @@ impl Shard {
         let Some(state) = self.groups.get_mut(&group) else { return };
         let mut known = state.subscriptions.iter_mut();
         let known = known.find(|known| known.subscription.id == subscription);
-        let known = known.expect("a subscribe is answered after every shard has adopted it");
+        // A subscribe is answered after every shard has adopted it: this one has heard of its end before its home has,
+        // which then ends the member too.
+        let Some(known) = known else { return };
         known.stands = true;
         state.members.join(member, lease);
         self.catching_up.push((group, member));

@@ -37,7 +37,7 @@ use crate::group::group_log::{Dispatch, Turn};
 use crate::kernel::{Kernel, Now};
 use crate::mail::{Mail, MemberId};
 use crate::options::{SHARDS_MAX, ShardOptions};
-use crate::session::AckLevel;
+use crate::session::{AckLevel, Asked, SessionEvent};
 
 pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
 pub use stats::{ShardMemoryUse, ShardStats};
@@ -321,8 +321,10 @@ impl Shard {
             Mail::LeaseWanted { from, member } => self.on_lease_wanted(from, member),
             Mail::Deliver { member, delivery } => self.on_deliver(member, *delivery),
             Mail::CaughtUp { member } => self.on_caught_up(member),
-            Mail::Settle { token, selection, verdict } => {
-                self.on_settle(&token, &selection, verdict);
+            Mail::Settle(settle) => self.on_settle(&settle),
+            Mail::Stale { session, request, refusal } => {
+                let what = Asked::Settle;
+                self.sessions.say(session, SessionEvent::Refused { what, request, refusal });
             }
             Mail::OlderDone { from, group, oldest, version } => {
                 self.on_older_done(from, group, oldest, version);

@@ -17,7 +17,7 @@ use routing::topic::TopicName;
 use crate::fence::Fence;
 use crate::mail::{Mail, PublishOutcome, RemotePublish};
 use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISHES_MAX};
-use crate::session::{Admission, SessionEvent, SessionKey};
+use crate::session::{Admission, Asked, SessionEvent, SessionKey};
 use crate::shard::Shard;
 
 /// Mail that one cycle takes at most. Bounds the time of a cycle.
@@ -223,7 +223,7 @@ impl Shard {
             Ok(base_offset) => {
                 SessionEvent::Published { request, partition, base_offset, count, ack }
             }
-            Err(refusal) => SessionEvent::Refused { request, refusal },
+            Err(refusal) => SessionEvent::Refused { what: Asked::Publish, request, refusal },
         };
         self.sessions.say(session, event);
     }
@@ -260,7 +260,7 @@ impl Shard {
         let ack = self.options.ack;
         let event = match refusal {
             None => SessionEvent::Published { request, partition, base_offset, count, ack },
-            Some(refusal) => SessionEvent::Refused { request, refusal },
+            Some(refusal) => SessionEvent::Refused { what: Asked::Publish, request, refusal },
         };
         self.sessions.say(session, event);
     }

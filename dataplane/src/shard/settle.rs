@@ -3,51 +3,54 @@
 use codec::refusal::{Code, Refusal};
 
 use crate::fence::Fence;
-use crate::mail::Mail;
+use crate::mail::{Mail, Settle};
 use crate::selection::Selection;
 use crate::session::{SessionKey, Verdict};
 use crate::shard::Shard;
 use crate::token::TokenFields;
 
 impl Shard {
-    /// A subscriber says what became of events of a delivery.
+    /// A subscriber says what became of events of a delivery. Answered only if the delivery is over, by
+    /// [`SessionEvent::Refused`](crate::session::SessionEvent::Refused).
     ///
     /// # Errors
     /// The token is not one of this node's.
     pub fn settle(
         &mut self,
-        _key: SessionKey,
+        key: SessionKey,
+        request: u64,
         token: &[u8],
         selection: Selection,
         verdict: Verdict,
     ) -> Result<(), Refusal> {
         let _fence = Fence::default();
-        let fields = TokenFields::decode(token).ok_or(Refusal::from(Code::MalformedToken))?;
-        if fields.node != self.options.node {
+        let token = TokenFields::decode(token).ok_or(Refusal::from(Code::MalformedToken))?;
+        if token.node != self.options.node {
             return Err(Refusal::new(Code::MalformedToken, "the token is another node's"));
         }
         if let Selection::Some(events) = &selection
-            && events.end() > fields.count
+            && events.end() > token.count
         {
-            let (limit, value) = (u64::from(fields.count), u64::from(events.end()));
+            let (limit, value) = (u64::from(token.count), u64::from(events.end()));
             return Err(Refusal::limit("events of the selection", limit, value));
         }
         // The logs of earlier generations are dealt out in the same way as partitions.
-        let owner = fields.log.log % self.options.shards;
-        self.post(owner, Mail::Settle { token: Box::new(fields), selection, verdict });
+        let owner = token.log.log % self.options.shards;
+        let from = self.options.index;
+        let settle = Settle { from, session: key, request, token, selection, verdict };
+        self.post(owner, Mail::Settle(Box::new(settle)));
         Ok(())
     }
 
-    pub(super) fn on_settle(
-        &mut self,
-        token: &TokenFields,
-        selection: &Selection,
-        verdict: Verdict,
-    ) {
-        if self.try_settle(token, selection, verdict).is_none() {
-            // The delivery timed out and went to another member, or is of an earlier life of the server: what it was
-            // about is delivered again, so the late answer changes nothing.
+    pub(super) fn on_settle(&mut self, settle: &Settle) {
+        let Settle { from, session, request, token, selection, verdict } = settle;
+        if self.try_settle(token, selection, *verdict).is_none() {
+            // The delivery timed out, or is of an earlier life of the server: what it was about is delivered again, so
+            // the late answer changes nothing. Its client should know: it is too slow, or it works for nothing.
             self.stats.stale_settles += 1;
+            let text = format!("attempt {} at this delivery is over", token.attempt);
+            let refusal = Refusal::new(Code::StaleToken, text);
+            self.post(*from, Mail::Stale { session: *session, request: *request, refusal });
         }
     }
 

@@ -19,7 +19,7 @@ use log::folder::{self, FolderLock, FolderOptions};
 use log::options::LogOptions;
 use log::sim_disk::{SimDisk, SimStorage};
 use routing::snapshot::{RoutingSnapshot, SnapshotEditor};
-use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
+use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId, group_name};
 use routing::topic::TopicFilter;
 
 use crate::control::{ControlReply, ControlRequest};
@@ -199,8 +199,7 @@ impl Node {
                 start,
                 client,
             } => {
-                let name: Arc<str> =
-                    group.clone().unwrap_or_else(|| format!("$ephemeral/{client}").into());
+                let name = group_name(group.as_ref(), mode, &client, &filter);
                 let known = self.snapshot.find(&name, &filter).cloned();
                 let subscription = known.unwrap_or_else(|| {
                     self.next_id += 1;
@@ -295,7 +294,7 @@ impl Node {
 
     fn ack(&mut self, shard: usize, key: SessionKey, delivery: &Delivery) {
         let token = delivery.token.0;
-        self.shards[shard].0.settle(key, &token, Selection::All, Verdict::Done).unwrap();
+        self.shards[shard].0.settle(key, 9, &token, Selection::All, Verdict::Done).unwrap();
     }
 }
 

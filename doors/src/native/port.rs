@@ -28,6 +28,7 @@ pub(super) trait Port {
     fn settle(
         &mut self,
         key: SessionKey,
+        request: u64,
         token: &[u8],
         selection: Selection,
         verdict: Verdict,
@@ -68,11 +69,12 @@ impl Port for Shard {
     fn settle(
         &mut self,
         key: SessionKey,
+        request: u64,
         token: &[u8],
         selection: Selection,
         verdict: Verdict,
     ) -> Result<(), Refusal> {
-        Shard::settle(self, key, token, selection, verdict)
+        Shard::settle(self, key, request, token, selection, verdict)
     }
 
     fn set_credit(&mut self, key: SessionKey, subscription: u64, events: u32) {

@@ -18,7 +18,9 @@ use dataplane::kernel::Now;
 use dataplane::options::{CREDIT_MAX, INPUT_FREE_BYTES};
 use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
-use dataplane::session::{Admission, Delivery, Feed, Session, SessionEvent, SessionKey, Verdict};
+use dataplane::session::{
+    Admission, Asked, Delivery, Feed, Session, SessionEvent, SessionKey, Verdict,
+};
 use dataplane::shard::Shard;
 
 use super::port::Port;
@@ -126,8 +128,8 @@ impl NativeSession {
                     session.on_published(&acked, out);
                     session.leave_when_answered(out);
                 }
-                SessionEvent::Refused { request, refusal } => {
-                    session.on_refused(request, &refusal, out);
+                SessionEvent::Refused { what, request, refusal } => {
+                    session.on_refused(what, request, &refusal, out);
                     session.leave_when_answered(out);
                 }
                 SessionEvent::Subscribed { request } => {
@@ -480,7 +482,9 @@ impl NativeSession {
                 WireVerdict::Retry => Verdict::Retry,
             };
             let result = match selection {
-                Some(selection) => shard.settle(self.key, settlement.token, selection, verdict),
+                Some(selection) => {
+                    shard.settle(self.key, request, settlement.token, selection, verdict)
+                }
                 None => Err(Refusal::new(Code::MalformedFrame, "the bitmap is malformed")),
             };
             if let Err(refusal) = result {
@@ -525,17 +529,14 @@ impl NativeSession {
         out.share(body);
     }
 
-    fn on_refused(&mut self, number: u64, refusal: &Refusal, out: &mut Outbound) {
-        if Window::is_publish(number) {
-            let publish = self.window.answered(number);
-            self.refuse(publish.request, Kind::Publish.number(), refusal, out);
-        } else {
-            let kind = match refusal.code {
-                Code::UnknownSubscription => Kind::Unsubscribe,
-                _ => Kind::Subscribe,
-            };
-            self.refuse(number, kind.number(), refusal, out);
-        }
+    fn on_refused(&mut self, what: Asked, number: u64, refusal: &Refusal, out: &mut Outbound) {
+        let (request, kind) = match what {
+            Asked::Publish => (self.window.answered(number).request, Kind::Publish),
+            Asked::Subscribe => (number, Kind::Subscribe),
+            Asked::Unsubscribe => (number, Kind::Unsubscribe),
+            Asked::Settle => (number, Kind::Settle),
+        };
+        self.refuse(request, kind.number(), refusal, out);
     }
 
     /// The client has said goodbye: the connection closes when its last publish is answered.

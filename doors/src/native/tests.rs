@@ -21,7 +21,7 @@ use dataplane::kernel::Now;
 use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{
-    AckLevel, Admission, Delivery, Feed, SessionEvent, SessionKey, SubscribeRequest, Verdict,
+    AckLevel, Admission, Asked, Delivery, Feed, SessionEvent, SessionKey, SubscribeRequest, Verdict,
 };
 use dataplane::token::{TOKEN_BYTES, Token};
 use log::batch::StoredBatch;
@@ -84,6 +84,7 @@ impl Port for Recorder {
     fn settle(
         &mut self,
         _: SessionKey,
+        _: u64,
         token: &[u8],
         selection: Selection,
         verdict: Verdict,
@@ -349,7 +350,10 @@ fn acks_name_the_clients_numbers_and_share_a_frame() {
     }
     assert_eq!(rig.acked(3, 9), Feed::More);
     let (request, refusal) = (rig.shard.taken[4].0, Code::DiskFull.into());
-    assert_eq!(rig.hear(SessionEvent::Refused { request, refusal }), Feed::More);
+    assert_eq!(
+        rig.hear(SessionEvent::Refused { what: Asked::Publish, request, refusal }),
+        Feed::More
+    );
     assert_eq!(rig.acked(5, 10), Feed::More);
     let sent = rig.sent();
     let [(0, Frame::Published(_)), (2, Frame::Refusal(refusal)), (0, Frame::Published(_))] =

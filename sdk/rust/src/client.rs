@@ -162,8 +162,14 @@ impl Client {
                 return Err(SubscribeError::Closed);
             }
             let answer = Some(answer);
-            let (stands, ending) = (false, None);
-            state.add_subscription(Subscribed { options, deliveries, answer, stands, ending })
+            state.add_subscription(Subscribed {
+                options,
+                deliveries,
+                answer,
+                stands: false,
+                ending: None,
+                ends_for_all: false,
+            })
         };
         shared.wake.notify_one();
         // Made now, so that a subscribe that is given up is undone.

@@ -16,7 +16,7 @@ use codec::refusal::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::error::{ConnectError, PublishError, ServerRefusal};
+use crate::error::{ConnectError, PublishError, ServerRefusal, SubscribeError};
 use crate::incoming::{Broken, Incoming};
 use crate::options::{ClientOptions, Mode, Start};
 use crate::state::{Command, Phase, Shared, State, Subscribed};
@@ -130,8 +130,10 @@ fn begin_again(state: &mut State) {
         .map(|(number, _)| *number)
         .collect();
     for number in ended {
-        let ending = state.subscriptions.remove(&number).and_then(|ended| ended.ending);
-        ending.map(|answer| answer.send(Ok(())));
+        let Some(ended) = state.subscriptions.remove(&number) else { continue };
+        let lost = || SubscribeError::Lost { what: "the subscription may stand".to_owned() };
+        let result = if ended.ends_for_all { Err(lost()) } else { Ok(()) };
+        ended.ending.map(|answer| answer.send(result));
     }
     state.commands.extend(state.subscriptions.keys().map(|number| Command::Subscribe(*number)));
 }

@@ -187,6 +187,29 @@ impl Subscription {
     /// # Errors
     /// The server refuses, does not answer, or is gone.
     pub async fn unsubscribe(self) -> Result<(), SubscribeError> {
+        self.stop(false).await
+    }
+
+    /// Ends the subscription itself, for all its members: its place is forgotten, and who subscribes again begins anew.
+    /// The others hear `subscription_ended`.
+    ///
+    /// # Errors
+    /// As for [`Subscription::unsubscribe`]. This client is no member any more in any case; whether the subscription
+    /// stands is known only if the server refused.
+    pub async fn end(self) -> Result<(), SubscribeError> {
+        let (shared, subscription) = (self.client.shared().clone(), self.number);
+        let result = self.stop(true).await;
+        if result.is_err() {
+            let mut state = shared.state();
+            state.subscriptions.remove(&subscription);
+            state.commands.push(Command::Unsubscribe { subscription, end: false });
+            drop(state);
+            shared.wake.notify_one();
+        }
+        result
+    }
+
+    async fn stop(self, end: bool) -> Result<(), SubscribeError> {
         let (sender, receiver) = oneshot::channel();
         let shared = self.client.shared().clone();
         {
@@ -195,8 +218,9 @@ impl Subscription {
                 return Err(SubscribeError::Closed);
             };
             subscribed.ending = Some(sender);
+            subscribed.ends_for_all = end;
             let subscription = self.number;
-            state.commands.push(Command::Unsubscribe { subscription, end: false });
+            state.commands.push(Command::Unsubscribe { subscription, end });
         }
         shared.wake.notify_one();
         let answer = tokio::time::timeout(shared.options.request_timeout, receiver).await;

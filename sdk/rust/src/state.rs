@@ -30,6 +30,8 @@ pub(crate) struct Subscribed {
     pub(crate) stands: bool,
     /// Who waits for its end.
     pub(crate) ending: Option<Answer>,
+    /// Whether that is the end for all members, not for this one alone.
+    pub(crate) ends_for_all: bool,
 }
 
 /// Something to be sent that is no batch.

@@ -130,7 +130,7 @@ fn what_waited_for_a_lost_event_goes_on() {
     let token = got[0].token.0;
     let at = got[0].batch.header.base_position;
     drop(got);
-    node.shards[0].0.settle(session, &token, Selection::All, Verdict::Retry).unwrap();
+    node.shards[0].0.settle(session, 9, &token, Selection::All, Verdict::Retry).unwrap();
     node.publish(0, session, "a", &["a"]);
     node.run(40);
     assert!(node.deliveries(0, session).is_empty(), "the second waits for the first");
