@@ -62,8 +62,6 @@ pub struct Subscriber {
     comes_us: u64,
     /// Whether it was connected before.
     was_here: bool,
-    /// Something may have timed out, so the shard may count less than is held here.
-    is_unsure: bool,
 }
 
 impl Subscriber {
@@ -82,7 +80,6 @@ impl Subscriber {
             settled: Vec::new(),
             comes_us: plan.comes_us,
             was_here: false,
-            is_unsure: false,
             plan,
         }
     }
@@ -186,7 +183,6 @@ impl Subscriber {
             self.release(&held, held.bits, scene);
         }
         self.settled.clear();
-        self.is_unsure = false;
         self.standing.fill(Standing::Wanted { not_before_us: 0 });
     }
 
@@ -355,7 +351,7 @@ impl Subscriber {
             return Ok(());
         }
         self.held.push(held);
-        self.check_credit(delivery.subscription, scene)
+        self.check_credit(delivery.subscription)
     }
 
     fn note_arrival(
@@ -381,14 +377,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Counts only what can certainly not have timed out.
-    fn check_credit(&mut self, subscription: u64, scene: &Scene) -> Checked {
-        let fresh_us = scene.plan.shard.ack_deadline_us / 4;
-        let is_old = |held: &Held| scene.now_us >= held.received_us + fresh_us;
-        self.is_unsure = !self.held.is_empty() && (self.is_unsure || self.held.iter().any(is_old));
-        if self.is_unsure {
-            return Ok(());
-        }
+    /// Counts also what has timed out: it holds credit until it is answered.
+    fn check_credit(&self, subscription: u64) -> Checked {
         let ours = self.held.iter().filter(|held| held.subscription == subscription);
         let events: u64 = ours.map(|held| u64::from(held.bits.count_ones())).sum();
         memory::check_credit(self.member, events, self.credit_max[subscription as usize - 1])
@@ -413,7 +403,6 @@ impl Subscriber {
         }
         let calm = scene.is_calm;
         let now_us = scene.now_us;
-        self.is_unsure &= !self.held.is_empty();
         let ready: Vec<usize> = (0..self.held.len())
             .filter(|index| calm || self.held[*index].ready_us <= now_us)
             .collect();

@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use codec::frame::{Frame, Parsed, parse};
+use codec::frame::{self, Frame, Kind, Parsed, Settlement, WireVerdict, parse};
 use codec::refusal::Code;
 
 use crate::folder;
 use crate::harness::Server;
+use crate::peer::{Peer, encoded, frame_of, ping, publish, subscribe, topic};
 
 /// All that the server says until it closes.
 fn rest(stream: &mut std::net::TcpStream) -> Vec<u8> {
@@ -111,4 +112,54 @@ fn connections_over_the_limit_are_told() {
     while server.command(&["publish", "a", "x"]).end().code != Some(0) {
         assert!(Instant::now() < deadline, "room comes back");
     }
+}
+
+/// Takes frames until a delivery comes; its token and attempt.
+fn delivery(peer: &mut Peer) -> (Vec<u8>, u32) {
+    loop {
+        let bytes = peer.next().expect("the connection stands");
+        if let (7, Frame::Delivery(delivery)) = frame_of(&bytes) {
+            return (delivery.head.token.to_vec(), delivery.head.attempt);
+        }
+    }
+}
+
+/// A client that answers too late works for nothing, and should hear so: by a refusal that keeps its connection, not by
+/// silence.
+#[test]
+fn a_late_settle_is_told_that_it_is_stale() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--set", "delivery.ack_deadline=200ms"]);
+    let mut peer = Peer::open(&server, "late");
+    peer.send(&subscribe(Some("g"), "a/#", 10));
+    let subscribed = peer.next().expect("the server answers");
+    assert!(matches!(frame_of(&subscribed), (7, Frame::Subscribed)), "{subscribed:?}");
+    peer.send(&[topic("a/b"), publish(1, b"x")].concat());
+    let (first, attempt) = delivery(&mut peer);
+    assert_eq!(attempt, 1);
+    let (_, attempt) = delivery(&mut peer);
+    assert_eq!(attempt, 2, "it has timed out");
+    let verdict = WireVerdict::Done;
+    let settlement = Settlement { verdict, token: &first, bitmap: None };
+    let entry = encoded(|out| settlement.encode_entry(out));
+    peer.send(&encoded(|out| frame::encode_settle(42, &entry, out)));
+    peer.send(&ping(43));
+    let mut refused = false;
+    loop {
+        let bytes = peer.next().expect("the connection stands");
+        match frame_of(&bytes) {
+            (request, Frame::Refusal(refusal)) => {
+                assert_eq!((request, refusal.code), (42, Code::StaleToken.number()));
+                assert!(refusal.kind == Kind::Settle.number() && !refusal.closes, "{refusal:?}");
+                refused = true;
+            }
+            (43, Frame::Pong(_)) => {}
+            (_, Frame::Delivery(_)) => {}
+            other => panic!("{other:?}"),
+        }
+        if refused {
+            break;
+        }
+    }
+    assert!(server.stop().success());
 }

@@ -4,7 +4,7 @@
 //! them now: their key is in flight to a member without credit, or an earlier event of their key waits. While a group
 //! has one member and nothing waits, keys are not looked at: one member gets everything in order anyway.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use codec::body::Body;
 use codec::ids::Position;
@@ -97,6 +97,25 @@ pub struct Hand<'a> {
     pub out: &'a mut Vec<Dispatch>,
 }
 
+/// What became of a settle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Credit that goes back to members' homes.
+    pub returned: Vec<Returned>,
+    /// Whether nothing that it named was in flight any more: the events stay as they are.
+    pub is_stale: bool,
+}
+
+/// Events of a delivery that timed out and that its member has not answered: it still has them, so they hold its credit,
+/// or a member that is stuck would be sent ever more.
+#[derive(Clone, Debug)]
+struct Overdue {
+    member: MemberId,
+    events: Bitmap,
+    /// What the delivery counts for, once all of it is overdue.
+    bytes: u32,
+}
+
 /// Credit that goes back to a member's home, since another shard asked for it.
 pub type Returned = (MemberId, u32);
 
@@ -113,6 +132,8 @@ pub struct GroupLog {
     /// Events in flight whose keys were not looked at, and to whom.
     untracked: u32,
     untracked_member: Option<MemberId>,
+    /// By the batch's position and the delivery's number. Bounded by the members' credit.
+    overdue: BTreeMap<(Position, u32), Overdue>,
     /// No piece in flight is older. Never too late; may be too early.
     oldest_sent_us: u64,
 }
@@ -311,8 +332,26 @@ impl GroupLog {
         }
     }
 
-    /// A member has settled events of a delivery. `None`: the delivery is over, its token is stale.
+    /// A member has settled events of a delivery.
+    #[must_use]
     pub fn settle(
+        &mut self,
+        base: Position,
+        delivery: u32,
+        selection: &Selection,
+        verdict: Verdict,
+        members: &mut Members,
+        turn: Turn,
+    ) -> Settled {
+        let mut returned = self.answered_late((base, delivery), selection, members);
+        let in_flight = self.settle_piece(base, delivery, selection, verdict, members, turn);
+        let is_stale = in_flight.is_none();
+        returned.extend(in_flight.into_iter().flatten());
+        Settled { returned, is_stale }
+    }
+
+    /// `None`: nothing of it is in flight.
+    fn settle_piece(
         &mut self,
         base: Position,
         delivery: u32,
@@ -353,8 +392,57 @@ impl GroupLog {
         Some(returned)
     }
 
+    /// A member answers what has timed out: its credit for these events is free again.
+    fn answered_late(
+        &mut self,
+        key: (Position, u32),
+        selection: &Selection,
+        members: &mut Members,
+    ) -> Vec<Returned> {
+        let Some(overdue) = self.overdue.get_mut(&key) else { return Vec::new() };
+        let before = overdue.events.len();
+        match selection {
+            Selection::All => overdue.events = Bitmap::default(),
+            Selection::Some(chosen) => overdue.events.subtract(chosen),
+        }
+        let answered = before - overdue.events.len();
+        let member = members.get_mut(overdue.member).expect("what a member had goes with it");
+        let returned = member.freed(answered);
+        let id = member.id;
+        if overdue.events.is_empty() {
+            member.freed_bytes(overdue.bytes);
+            self.overdue.remove(&key);
+        }
+        if returned == 0 { Vec::new() } else { vec![(id, returned)] }
+    }
+
+    /// Events of a delivery have timed out.
+    fn note_overdue(
+        &mut self,
+        key: (Position, u32),
+        late: Overdue,
+        members: &mut Members,
+    ) -> Vec<Returned> {
+        assert!(!late.events.is_empty(), "something is late");
+        // A group that reads a batch again numbers its deliveries again: nobody can tell the older one's answer then.
+        let is_other = self.overdue.get(&key).is_some_and(|known| known.member != late.member);
+        let returned = match is_other {
+            true => self.answered_late(key, &Selection::All, members),
+            false => Vec::new(),
+        };
+        match self.overdue.get_mut(&key) {
+            Some(known) => {
+                known.events.add(&late.events);
+                known.bytes += late.bytes;
+            }
+            None => drop(self.overdue.insert(key, late)),
+        }
+        returned
+    }
+
     /// A member has gone: all that was in flight to it is idle.
     pub fn member_left(&mut self, member: &Member) {
+        self.overdue.retain(|_, overdue| overdue.member != member.id);
         for (base, count, piece) in self.take_pieces(|piece, _| piece.member == member.id) {
             self.untrack(&piece, count);
             self.make_idle(base, piece, count, 0);
@@ -366,7 +454,8 @@ impl GroupLog {
         self.check();
     }
 
-    /// Takes back every delivery that was sent at or before `sent_end_us`. Returns credit and how many events.
+    /// Takes back every delivery that was sent at or before `sent_end_us`, and how many events that are. They hold their
+    /// members' credit until they are answered; returns what is free all the same.
     pub fn expire(&mut self, sent_end_us: u64, members: &mut Members) -> (Vec<Returned>, u32) {
         if self.flights.is_empty() || self.oldest_sent_us > sent_end_us {
             return (Vec::new(), 0);
@@ -391,12 +480,18 @@ impl GroupLog {
         let mut events = 0;
         for (base, count, piece) in late {
             events += piece.events.len(count);
-            returned.extend(self.release(&piece, count, members));
+            self.untrack(&piece, count);
+            let (member, bytes) = (piece.member, piece.bytes);
+            let late = Overdue { member, events: piece.events.to_bitmap(count), bytes };
+            returned.extend(self.note_overdue((base, piece.delivery), late, members));
             self.make_idle(base, piece, count, 0);
         }
         for (base, count, part) in followers {
             events += part.events.len(count);
-            returned.extend(self.release_part(&part, count, members));
+            self.untrack(&part, count);
+            let late =
+                Overdue { member: part.member, events: part.events.to_bitmap(count), bytes: 0 };
+            returned.extend(self.note_overdue((base, part.delivery), late, members));
             self.make_idle(base, part, count, 0);
         }
         self.check();

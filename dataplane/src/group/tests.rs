@@ -48,6 +48,9 @@ struct World {
     next: u64,
     owed: BTreeSet<u64>,
     held: Vec<Held>,
+    /// What members hold although it timed out.
+    overdue: Vec<Held>,
+    credit: BTreeMap<MemberId, u32>,
     /// The last event of each key that was sent for the first time.
     first_sent: BTreeMap<u64, u64>,
     sent_once: BTreeSet<u64>,
@@ -67,6 +70,8 @@ impl World {
             next: 0,
             owed: BTreeSet::new(),
             held: Vec::new(),
+            overdue: Vec::new(),
+            credit: BTreeMap::new(),
             first_sent: BTreeMap::new(),
             sent_once: BTreeSet::new(),
             now_us: 0,
@@ -84,6 +89,7 @@ impl World {
             0 => self.join(),
             1 if self.members.len() > 1 => self.leave(),
             2 => self.expire(),
+            3 if !self.overdue.is_empty() => self.answer_late(),
             3..=6 => self.settle(),
             _ => self.offer(),
         }
@@ -96,7 +102,9 @@ impl World {
             self.joined += 1;
             let shard = (self.joined % 2) as u16;
             let id = MemberId { shard, slot: self.joined, life: 1 };
-            self.members.join(id, 1 + self.random.below(20) as u32);
+            let credit = 1 + self.random.below(20) as u32;
+            self.members.join(id, credit);
+            self.credit.insert(id, credit);
         }
     }
 
@@ -106,20 +114,36 @@ impl World {
         let left = self.members.leave(id).unwrap();
         self.group.member_left(&left);
         self.held.retain(|held| held.member != id);
+        self.overdue.retain(|held| held.member != id);
     }
 
     fn expire(&mut self) {
         let Some(end) = self.now_us.checked_sub(DEADLINE_US) else { return };
         self.group.expire(end, &mut self.members);
         // What followed a late event of its key was taken back too: ask the group what is still in flight.
-        let group = &self.group;
+        let (group, overdue) = (&self.group, &mut self.overdue);
         self.held.retain_mut(|held| {
-            let Some(left) = group.in_flight(Position(held.base), held.delivery) else {
-                return false;
-            };
+            let left = group.in_flight(Position(held.base), held.delivery).unwrap_or_default();
+            let mut late = held.clone();
+            late.events.subtract(&left);
+            if !late.events.is_empty() {
+                overdue.push(late);
+            }
             held.events = left;
-            held.sent_us > end
+            assert!(held.events.is_empty() || held.sent_us > end, "what is late is taken back");
+            !held.events.is_empty()
         });
+    }
+
+    /// A member answers what it should have answered before.
+    fn answer_late(&mut self) {
+        let at = self.random.below(self.overdue.len() as u64) as usize;
+        let late = self.overdue.swap_remove(at);
+        let (base, selection) = (Position(late.base), Selection::Some(late.events));
+        let (verdict, turn) = (Verdict::Done, self.turn());
+        let members = &mut self.members;
+        let settled = self.group.settle(base, late.delivery, &selection, verdict, members, turn);
+        assert!(settled.is_stale, "it is too late for that");
     }
 
     fn settle(&mut self) {
@@ -137,6 +161,8 @@ impl World {
         }
         let selection = if part.is_empty() || part == held.events {
             part = held.events.clone();
+            // Answers also what has timed out of it.
+            self.overdue.retain(|late| (late.base, late.delivery) != (held.base, held.delivery));
             Selection::All
         } else {
             Selection::Some(part.clone())
@@ -145,7 +171,7 @@ impl World {
         let (base, turn) = (Position(held.base), self.turn());
         let settled =
             self.group.settle(base, held.delivery, &selection, verdict, &mut self.members, turn);
-        assert!(settled.is_some(), "a held delivery is not stale");
+        assert!(!settled.is_stale, "a held delivery is not stale");
         if verdict == Verdict::Done {
             for index in part.iter() {
                 assert!(self.owed.remove(&(held.base + u64::from(index))), "settled once");
@@ -252,6 +278,12 @@ impl World {
                 }
             }
         }
+        for member in self.members.iter() {
+            let has = self.held.iter().chain(&self.overdue).filter(|held| held.member == member.id);
+            let events: u32 = has.map(|held| held.events.len()).sum();
+            assert_eq!(events, member.in_flight, "all that it has not answered is counted");
+            assert_eq!(member.lease + events, self.credit[&member.id], "and holds its credit");
+        }
         let unsettled: BTreeSet<u64> =
             self.group.unsettled().iter().flat_map(|(start, end)| start.0..end.0).collect();
         let taken = self.owed.iter().filter(|at| !self.is_refused(**at)).copied().collect();
@@ -273,6 +305,9 @@ impl World {
                 if self.refused.len() == before {
                     break;
                 }
+            }
+            while !self.overdue.is_empty() {
+                self.answer_late();
             }
             while !self.held.is_empty() {
                 self.settle();
@@ -327,7 +362,7 @@ fn what_cannot_go_is_not_read_again() {
         &mut world.members,
         turn,
     );
-    assert!(settled.is_some());
+    assert!(!settled.is_stale);
     let mut later = world.turn();
     let next = world.group.next_idle(None, &mut KeySet::default(), &world.members, later);
     assert_eq!(next, None, "key 0 waits for its member, key 3 for its time");

@@ -54,6 +54,7 @@ impl Shard {
         }
     }
 
+    /// `None`: the delivery is over.
     fn try_settle(
         &mut self,
         token: &TokenFields,
@@ -67,13 +68,19 @@ impl Shard {
         }
         let group = self.groups.get_mut(&token.group)?;
         let before = group.members.in_flight_bytes();
-        let place = &mut group.places[index];
-        let base = token.base_position;
-        let returned =
-            place.log.settle(base, token.delivery, selection, verdict, &mut group.members, turn)?;
+        let log = &mut group.places[index].log;
+        let (base, delivery) = (token.base_position, token.delivery);
+        let settled = log.settle(base, delivery, selection, verdict, &mut group.members, turn);
         let after = group.members.in_flight_bytes();
         assert!(after <= before, "a settle sends nothing");
         self.free_in_flight(before - after);
+        self.give_back(settled.returned);
+        // Also a late answer frees credit.
+        self.wake_lagging(token.group);
+        self.wake_idle(token.group);
+        if settled.is_stale {
+            return None;
+        }
         if verdict == Verdict::Retry {
             // Time for the longest delay and one more look.
             let until = turn.mono_us + self.options.retry_delay_max_us + 1_000_000;
@@ -81,11 +88,8 @@ impl Shard {
         } else {
             self.stats.settled_events += u64::from(selection.len(token.count));
         }
-        self.give_back(returned);
         self.note_moved(token.group);
         self.tell_older_done(token.group);
-        self.wake_lagging(token.group);
-        self.wake_idle(token.group);
         Some(())
     }
 

@@ -14,6 +14,7 @@ use codec::event::DataKind;
 use codec::header::HeaderSeed;
 use codec::ids::{Timestamp, TopicId};
 use codec::murmur2::partition_of;
+use codec::refusal::Code;
 use log::disk::{Completed, Completion, Disk, DiskOp, LogKey};
 use log::folder::{self, FolderLock, FolderOptions};
 use log::options::LogOptions;
@@ -27,7 +28,9 @@ use crate::kernel::{Kernel, Now};
 use crate::mail::Mail;
 use crate::options::ShardOptions;
 use crate::selection::Selection;
-use crate::session::{Admission, Delivery, SessionEvent, SessionKey, SubscribeRequest, Verdict};
+use crate::session::{
+    Admission, Asked, Delivery, SessionEvent, SessionKey, SubscribeRequest, Verdict,
+};
 use crate::shard::Shard;
 
 struct TestKernel {
@@ -525,4 +528,44 @@ fn generations_come_one_after_the_other() {
             held.drain(..).for_each(|delivery| node.ack(0, member, &delivery));
         }
     }
+}
+
+/// A client that takes everything and answers nothing must not be sent more and more each time that its deliveries time
+/// out; its late answer must be told that it was too late, give the credit back and settle nothing.
+#[test]
+fn a_stuck_member_gets_no_more_than_its_credit() {
+    let mut node = Node::open(&SimStorage::new(), 1, &[]);
+    let publisher = node.session(0, "publisher");
+    let stuck = node.session(0, "stuck");
+    node.subscribe(0, stuck, Some("g"), "a/#", None);
+    node.shards[0].0.set_credit(stuck, 1, 5);
+    node.publish(0, publisher, "a/b", &KEYS);
+    node.run(40);
+    let first = node.deliveries(0, stuck);
+    assert_eq!(texts(&first).len(), 5, "as much as its credit");
+    for _ in 0..3 {
+        node.now.mono_us += 31_000_000;
+        node.run(200);
+        assert!(node.deliveries(0, stuck).is_empty(), "it has answered nothing");
+    }
+    assert_eq!(node.shards[0].0.stats().expired_events, 5);
+
+    node.ack(0, stuck, &first[0]);
+    node.run(5);
+    let heard = node.events(0, stuck);
+    let told = heard.iter().filter(|event| {
+        matches!(event, SessionEvent::Refused { what: Asked::Settle, request: 9, refusal }
+            if refusal.code == Code::StaleToken)
+    });
+    assert_eq!(told.count(), 1, "{heard:?}");
+    let again: Vec<Delivery> = heard.into_iter().filter_map(only_delivery).collect();
+    assert_eq!(texts(&again).len(), 1, "one event's credit is free");
+
+    let other = node.session(0, "other");
+    let rest = node.subscribe(0, other, Some("g"), "a/#", None);
+    assert_eq!(texts(&rest).len(), 7, "others get all that it does not have in time");
+    node.shards[0].0.close_session(stuck);
+    node.run(40);
+    let last = node.deliveries(0, other);
+    assert_eq!(texts(&last), texts(&again), "and what it had when it went");
 }

@@ -32,7 +32,8 @@ impl From<Verdict> for WireVerdict {
     }
 }
 
-/// Events of one topic and partition. What is not settled is delivered again.
+/// Events of one topic and partition. What is not settled in time is delivered to others, but holds the credit of this
+/// subscription until its connection ends: hand back ([`Delivery::retry`]) what you will not do.
 #[derive(Debug)]
 pub struct Delivery {
     pub(crate) shared: Arc<Shared>,
