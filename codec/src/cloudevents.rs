@@ -4,6 +4,7 @@
 //! where it stands in its batch. What the batch leaves out because it can be derived is added on the way out: an
 //! event whose publisher gave no id has [`derived_id`].
 
+pub mod fault;
 pub mod http;
 pub mod json;
 pub mod parsed;

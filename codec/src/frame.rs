@@ -28,7 +28,7 @@ pub use hello::{
     CLIENT_ID_BYTES_MAX, CREDENTIALS_BYTES_MAX, FEATURE_SEQUENCES, Hello, TENANT_BYTES_MAX,
     VERSION_HIGHEST, VERSION_LOWEST, Welcome,
 };
-pub use publish::{AckLevel, Acked, Acks, PUBLISHED_ENTRY_BYTES, TopicFrame};
+pub use publish::{Acked, Acks, PUBLISHED_ENTRY_BYTES, TopicFrame};
 pub use subscribe::{GROUP_BYTES_MAX, Subscribe, WireMode, WireOffsets, WireStart};
 
 use std::fmt;

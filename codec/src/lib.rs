@@ -4,6 +4,7 @@
 //! once by the client or the door, checksummed there, and never rewritten; only the header is stamped on append.
 #![forbid(unsafe_code)]
 
+pub mod ack;
 pub mod attribute;
 pub mod batch;
 pub mod body;

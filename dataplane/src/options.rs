@@ -1,6 +1,6 @@
 //! What a shard may be told at its start, and the limits that are its own.
 
-use crate::session::AckLevel;
+use codec::ack::AckLevel;
 
 /// Most shards of a node: each owns at least one partition.
 pub const SHARDS_MAX: u16 = codec::limits::PARTITIONS;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use codec::ack::AckLevel;
 use codec::ids::{Offset, Partition};
 use codec::refusal::Refusal;
 use log::batch::StoredBatch;
@@ -23,18 +24,6 @@ pub struct SessionKey {
     pub slot: u32,
     /// Rises each time the slot is given away.
     pub life: u32,
-}
-
-/// How durable an event is when its publisher is told, and when subscribers may see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum AckLevel {
-    /// In memory, its commit handed to the disk.
-    Received = 1,
-    /// The write returned: survives the process, not power loss.
-    Written = 2,
-    /// The synced write returned: survives power loss.
-    Durable = 3,
 }
 
 /// What became of a publish that was not refused.

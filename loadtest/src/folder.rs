@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use codec::frame::{AckLevel, Acked, Frame, Subscribe, TopicFrame, WireMode, WireStart};
+use codec::ack::AckLevel;
+use codec::frame::{Acked, Frame, Subscribe, TopicFrame, WireMode, WireStart};
 use codec::ids::{Partition, TopicId};
 
 use crate::args::FolderArgs;

@@ -7,8 +7,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use anyhow::Context;
+use codec::ack::AckLevel;
 use codec::batch::Batch;
-use codec::frame::{self, AckLevel, Acked, DeliveryHead, Frame, Kind, Parsed, TopicFrame, Welcome};
+use codec::frame::{self, Acked, DeliveryHead, Frame, Kind, Parsed, TopicFrame, Welcome};
 use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
 use codec::ids::{Offset, Partition, TopicId};
 use codec::limits;

@@ -74,6 +74,40 @@ pub enum TopicError {
     },
 }
 
+/// What a checked text is beyond its check.
+macro_rules! levels_of_text {
+    ($type:ident) => {
+        impl $type {
+            /// The whole text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The text, shared.
+            #[must_use]
+            pub fn text(&self) -> &Arc<str> {
+                &self.0
+            }
+
+            /// The levels, from the first; never none.
+            #[must_use]
+            pub fn levels(&self) -> Split<'_, char> {
+                self.0.split('/')
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+levels_of_text!(TopicName);
+levels_of_text!(TopicFilter);
+
 impl TopicName {
     /// Checks `name` and keeps it.
     pub fn new(name: impl Into<Arc<str>>) -> Result<TopicName, TopicError> {
@@ -90,24 +124,6 @@ impl TopicName {
             }
             Ok(())
         })
-    }
-
-    /// The whole name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The name's shared text.
-    #[must_use]
-    pub fn text(&self) -> &Arc<str> {
-        &self.0
-    }
-
-    /// The levels, from the first; never none.
-    #[must_use]
-    pub fn levels(&self) -> Split<'_, char> {
-        self.0.split('/')
     }
 
     /// Whether the name is the server's own: clients may read it but not publish to it.
@@ -139,24 +155,6 @@ impl TopicFilter {
             }
             Ok(())
         })
-    }
-
-    /// The whole filter.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The filter's shared text.
-    #[must_use]
-    pub fn text(&self) -> &Arc<str> {
-        &self.0
-    }
-
-    /// The levels, from the first; never none.
-    #[must_use]
-    pub fn levels(&self) -> Split<'_, char> {
-        self.0.split('/')
     }
 
     /// The one topic that this filter can match; none when it has a wildcard.
@@ -211,18 +209,6 @@ fn check_levels<'a>(
         check_level(level, level_text)?;
     }
     Ok(())
-}
-
-impl fmt::Display for TopicName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for TopicFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 impl fmt::Display for TopicError {

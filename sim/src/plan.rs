@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use codec::ack::AckLevel;
 use codec::ids::{Offset, Partition, Timestamp};
 use codec::limits::PARTITIONS;
 use codec::murmur2::partition_of;
 use dataplane::options::ShardOptions;
-use dataplane::session::AckLevel;
 use log::options::LogOptions;
 use routing::subscription::{Mode, Start};
 use routing::topic::{TopicFilter, TopicName};

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use codec::ack::AckLevel;
 use codec::attribute::{Key, Value};
 use codec::batch::Batch;
 use codec::builder::BatchBuilder;
@@ -10,7 +11,7 @@ use codec::event::DataKind;
 use codec::header::HeaderSeed;
 use codec::ids::{Partition, TopicId};
 use codec::refusal::{Code, Refusal};
-use dataplane::session::{AckLevel, Admission, SessionEvent};
+use dataplane::session::{Admission, SessionEvent};
 
 use crate::check::{resent, retention};
 use crate::faults::Fault;

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use codec::ack::AckLevel;
 use codec::ids::Position;
-use dataplane::session::AckLevel;
 use dataplane::shard::Shard;
 use log::folder::{FolderOptions, ShardLogs};
 

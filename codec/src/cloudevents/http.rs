@@ -15,8 +15,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::attribute::{Key, Value, encoded_len};
-use crate::cloudevents::parsed::{HeldValue, Incomplete, ParsedEvent};
-use crate::cloudevents::rules::{self, TextFault};
+use crate::cloudevents::fault::EventFault;
+use crate::cloudevents::parsed::{HeldValue, ParsedEvent};
+use crate::cloudevents::rules;
 use crate::cloudevents::{
     Mode, Place, SOURCE_IF_ABSENT, SPEC_VERSION, TYPE_IF_ABSENT, json, protobuf,
 };
@@ -86,32 +87,8 @@ pub enum HttpError {
         /// The header's name.
         header: String,
     },
-    /// An attribute's text is not what the attribute has to be.
-    AttributeValue {
-        /// The attribute's name.
-        name: String,
-        /// What the text is not.
-        fault: TextFault,
-    },
-    /// A required attribute is absent.
-    Missing {
-        /// Its name.
-        attribute: &'static str,
-    },
-    /// The event is of a version of CloudEvents other than 1.0.
-    SpecVersion {
-        /// The version found.
-        found: String,
-    },
-    /// A field is over its limit.
-    Limit {
-        /// What is too large.
-        field: &'static str,
-        /// The most it may be.
-        limit: u64,
-        /// What was found.
-        value: u64,
-    },
+    /// The event itself is wrong, whatever its form.
+    Event(EventFault),
 }
 
 impl fmt::Display for HttpError {
@@ -123,28 +100,19 @@ impl fmt::Display for HttpError {
             }
             Self::DuplicateHeader { header } => write!(f, "header {header:?} stands twice"),
             Self::AttributeName { header } => write!(f, "header {header:?} is no attribute"),
-            Self::AttributeValue { name, fault } => {
-                write!(f, "attribute {name:?} {}", fault.what())
+            Self::Event(EventFault::Missing { attribute }) => {
+                write!(f, "header \"ce-{attribute}\" is absent")
             }
-            Self::Missing { attribute } => write!(f, "header \"ce-{attribute}\" is absent"),
-            Self::SpecVersion { found } => {
-                write!(f, "specversion is {found:?}, only \"1.0\" is taken")
-            }
-            Self::Limit { field, limit, value } => {
-                write!(f, "{field} is {value}, at most {limit} is allowed")
-            }
+            Self::Event(fault) => fault.fmt(f),
         }
     }
 }
 
 impl std::error::Error for HttpError {}
 
-impl From<Incomplete> for HttpError {
-    fn from(incomplete: Incomplete) -> Self {
-        match incomplete {
-            Incomplete::Missing { attribute } => Self::Missing { attribute },
-            Incomplete::SpecVersion { found } => Self::SpecVersion { found },
-        }
+impl From<EventFault> for HttpError {
+    fn from(fault: EventFault) -> Self {
+        Self::Event(fault)
     }
 }
 
@@ -171,8 +139,9 @@ pub fn parse_event<'a>(
             continue;
         }
         let key = Key::of(&name);
-        rules::check_text(&key, &text)
-            .map_err(|fault| HttpError::AttributeValue { name: name.to_string(), fault })?;
+        rules::check_text(&key, &text).map_err(|fault| {
+            HttpError::Event(EventFault::AttributeValue { name: name.to_string(), fault })
+        })?;
         if parsed.get(&key).is_some() {
             return Err(duplicate());
         }
@@ -336,7 +305,7 @@ fn check_limit(field: &'static str, limit: usize, value: usize) -> Result<(), Ht
     if value <= limit {
         return Ok(());
     }
-    Err(HttpError::Limit { field, limit: limit as u64, value: value as u64 })
+    Err(HttpError::Event(EventFault::Limit { field, limit: limit as u64, value: value as u64 }))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::attribute::{Key, Value};
 use crate::builder::BatchBuilder;
+use crate::cloudevents::fault::EventFault;
 use crate::cloudevents::{Mode, SPEC_VERSION};
 use crate::error::BuildError;
 use crate::event::DataKind;
@@ -14,14 +15,6 @@ pub struct ParsedEvent<'a> {
     attributes: Vec<(Cow<'a, str>, HeldValue<'a>)>,
     kind: DataKind,
     data: Cow<'a, [u8]>,
-}
-
-/// What is missing from an event before it is one of CloudEvents 1.0.
-pub(crate) enum Incomplete {
-    /// A required attribute is absent.
-    Missing { attribute: &'static str },
-    /// The event is of another version; at most 32 characters of what it says.
-    SpecVersion { found: String },
 }
 
 /// A [`Value`] that may own its bytes, because they were escaped or encoded where they came from.
@@ -153,20 +146,20 @@ impl<'a> ParsedEvent<'a> {
         &mut self,
         spec_version: Option<&str>,
         mode: Mode<'_>,
-    ) -> Result<(), Incomplete> {
+    ) -> Result<(), EventFault> {
         match (spec_version, mode) {
             (Some(SPEC_VERSION), _) | (None, Mode::Lenient(_)) => {}
             (Some(found), _) => {
-                return Err(Incomplete::SpecVersion { found: found.chars().take(32).collect() });
+                return Err(EventFault::SpecVersion { found: found.chars().take(32).collect() });
             }
-            (None, Mode::Strict) => return Err(Incomplete::Missing { attribute: "specversion" }),
+            (None, Mode::Strict) => return Err(EventFault::Missing { attribute: "specversion" }),
         }
         for (key, attribute) in [(Key::Id, "id"), (Key::Source, "source"), (Key::Type, "type")] {
             if self.get(&key).is_some() {
                 continue;
             }
             let Mode::Lenient(defaults) = mode else {
-                return Err(Incomplete::Missing { attribute });
+                return Err(EventFault::Missing { attribute });
             };
             match key {
                 Key::Source => self.set(&key, &Value::UriReference(defaults.source)),

@@ -13,47 +13,13 @@
 
 use super::reader::{Reader, limit, utf8};
 use super::{CONTROL_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Kind, encode_header};
+use crate::ack::AckLevel;
 use crate::error::DecodeError;
 use crate::ids::{Offset, Partition, TopicId};
 use crate::limits::TOPIC_BYTES_MAX;
 
 /// Size of one entry of a published frame.
 pub const PUBLISHED_ENTRY_BYTES: usize = 32;
-
-/// How safe an acknowledged event is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum AckLevel {
-    /// In the server's memory.
-    Received = 1,
-    /// The write completed: survives the process, not a loss of power.
-    Written = 2,
-    /// The synced write completed: survives a loss of power.
-    Durable = 3,
-}
-
-impl AckLevel {
-    /// The level with this number.
-    #[must_use]
-    pub fn from_number(number: u8) -> Option<Self> {
-        Some(match number {
-            1 => AckLevel::Received,
-            2 => AckLevel::Written,
-            3 => AckLevel::Durable,
-            _ => return None,
-        })
-    }
-
-    /// The level's name on the command line and in JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            AckLevel::Received => "received",
-            AckLevel::Written => "written",
-            AckLevel::Durable => "durable",
-        }
-    }
-}
 
 /// From here on `id` stands for `name` in this direction of this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::*;
+use crate::ack::AckLevel;
 use crate::batch::Batch;
 use crate::header::HeaderSeed;
 use crate::ids::{Offset, Partition, Timestamp, TopicId};

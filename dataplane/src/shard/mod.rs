@@ -24,6 +24,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
+use codec::ack::AckLevel;
 use codec::ids::{Position, Timestamp};
 use log::batch::LogState;
 use log::folder::ShardLogs;
@@ -37,7 +38,7 @@ use crate::group::group_log::{Dispatch, Turn};
 use crate::kernel::{Kernel, Now};
 use crate::mail::{Mail, MemberId};
 use crate::options::{SHARDS_MAX, ShardOptions};
-use crate::session::{AckLevel, Asked, SessionEvent};
+use crate::session::{Asked, SessionEvent};
 
 pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
 pub use stats::{ShardMemoryUse, ShardStats};

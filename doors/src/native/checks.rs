@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use codec::batch::Batch;
 use codec::error::DecodeError;
-use codec::frame::{self, Hello, Subscribe, VERSION_HIGHEST, VERSION_LOWEST, WireMode, WireStart};
+use codec::frame::{Hello, Subscribe, VERSION_HIGHEST, VERSION_LOWEST, WireMode, WireStart};
 use codec::header::{BatchHeader, ContentKind, HeaderSeed};
 use codec::ids::{Epoch, Offset, Partition, Position, Timestamp, TopicId};
 use codec::refusal::{Code, Refusal};
-use dataplane::session::{AckLevel, SubscribeRequest};
+use dataplane::session::SubscribeRequest;
 use routing::subscription::{Mode, Start};
 use routing::topic::TopicFilter;
 
@@ -148,12 +148,4 @@ fn batch_refusal(error: &DecodeError) -> Refusal {
         _ => Code::MalformedBatch,
     };
     Refusal::new(code, error.to_string())
-}
-
-pub(super) fn wire_level(ack: AckLevel) -> frame::AckLevel {
-    match ack {
-        AckLevel::Received => frame::AckLevel::Received,
-        AckLevel::Written => frame::AckLevel::Written,
-        AckLevel::Durable => frame::AckLevel::Durable,
-    }
 }

@@ -123,8 +123,7 @@ impl NativeSession {
             match event {
                 SessionEvent::Published { request, partition, base_offset, count, ack } => {
                     let Unanswered { request, topic } = session.window.answered(request);
-                    let level = checks::wire_level(ack);
-                    let acked = Acked { request, topic, partition, base_offset, count, level };
+                    let acked = Acked { request, topic, partition, base_offset, count, level: ack };
                     session.on_published(&acked, out);
                     session.leave_when_answered(out);
                 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use codec::ack::AckLevel;
 use codec::attribute::{Key, Value};
 use codec::batch::Batch;
 use codec::builder::BatchBuilder;
@@ -21,7 +22,7 @@ use dataplane::kernel::Now;
 use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{
-    AckLevel, Admission, Asked, Delivery, Feed, SessionEvent, SessionKey, SubscribeRequest, Verdict,
+    Admission, Asked, Delivery, Feed, SessionEvent, SessionKey, SubscribeRequest, Verdict,
 };
 use dataplane::token::{TOKEN_BYTES, Token};
 use log::batch::StoredBatch;
@@ -338,7 +339,7 @@ fn acks_name_the_clients_numbers_and_share_a_frame() {
     let sent = rig.sent();
     let [(0, Frame::Published(acks))] = frames(&sent)[..] else { panic!("one frame") };
     let acks: Vec<_> = acks.map(|a| (a.request, a.base_offset.0, a.topic, a.level)).collect();
-    let level = frame::AckLevel::Durable;
+    let level = AckLevel::Durable;
     assert_eq!(acks, [(u64::MAX, 100, TopicId(1), level), (42, 7, TopicId(1), level)]);
     assert_eq!(rig.acked(1, 8), Feed::More);
     let sent = rig.sent();

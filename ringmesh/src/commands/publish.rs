@@ -9,7 +9,7 @@ use codec::attribute::{Key, Value};
 use codec::cloudevents::parsed::ParsedEvent;
 use codec::error::BuildError;
 use codec::refusal::Refusal;
-use ringmesh_client::{AckLevel, BatchAck, Client, PublishError};
+use ringmesh_client::{BatchAck, Client, PublishError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -283,7 +283,7 @@ impl<'a> Publishing<'a> {
                 topic: &ack.topic,
                 partition: ack.partition.0,
                 offset,
-                ack: level_name(ack.level),
+                ack: ack.level.name(),
             };
             self.printer.acknowledged(&event).map_err(cannot_print)?;
         }
@@ -292,14 +292,6 @@ impl<'a> Publishing<'a> {
 
     fn silence(&self) -> Failure {
         timed_out(&self.arguments.server.server, self.arguments.server.timeout)
-    }
-}
-
-fn level_name(level: AckLevel) -> &'static str {
-    match level {
-        AckLevel::Received => "received",
-        AckLevel::Written => "written",
-        AckLevel::Durable => "durable",
     }
 }
 

@@ -1,5 +1,6 @@
 //! The table of keys: name, what it means, how it is read and shown, and what is allowed.
 
+use codec::ack::AckLevel;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use codec::limits::EVENT_DATA_BYTES_MAX;
 
 use super::units::{SIZE_FORM, Size, TIME_FORM, parse_time, show_time};
-use super::{Ack, Config, Idle};
+use super::{Config, Idle};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -93,7 +94,7 @@ keys! {
         |text| optional_size(text, 16 * MIB..=u64::MAX), show_optional_size;
 
     delivery.ack: "When an event counts as taken, so that its publisher is answered and subscribers see it: durable\n(synced: survives a power loss), written (survives the process) or received (in memory).",
-        |text| choice(text, &[("durable", Ack::Durable), ("written", Ack::Written), ("received", Ack::Received)]), show_ack;
+        |text| choice(text, &[AckLevel::Durable, AckLevel::Written, AckLevel::Received].map(|level| (level.name(), level))), |value: &AckLevel| value.name().to_owned();
     delivery.ack_deadline: "When a delivery that its subscriber did not acknowledge is delivered again.",
         |text| time(text, 10 * MS..=DAY), |value: &Duration| show_time(*value);
     delivery.retry_delay: "How long a delivery that its subscriber handed back waits before it is delivered again. It doubles\nwith each attempt.",
@@ -217,15 +218,6 @@ fn show_idle(value: &Idle) -> String {
     match value {
         Idle::Park => "park",
         Idle::Spin => "spin",
-    }
-    .to_owned()
-}
-
-fn show_ack(value: &Ack) -> String {
-    match value {
-        Ack::Durable => "durable",
-        Ack::Written => "written",
-        Ack::Received => "received",
     }
     .to_owned()
 }

@@ -11,6 +11,7 @@ pub mod suggest;
 mod tests;
 pub mod units;
 
+use codec::ack::AckLevel;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -93,7 +94,7 @@ pub struct LogConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryConfig {
     /// When an event counts as taken: publishers are answered and subscribers see it.
-    pub ack: Ack,
+    pub ack: AckLevel,
     /// When a delivery that nobody acknowledged is given to another member.
     pub ack_deadline: Duration,
     /// The delay before a delivery that was handed back is tried again; doubles with each attempt.
@@ -104,17 +105,6 @@ pub struct DeliveryConfig {
     pub in_flight_bytes_max: u64,
     /// When the subscriptions of a client without a session end.
     pub ephemeral_expiry: Duration,
-}
-
-/// When an event counts as taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ack {
-    /// On disk and synced: it survives a power loss.
-    Durable,
-    /// Written: it survives the process, not a power loss.
-    Written,
-    /// In memory: it survives neither.
-    Received,
 }
 
 /// What peers may ask for.
@@ -160,7 +150,7 @@ impl Default for Config {
                 folder_bytes_max: None,
             },
             delivery: DeliveryConfig {
-                ack: Ack::Durable,
+                ack: AckLevel::Durable,
                 ack_deadline: Duration::from_secs(30),
                 retry_delay: Duration::from_millis(100),
                 retry_delay_max: Duration::from_secs(10),

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use dataplane::options::ShardOptions;
 use dataplane::runtime::{Idle as RuntimeIdle, RuntimeOptions};
-use dataplane::session::AckLevel;
 use doors::native::NativeOptions;
 use log::folder::FolderOptions;
 use log::options::LogOptions;
 
 use super::memory::Memory;
-use crate::config::{Ack, Config, Idle};
+use crate::config::{Config, Idle};
 
 /// What the folder is told.
 pub(super) fn folder(
@@ -61,11 +60,7 @@ pub(super) fn runtime(
             // Tokens hold the low half: enough to tell that a token is another node's.
             node: node_id as u32,
             older_owners,
-            ack: match config.delivery.ack {
-                Ack::Durable => AckLevel::Durable,
-                Ack::Written => AckLevel::Written,
-                Ack::Received => AckLevel::Received,
-            },
+            ack: config.delivery.ack,
             ack_deadline_us: micros(config.delivery.ack_deadline),
             retry_delay_us: micros(config.delivery.retry_delay),
             retry_delay_max_us: micros(config.delivery.retry_delay_max),

@@ -40,7 +40,8 @@ mod sequences;
 mod state;
 
 pub use client::{BatchHandle, Client, PublishHandle};
-pub use codec::frame::{AckLevel, Welcome};
+pub use codec::ack::AckLevel;
+pub use codec::frame::Welcome;
 pub use delivery::{Delivery, Received, Subscription, Verdict};
 pub use error::{ConnectError, PublishError, ServerRefusal, SubscribeError};
 pub use event::Event;

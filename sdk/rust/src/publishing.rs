@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use codec::ack::AckLevel;
 use codec::builder::BatchBuilder;
-use codec::frame::{AckLevel, Acked, FEATURE_SEQUENCES, Welcome};
+use codec::frame::{Acked, FEATURE_SEQUENCES, Welcome};
 use codec::ids::{Offset, Partition, TopicId};
 use tokio::sync::oneshot;
 

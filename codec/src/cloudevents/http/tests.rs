@@ -3,6 +3,7 @@
 use super::*;
 use crate::builder::BatchBuilder;
 use crate::cloudevents::Defaults;
+use crate::cloudevents::rules::TextFault;
 use crate::ids::{Offset, Partition, TopicId};
 use crate::sample::{Random, Sample, batch_of, mutated, with_event};
 
@@ -99,7 +100,9 @@ fn values_are_percent_encoded() {
 #[test]
 fn refuses_by_name() {
     let header = |header: &str| header.to_owned();
-    let value = |name: &str, fault| HttpError::AttributeValue { name: name.to_owned(), fault };
+    let value = |name: &str, fault| {
+        HttpError::Event(EventFault::AttributeValue { name: name.to_owned(), fault })
+    };
     let table = [
         (("ce-subject", "100%"), HttpError::Percent { header: header("ce-subject") }),
         (("ce-subject", "%4"), HttpError::Percent { header: header("ce-subject") }),
@@ -130,15 +133,18 @@ fn refuses_by_name() {
     for (at, attribute) in ["specversion", "id", "source", "type"].into_iter().enumerate() {
         let mut message = Message::with(&[], "");
         message.headers.remove(at);
-        assert_eq!(message.parse(), Err(HttpError::Missing { attribute }));
+        assert_eq!(message.parse(), Err(HttpError::Event(EventFault::Missing { attribute })));
     }
     let mut message = Message::with(&[], "");
     message.headers[0].1 = b"0.3".to_vec();
-    assert_eq!(message.parse(), Err(HttpError::SpecVersion { found: header("0.3") }));
+    assert_eq!(
+        message.parse(),
+        Err(HttpError::Event(EventFault::SpecVersion { found: header("0.3") }))
+    );
     let long = "x".repeat(70_000);
     assert!(matches!(
         Message::with(&[("ce-x", &long)], "").parse(),
-        Err(HttpError::Limit { field: "attribute bytes", limit: 65_536, .. })
+        Err(HttpError::Event(EventFault::Limit { field: "attribute bytes", limit: 65_536, .. }))
     ));
 }
 

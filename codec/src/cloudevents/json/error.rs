@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use crate::cloudevents::parsed::Incomplete;
-use crate::cloudevents::rules::TextFault;
+use crate::cloudevents::fault::EventFault;
 
 /// Why bytes are not an event in JSON, or not an array of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,29 +29,10 @@ pub enum JsonError {
         /// What was expected there.
         reason: String,
     },
-    /// A field is over its limit.
-    Limit {
-        /// What is too large.
-        field: &'static str,
-        /// The most it may be.
-        limit: u64,
-        /// What was found.
-        value: u64,
-    },
     /// A member stands twice in the event.
     DuplicateMember {
         /// Its name.
         name: String,
-    },
-    /// A required attribute is absent.
-    Missing {
-        /// Its name.
-        attribute: &'static str,
-    },
-    /// The event is of a version of CloudEvents other than 1.0.
-    SpecVersion {
-        /// The version found.
-        found: String,
     },
     /// A member's name is not lower-case ASCII letters and digits.
     AttributeName {
@@ -67,13 +47,6 @@ pub enum JsonError {
         expected: &'static str,
         /// What it is.
         found: &'static str,
-    },
-    /// An attribute's text is not what the attribute has to be.
-    AttributeValue {
-        /// The attribute's name.
-        name: String,
-        /// What the text is not.
-        fault: TextFault,
     },
     /// A number is not an integer of 32 bits.
     Integer {
@@ -93,6 +66,8 @@ pub enum JsonError {
         /// Why.
         error: Box<JsonError>,
     },
+    /// The event itself is wrong, whatever its form.
+    Event(EventFault),
 }
 
 impl fmt::Display for JsonError {
@@ -105,14 +80,7 @@ impl fmt::Display for JsonError {
             Self::Syntax { line, column, reason } => {
                 write!(f, "event is not JSON at line {line} column {column}: {reason}")
             }
-            Self::Limit { field, limit, value } => {
-                write!(f, "{field} is {value}, at most {limit} is allowed")
-            }
             Self::DuplicateMember { name } => write!(f, "member {name:?} stands twice"),
-            Self::Missing { attribute } => write!(f, "attribute {attribute:?} is absent"),
-            Self::SpecVersion { found } => {
-                write!(f, "specversion is {found:?}, only \"1.0\" is taken")
-            }
             Self::AttributeName { name } => {
                 write!(
                     f,
@@ -122,26 +90,21 @@ impl fmt::Display for JsonError {
             Self::AttributeType { name, expected, found } => {
                 write!(f, "attribute {name:?} is {found}, it must be {expected}")
             }
-            Self::AttributeValue { name, fault } => {
-                write!(f, "attribute {name:?} {}", fault.what())
-            }
             Self::Integer { name, value } => {
                 write!(f, "attribute {name:?} is {value}, numbers must be integers of 32 bits")
             }
             Self::DataTwice => write!(f, "data and data_base64 are both there"),
             Self::Base64 => write!(f, "data_base64 is not base64"),
             Self::InBatch { index, error } => write!(f, "event {index} of the batch: {error}"),
+            Self::Event(fault) => fault.fmt(f),
         }
     }
 }
 
 impl std::error::Error for JsonError {}
 
-impl From<Incomplete> for JsonError {
-    fn from(incomplete: Incomplete) -> Self {
-        match incomplete {
-            Incomplete::Missing { attribute } => Self::Missing { attribute },
-            Incomplete::SpecVersion { found } => Self::SpecVersion { found },
-        }
+impl From<EventFault> for JsonError {
+    fn from(fault: EventFault) -> Self {
+        Self::Event(fault)
     }
 }

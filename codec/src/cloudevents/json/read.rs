@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::error::JsonError;
 use crate::attribute::{Key, encoded_len};
 use crate::cloudevents::Mode;
+use crate::cloudevents::fault::EventFault;
 use crate::cloudevents::parsed::{HeldValue, ParsedEvent};
 use crate::cloudevents::rules::{self, TextFault};
 use crate::event::DataKind;
@@ -206,7 +207,7 @@ fn is_extension(key: &Key<'_>) -> bool {
 }
 
 fn bad_value(name: &str, fault: TextFault) -> JsonError {
-    JsonError::AttributeValue { name: name.to_owned(), fault }
+    JsonError::Event(EventFault::AttributeValue { name: name.to_owned(), fault })
 }
 
 fn wrong_type(name: &str, expected: &'static str, value: &str) -> JsonError {
@@ -225,7 +226,7 @@ fn check_limit(field: &'static str, limit: usize, value: usize) -> Result<(), Js
     if value <= limit {
         return Ok(());
     }
-    Err(JsonError::Limit { field, limit: limit as u64, value: value as u64 })
+    Err(JsonError::Event(EventFault::Limit { field, limit: limit as u64, value: value as u64 }))
 }
 
 fn syntax(error: &serde_json::Error) -> JsonError {

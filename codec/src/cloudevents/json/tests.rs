@@ -3,6 +3,7 @@
 use super::*;
 use crate::attribute::{Key, Value};
 use crate::builder::BatchBuilder;
+use crate::cloudevents::fault::EventFault;
 use crate::cloudevents::parsed::ParsedEvent;
 use crate::cloudevents::rules::TextFault;
 use crate::cloudevents::{Defaults, Mode, Place, derived_id};
@@ -112,7 +113,8 @@ fn round_trips_whatever_json_can_say() {
 #[test]
 fn refuses_by_name() {
     let name = |name: &str| name.to_owned();
-    let value = |n: &str, fault| JsonError::AttributeValue { name: n.to_owned(), fault };
+    let value =
+        |n: &str, fault| JsonError::Event(EventFault::AttributeValue { name: n.to_owned(), fault });
     let kind =
         |n: &str, expected, found| JsonError::AttributeType { name: n.to_owned(), expected, found };
     let integer = |v: &str| JsonError::Integer { name: name("n"), value: v.to_owned() };
@@ -152,11 +154,11 @@ fn refuses_by_name() {
         let json = event_with("").replace(&format!("\"{attribute}\":"), "\"other\":");
         assert_eq!(
             parse_event(json.as_bytes(), Mode::Strict),
-            Err(JsonError::Missing { attribute })
+            Err(JsonError::Event(EventFault::Missing { attribute }))
         );
     }
     let old = event_with("").replace("1.0", "0.3");
-    let found = JsonError::SpecVersion { found: name("0.3") };
+    let found = JsonError::Event(EventFault::SpecVersion { found: name("0.3") });
     assert_eq!(parse_event(old.as_bytes(), Mode::Strict), Err(found.clone()));
     assert_eq!(parse_event(old.as_bytes(), Mode::Lenient(&DEFAULTS)), Err(found));
     let source = event_with("").replace("\"/s\"", "\"a b\"");
@@ -194,18 +196,31 @@ fn keeps_its_limits() {
 
     let many: String = (0..11_000).map(|n| format!(",\"a{n}\":null")).collect();
     let error = parse_event(event_with(&many).as_bytes(), Mode::Strict).unwrap_err();
-    assert_eq!(error, JsonError::Limit { field: "event members", limit: 10_922, value: 11_004 });
+    assert_eq!(
+        error,
+        JsonError::Event(EventFault::Limit {
+            field: "event members",
+            limit: 10_922,
+            value: 11_004
+        })
+    );
 
     let long = event_with(&format!(",\"x\":\"{}\"", "y".repeat(70_000)));
     let error = parse_event(long.as_bytes(), Mode::Strict).unwrap_err();
     assert!(
-        matches!(error, JsonError::Limit { field: "attribute bytes", limit: 65_536, .. }),
+        matches!(
+            error,
+            JsonError::Event(EventFault::Limit { field: "attribute bytes", limit: 65_536, .. })
+        ),
         "{error}"
     );
 
     let batch = format!("[{}{{}}]", "{},".repeat(8_192));
     let error = parse_batch(batch.as_bytes(), Mode::Strict).unwrap_err();
-    assert_eq!(error, JsonError::Limit { field: "batch events", limit: 8_192, value: 8_193 });
+    assert_eq!(
+        error,
+        JsonError::Event(EventFault::Limit { field: "batch events", limit: 8_192, value: 8_193 })
+    );
 }
 
 /// What the command line promises: a bare line is an event, and `key` is its key.

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use crate::cloudevents::parsed::Incomplete;
-use crate::cloudevents::rules::TextFault;
+use crate::cloudevents::fault::EventFault;
 
 /// Why bytes are not an event in protobuf, or not several of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,25 +12,6 @@ pub enum ProtobufError {
     Decode {
         /// What the decoder says.
         reason: String,
-    },
-    /// A field is over its limit.
-    Limit {
-        /// What is too large.
-        field: &'static str,
-        /// The most it may be.
-        limit: u64,
-        /// What was found.
-        value: u64,
-    },
-    /// A required attribute is absent or empty.
-    Missing {
-        /// Its name.
-        attribute: &'static str,
-    },
-    /// The event is of a version of CloudEvents other than 1.0.
-    SpecVersion {
-        /// The version found.
-        found: String,
     },
     /// The name of an attribute is not lower-case ASCII letters and digits, or it has a field of its own.
     AttributeName {
@@ -43,13 +23,6 @@ pub enum ProtobufError {
         /// The attribute's name.
         name: String,
     },
-    /// An attribute's text is not what the attribute has to be.
-    AttributeValue {
-        /// The attribute's name.
-        name: String,
-        /// What the text is not.
-        fault: TextFault,
-    },
     /// One event of a batch is wrong.
     InBatch {
         /// Which, from 0.
@@ -57,19 +30,14 @@ pub enum ProtobufError {
         /// Why.
         error: Box<ProtobufError>,
     },
+    /// The event itself is wrong, whatever its form.
+    Event(EventFault),
 }
 
 impl fmt::Display for ProtobufError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Decode { reason } => write!(f, "event is not protobuf: {reason}"),
-            Self::Limit { field, limit, value } => {
-                write!(f, "{field} is {value}, at most {limit} is allowed")
-            }
-            Self::Missing { attribute } => write!(f, "attribute {attribute:?} is absent"),
-            Self::SpecVersion { found } => {
-                write!(f, "specversion is {found:?}, only \"1.0\" is taken")
-            }
             Self::AttributeName { name } => write!(
                 f,
                 "{name:?} is no attribute of its own: names are lower-case letters and digits, required ones have a field"
@@ -77,22 +45,17 @@ impl fmt::Display for ProtobufError {
             Self::AttributeType { name } => {
                 write!(f, "attribute {name:?} has no value of its type")
             }
-            Self::AttributeValue { name, fault } => {
-                write!(f, "attribute {name:?} {}", fault.what())
-            }
             Self::InBatch { index, error } => write!(f, "event {index} of the batch: {error}"),
+            Self::Event(fault) => fault.fmt(f),
         }
     }
 }
 
 impl std::error::Error for ProtobufError {}
 
-impl From<Incomplete> for ProtobufError {
-    fn from(incomplete: Incomplete) -> Self {
-        match incomplete {
-            Incomplete::Missing { attribute } => Self::Missing { attribute },
-            Incomplete::SpecVersion { found } => Self::SpecVersion { found },
-        }
+impl From<EventFault> for ProtobufError {
+    fn from(fault: EventFault) -> Self {
+        Self::Event(fault)
     }
 }
 

@@ -14,6 +14,7 @@ use proto::cloudevents::v1::cloud_event::{CloudEventAttributeValue, Data};
 use super::error::ProtobufError;
 use crate::attribute::{Key, encoded_len};
 use crate::cloudevents::Mode;
+use crate::cloudevents::fault::EventFault;
 use crate::cloudevents::parsed::{HeldValue, ParsedEvent};
 use crate::cloudevents::rules::{self, TextFault};
 use crate::event::DataKind;
@@ -167,12 +168,12 @@ fn data_of(content_type: Option<&str>, data: Data) -> (DataKind, Vec<u8>) {
 }
 
 fn bad_value(name: &str, fault: TextFault) -> ProtobufError {
-    ProtobufError::AttributeValue { name: name.to_owned(), fault }
+    ProtobufError::Event(EventFault::AttributeValue { name: name.to_owned(), fault })
 }
 
 fn check_limit(field: &'static str, limit: usize, value: usize) -> Result<(), ProtobufError> {
     if value <= limit {
         return Ok(());
     }
-    Err(ProtobufError::Limit { field, limit: limit as u64, value: value as u64 })
+    Err(ProtobufError::Event(EventFault::Limit { field, limit: limit as u64, value: value as u64 }))
 }

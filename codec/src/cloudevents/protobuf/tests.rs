@@ -10,6 +10,7 @@ use proto::cloudevents::v1::{CloudEvent, CloudEventBatch};
 use super::*;
 use crate::attribute::{Key, Value};
 use crate::builder::BatchBuilder;
+use crate::cloudevents::fault::EventFault;
 use crate::cloudevents::parsed::ParsedEvent;
 use crate::cloudevents::rules::{TextFault, instant_of, kind_of, timestamp_of};
 use crate::cloudevents::{Defaults, Mode, Place, json};
@@ -62,7 +63,10 @@ fn fields_have_the_numbers_of_the_specification() {
     .concat();
     let error = parse_event(&bytes, Mode::Strict).unwrap_err();
     let fault = TextFault::Empty;
-    assert_eq!(error, ProtobufError::AttributeValue { name: "subject".to_owned(), fault });
+    assert_eq!(
+        error,
+        ProtobufError::Event(EventFault::AttributeValue { name: "subject".to_owned(), fault })
+    );
     let bytes = [&bytes[..bytes.len() - 19], b"\x3a\x02hi"].concat();
     let event = parse_event(&bytes, Mode::Strict).unwrap();
     assert_eq!(event.text(&Key::Id), Some("i"));
@@ -112,7 +116,9 @@ fn round_trips_everything() {
 #[test]
 fn refuses_by_name() {
     let name = |name: &str| name.to_owned();
-    let value = |n: &str, fault| ProtobufError::AttributeValue { name: n.to_owned(), fault };
+    let value = |n: &str, fault| {
+        ProtobufError::Event(EventFault::AttributeValue { name: n.to_owned(), fault })
+    };
     let too_late = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
     let negative = prost_types::Timestamp { seconds: 0, nanos: -1 };
     let table = [
@@ -156,7 +162,7 @@ fn refuses_by_name() {
             _ => event.r#type.clear(),
         }
         let error = parse_event(&event.encode_to_vec(), Mode::Strict).unwrap_err();
-        assert_eq!(error, ProtobufError::Missing { attribute });
+        assert_eq!(error, ProtobufError::Event(EventFault::Missing { attribute }));
     }
     let defaults = Defaults { id: Some("d"), source: "/d", event_type: "d" };
     let event = parse_event(b"", Mode::Lenient(&defaults)).unwrap();
@@ -214,14 +220,18 @@ fn other_formats_get_the_message_of_an_any() {
 fn keeps_its_limits() {
     let batch = b"\x0a\x00".repeat(8_193);
     let error = parse_batch(&batch, Mode::Strict).unwrap_err();
-    let limit = |field, limit, value| ProtobufError::Limit { field, limit, value };
+    let limit =
+        |field, limit, value| ProtobufError::Event(EventFault::Limit { field, limit, value });
     assert_eq!(error, limit("batch events", 8_192, 8_193));
     let entries = b"\x2a\x00".repeat(10_923);
     let error = parse_event(&entries, Mode::Strict).unwrap_err();
     assert_eq!(error, limit("event attributes", 10_922, 10_923));
     let long = event_with(&[("x", text(&"y".repeat(70_000)))], None).encode_to_vec();
     let error = parse_event(&long, Mode::Strict).unwrap_err();
-    assert!(matches!(error, ProtobufError::Limit { field: "attribute bytes", .. }), "{error}");
+    assert!(
+        matches!(error, ProtobufError::Event(EventFault::Limit { field: "attribute bytes", .. })),
+        "{error}"
+    );
     assert!(matches!(parse_batch(b"\x0a\x05x", Mode::Strict), Err(ProtobufError::Decode { .. })));
     assert_eq!(parse_batch(b"", Mode::Strict), Ok(vec![]));
 }
