@@ -1,5 +1,8 @@
 //! What a shard may be told at its start, and the limits that are its own.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use codec::ack::AckLevel;
 
 /// Most shards of a node: each owns at least one partition.
@@ -39,6 +42,8 @@ pub struct ShardOptions {
     pub index: u16,
     /// Shards of the node.
     pub shards: u16,
+    /// The data folder, for what is said to people.
+    pub folder: Arc<Path>,
     /// Low half of the node's id, for tokens.
     pub node: u32,
     /// Shards that own logs of earlier generations, a bit each.
@@ -74,6 +79,7 @@ impl Default for ShardOptions {
         ShardOptions {
             index: 0,
             shards: 1,
+            folder: Arc::from(Path::new("")),
             node: 0,
             older_owners: 0,
             ack: AckLevel::Durable,

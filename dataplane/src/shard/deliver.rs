@@ -37,6 +37,8 @@ const READ_RETRY_AFTER_FAILURE_US: u64 = 20_000;
 const STOPPED_RETRY_US: u64 = 60_000_000;
 /// The same for routing, for which all groups at the tail wait, and which is one read a shard.
 const TAIL_RETRY_MAX_US: u64 = 2_000_000;
+/// How often it is said that reads fail.
+const READ_WARNING_US: u64 = 60_000_000;
 /// Cursors handed to the log in one cycle.
 const CURSORS_PER_CYCLE: usize = 1_024;
 
@@ -153,21 +155,28 @@ impl Shard {
     }
 
     /// A read has failed: how long to wait before the next. The disk may be well again; until then nothing is passed.
+    /// Thousands of groups may stand at one bad place, so it is said once in a while and counted always.
     fn read_failed(
         &mut self,
         log: LogKey,
         (start, end): (Position, Position),
         failures: u32,
     ) -> u64 {
+        assert!(start < end, "a read is of something");
         self.stats.read_failures += 1;
-        if failures < READ_FAILURES_MAX {
-            return READ_RETRY_AFTER_FAILURE_US << failures;
-        }
+        let folder = self.options.folder.display();
         if failures == READ_FAILURES_MAX {
             self.stats.stopped_readers += 1;
-            tracing::error!(%log, %start, %end, failures, "events cannot be read: whoever wants them stops there");
+            tracing::error!(%folder, %log, %start, %end, failures, "events cannot be read: whoever wants them stops there");
+        } else if self.quiet_until_us <= self.now.mono_us {
+            let all = self.stats.read_failures;
+            self.quiet_until_us = self.now.mono_us + READ_WARNING_US;
+            tracing::warn!(%folder, %log, %start, %end, failures, all, "events cannot be read, it is tried again");
         }
-        STOPPED_RETRY_US
+        match failures {
+            ..READ_FAILURES_MAX => READ_RETRY_AFTER_FAILURE_US << failures,
+            _ => STOPPED_RETRY_US,
+        }
     }
 
     fn retry_read_at(&mut self, at_us: u64, id: GroupId) {

@@ -103,6 +103,8 @@ pub struct Shard {
     tail_retry_us: Option<u64>,
     /// When groups try again to read what the disk has failed to give, or what there was no memory for.
     read_retries: BTreeSet<(u64, GroupId)>,
+    /// Before then no more is said of reads that fail, on the monotonic clock.
+    quiet_until_us: u64,
     /// What other shards have said about groups before this one knew them.
     early_older_done: HashMap<GroupId, EarlyDone>,
     /// Members that have joined and whose groups still had something to catch up with.
@@ -151,6 +153,7 @@ impl Shard {
             tail_waits: false,
             tail_retry_us: None,
             read_retries: BTreeSet::new(),
+            quiet_until_us: 0,
             early_older_done: HashMap::new(),
             catching_up: Vec::new(),
             matched: Vec::new(),

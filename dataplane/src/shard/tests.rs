@@ -569,3 +569,32 @@ fn a_stuck_member_gets_no_more_than_its_credit() {
     let last = node.deliveries(0, other);
     assert_eq!(texts(&last), texts(&again), "and what it had when it went");
 }
+
+/// A disk that gives nothing back must not be asked without pause by every group that waits for it, nor given up: when
+/// it is well again, nobody may have missed anything.
+#[test]
+fn reads_that_fail_are_tried_again_ever_later() {
+    let storage = SimStorage::new();
+    let mut node = Node::open(&storage, 1, &[]);
+    let publisher = node.session(0, "publisher");
+    node.publish(0, publisher, "a/b", &KEYS);
+    node.run(40);
+    drop(node);
+    // Nothing of it is in memory any more.
+    let mut node = Node::open(&storage, 1, &[]);
+    let reader = node.session(0, "reader");
+    node.shards[0].1.disk.fail_reads_one_in(1);
+    let early = node.subscribe(0, reader, Some("g"), "a/#", Some(Start::Earliest));
+    assert!(early.is_empty(), "the disk gives nothing");
+    for _ in 0..60 {
+        node.now.mono_us += 10_000_000;
+        node.run(20);
+    }
+    let stats = node.shards[0].0.stats();
+    assert!((7..30).contains(&stats.read_failures), "{stats:?} in ten minutes");
+    assert_eq!(stats.stopped_readers, 1);
+    node.shards[0].1.disk.fail_reads_one_in(0);
+    node.now.mono_us += 60_000_000;
+    node.run(40);
+    assert_eq!(texts(&node.deliveries(0, reader)).len(), KEYS.len(), "it goes on where it stood");
+}

@@ -1,5 +1,6 @@
 //! From the configuration to what each component is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::options::ShardOptions;
@@ -61,6 +62,7 @@ pub(super) fn runtime(
             node: node_id as u32,
             older_owners,
             ack: config.delivery.ack,
+            folder: Arc::from(config.server.data.as_path()),
             ack_deadline_us: micros(config.delivery.ack_deadline),
             retry_delay_us: micros(config.delivery.retry_delay),
             retry_delay_max_us: micros(config.delivery.retry_delay_max),
