@@ -266,8 +266,10 @@ impl RecoveryTask<'_> {
         let start = sealed.first().map_or(expected.position, |first| first.base_position);
         // Headers are believed one by one, so damage could make the first of them say more than the last commit.
         let start = start.min(expected.position);
-        let mut segments =
-            Segments { sealed: sealed.into(), last_number: highest, ..Segments::default() };
+        // Retention may have removed the segment in which the checkpoint's replay starts: what is written in one of a lower
+        // number would not be replayed after the next crash.
+        let last_number = highest.max(base.segment);
+        let mut segments = Segments { sealed: sealed.into(), last_number, ..Segments::default() };
         if !self.sealed {
             self.open_active(&mut segments, &expected, base.epoch)?;
         }
