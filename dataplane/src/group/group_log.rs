@@ -203,7 +203,10 @@ impl GroupLog {
         if let Some(member) = self.whole_batch_to(&batch, &eligible, hand.members) {
             self.send_untracked(&mut flight, member, eligible, hand);
             self.flights.push(flight);
-            self.check();
+            // Nearly every event comes by here, and its settle checks.
+            if cfg!(debug_assertions) {
+                self.check();
+            }
             return Offered::Taken;
         }
         let eligible = eligible.to_bitmap(batch.count);
@@ -533,7 +536,6 @@ impl GroupLog {
                 || (self.idle.is_empty() && self.untracked == 0 && self.keys.bound() == 0),
             "what is in flight or idle belongs to a batch that is not settled"
         );
-        assert!(self.idle.len() <= self.flights.len(), "what is idle is of a batch that was taken");
         // The simulator asks after every event; a server could not afford to.
         if cfg!(debug_assertions) && self.flights.len() <= 64 {
             self.check_all();

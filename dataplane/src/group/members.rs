@@ -33,13 +33,28 @@ impl Member {
         self.lease -= events;
         self.in_flight += events;
         self.in_flight_bytes += u64::from(bytes);
-        self.check();
     }
 
     /// Credit that is paid back is in flight until then, and what may be in flight has a bound.
     fn check(&self) {
         assert!(self.owes <= self.in_flight, "what is to be given back is still in flight");
         assert!(self.lease + self.in_flight <= CREDIT_MAX, "a client's window has a bound");
+    }
+
+    /// Its home has lent more.
+    pub fn leased(&mut self, events: u32) {
+        self.lease += events;
+        self.wanted = false;
+        self.check();
+    }
+
+    /// Its home wants `events` back. Returns how many go at once; others follow as they are freed.
+    pub fn recalled(&mut self, events: u32) -> u32 {
+        let now = self.lease.min(events);
+        self.lease -= now;
+        self.owes += (events - now).min(self.in_flight - self.owes);
+        self.check();
+        now
     }
 
     /// `events` are no longer in flight to it. Returns how many of them go back to the member's home.

@@ -50,6 +50,10 @@ impl Shard {
             return;
         }
         let version = snapshot.version();
+        assert!(
+            self.adopting.back().is_none_or(|last| last.version < version),
+            "versions are adopted in their order"
+        );
         let mut adopting = Adopting { version, marks: Vec::new(), groups: Vec::new() };
         for change in snapshot.changes() {
             match change {
@@ -96,6 +100,7 @@ impl Shard {
         let stands = self.snapshot.version() == 0;
         let subscription = subscription.clone();
         let group = self.groups.get_mut(&id).expect("inserted above");
+        assert!(group.places.len() == self.logs.len(), "a group has a place in every log");
         group.subscriptions.push(GroupSubscription { subscription, starts, stands });
         adopting.groups.push(id);
     }
@@ -212,6 +217,7 @@ impl Shard {
                 break;
             }
             work += 1;
+            assert!(first.version <= self.snapshot.version(), "only what was adopted is told");
         }
         work
     }

@@ -1,17 +1,17 @@
-//! The way out: events are routed once from the tail to the groups that stand there; groups that are behind read for
-//! themselves; what was handed back, lost or not settled in time is sent again.
+//! The way out: events are routed once from the tail to the groups that stand there, and sent to members as deliveries;
+//! and the lists of groups that wait for something. Groups that are behind read for themselves ([`super::catch_up`]);
+//! what was handed back, lost or not settled in time is sent again ([`super::redeliver`]).
 
 use bytes::Bytes;
 use codec::ids::Position;
 use log::batch::StoredBatch;
 use log::disk::LogKey;
-use log::reader::{ReadStep, Reader, Wanted};
+use log::reader::{ReadStep, Reader};
 use routing::subscription::{GroupId, SubscriptionId};
 use routing::topic::TopicName;
 use std::sync::Arc;
 
 use crate::group::group_log::{BatchView, Dispatch, Hand, Offered};
-use crate::group::keys::KeySet;
 use crate::kernel::Kernel;
 use crate::mail::Mail;
 use crate::options::{
@@ -24,14 +24,10 @@ use crate::token::TokenFields;
 
 /// Groups that are behind and get a turn in one cycle.
 const LAGGING_PER_CYCLE: usize = 64;
-/// Groups with idle events that get a turn in one cycle.
-const IDLE_PER_CYCLE: usize = 64;
-/// Batches of one group that are sent again in one turn.
-const AGAIN_PER_TURN: u32 = 64;
 /// How often deliveries are checked for their deadline, and delays of retries for their end.
 const EXPIRY_CHECK_US: u64 = 100_000;
 /// How soon a read is tried again that found no memory, or that failed once; it doubles with each failure.
-const READ_RETRY_US: u64 = 1_000;
+pub(super) const READ_RETRY_US: u64 = 1_000;
 const READ_RETRY_AFTER_FAILURE_US: u64 = 20_000;
 /// How often it is looked whether the disk gives again what it has failed to give [`READ_FAILURES_MAX`] times.
 const STOPPED_RETRY_US: u64 = 60_000_000;
@@ -43,7 +39,7 @@ const READ_WARNING_US: u64 = 60_000_000;
 const CURSORS_PER_CYCLE: usize = 1_024;
 
 /// Why a group's turn ended.
-enum TurnEnd {
+pub(super) enum TurnEnd {
     /// It may have more at once.
     More,
     /// It waits for credit or for a settle, or it is at the tail.
@@ -156,7 +152,7 @@ impl Shard {
 
     /// A read has failed: how long to wait before the next. The disk may be well again; until then nothing is passed.
     /// Thousands of groups may stand at one bad place, so it is said once in a while and counted always.
-    fn read_failed(
+    pub(super) fn read_failed(
         &mut self,
         log: LogKey,
         (start, end): (Position, Position),
@@ -179,7 +175,7 @@ impl Shard {
         }
     }
 
-    fn retry_read_at(&mut self, at_us: u64, id: GroupId) {
+    pub(super) fn retry_read_at(&mut self, at_us: u64, id: GroupId) {
         assert!(at_us > self.now.mono_us, "a retry is yet to come");
         self.read_retries.insert((at_us, id));
     }
@@ -227,6 +223,10 @@ impl Shard {
             {
                 let group = self.groups.get_mut(&id).expect("found just now");
                 let place = &mut group.places[log];
+                assert!(
+                    place.held.is_none() && place.seek.is_none(),
+                    "who is at the tail reads nothing"
+                );
                 place.at_tail = false;
                 place.reader = Reader::new(batch.header.base_position);
                 self.wake_lagging(id);
@@ -236,7 +236,7 @@ impl Shard {
     }
 
     /// Offers a batch to one group and sends what it takes.
-    fn offer(
+    pub(super) fn offer(
         &mut self,
         id: GroupId,
         log: usize,
@@ -272,7 +272,7 @@ impl Shard {
     }
 
     /// Makes deliveries of dispatches, and gives the emptied list back for the next time.
-    fn send_all(
+    pub(super) fn send_all(
         &mut self,
         group: GroupId,
         log: usize,
@@ -327,322 +327,8 @@ impl Shard {
         self.dispatches = dispatches;
     }
 
-    /// Gives a group that is behind its turn: at most a quantum of bytes, older logs first.
-    fn catch_up<K: Kernel>(&mut self, id: GroupId, kernel: &mut K) -> TurnEnd {
-        let active = self.active_index();
-        for log in 0..self.logs.len() {
-            let group = &self.groups[&id];
-            if group.places[log].at_tail {
-                continue;
-            }
-            if !group.gate.is_open(self.logs[log].key().generation) {
-                return TurnEnd::Rest;
-            }
-            match self.catch_up_in(id, log, kernel) {
-                Some(end) => return end,
-                None if log == active => {}
-                None => self.tell_older_done(id),
-            }
-        }
-        TurnEnd::Rest
-    }
-
-    /// `None`: the group has read this log to its end.
-    fn catch_up_in<K: Kernel>(
-        &mut self,
-        id: GroupId,
-        log: usize,
-        kernel: &mut K,
-    ) -> Option<TurnEnd> {
-        let active = log == self.active_index();
-        if !self.is_sought(id, log, kernel) {
-            return Some(TurnEnd::Disk);
-        }
-        loop {
-            let end = if active { self.tail.position() } else { self.logs[log].positions().end() };
-            let batch = match self.next_for(id, log, end, kernel) {
-                Ok(batch) => batch,
-                Err(end) => return end,
-            };
-            let mut matched = std::mem::take(&mut self.matched);
-            let name = self.match_for(id, log, &batch, &mut matched);
-            let bytes = batch.header.batch_len() as u64;
-            let offered = match &name {
-                Some(name) => self.offer(id, log, &matched, &batch, name),
-                None => Offered::Taken,
-            };
-            self.matched = matched;
-            if offered == Offered::Refused {
-                self.hold(id, log, batch);
-                return Some(TurnEnd::Rest);
-            }
-            let group = self.groups.get_mut(&id).expect("it has its turn");
-            if group.deficit < bytes {
-                group.deficit = 0;
-                return Some(TurnEnd::More);
-            }
-            group.deficit -= bytes;
-        }
-    }
-
-    /// Whether it is known where a group begins to read in a log: starts at a time or at offsets are looked up first.
-    fn is_sought<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> bool {
-        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
-        let Some(seek) = &mut place.seek else { return true };
-        let Some(found) = self.logs[log].seek_start(seek, kernel) else { return false };
-        assert!(place.held.is_none() && !place.at_tail, "nothing was read before");
-        assert!(
-            place.reader.position() <= found,
-            "a seek leads forward: {:?} {found:?} {:?}",
-            place.reader,
-            self.logs[log].positions()
-        );
-        place.reader = Reader::new(found);
-        place.seek = None;
-        self.note_moved(id);
-        true
-    }
-
-    /// Keeps a batch that nobody can take for the group's next turn; reads it again then, if memory is scarce.
-    fn hold(&mut self, id: GroupId, log: usize, batch: StoredBatch) {
-        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
-        let (held, held_max) = self.logs[log].read_ahead_bytes();
-        if 2 * held > held_max {
-            place.reader = Reader::new(batch.header.base_position);
-        } else {
-            place.held = Some(batch);
-        }
-    }
-
-    /// The next batch that a group wants from where it stands in a log; else why there is none now (`None`: the
-    /// group has read the log to its end).
-    fn next_for<K: Kernel>(
-        &mut self,
-        id: GroupId,
-        log: usize,
-        end: Position,
-        kernel: &mut K,
-    ) -> Result<StoredBatch, Option<TurnEnd>> {
-        let is_active = log == self.active_index();
-        let now_us = self.now.mono_us;
-        loop {
-            let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
-            if let Some(batch) = place.held.take() {
-                return Ok(batch);
-            }
-            if place.failed_until_us > now_us {
-                return Err(Some(TurnEnd::Rest));
-            }
-            let (cache, snapshot) = (&mut self.caches[log], &self.snapshot);
-            let mut topic = |topic, name: &Arc<str>| {
-                let matched = cache.get(snapshot, topic, || checked_name(name));
-                matched.binary_search_by_key(&id, |(group, _)| *group).is_ok()
-            };
-            let mut wanted = Wanted { version: Some(snapshot.version()), topic: &mut topic };
-            let of = &mut self.logs[log];
-            let before = place.reader.position();
-            match of.read_wanted(&mut place.reader, end, &mut wanted, kernel) {
-                ReadStep::Batch(batch) => return Ok(batch),
-                ReadStep::Pending => return Err(Some(TurnEnd::Disk)),
-                ReadStep::More => return Err(Some(TurnEnd::More)),
-                ReadStep::NoRoom => return Err(Some(TurnEnd::Later(now_us + READ_RETRY_US))),
-                ReadStep::End => {
-                    place.at_tail = is_active;
-                    place.owed = None;
-                    of.release_memory(&mut place.reader);
-                    return Err(None);
-                }
-                ReadStep::Failed { start, end, failures } => {
-                    let key = of.key();
-                    let at_us = now_us + self.read_failed(key, (start, end), failures);
-                    let group = self.groups.get_mut(&id).expect("it has its turn");
-                    group.places[log].failed_until_us = at_us;
-                    return Err(Some(TurnEnd::Later(at_us)));
-                }
-                // What is gone is a gap that the cursor steps over: the reader stands behind it now.
-                step @ (ReadStep::Expired { .. } | ReadStep::Damaged { .. }) => {
-                    let passed = place.reader.position().0 - before.0;
-                    self.stats.passed_positions += passed;
-                    let (log, group) = (of.key(), id.0);
-                    match step {
-                        ReadStep::Damaged { start, end } => {
-                            tracing::error!(%log, %start, %end, group, "events are damaged on disk");
-                        }
-                        _ => tracing::warn!(
-                            %log, start = %before, end = %place.reader.position(), group,
-                            "retention took events before a group came to them"
-                        ),
-                    }
-                    self.note_moved(id);
-                }
-            }
-        }
-    }
-
-    /// What of a group matches a batch, and the name of its topic.
-    fn match_for(
-        &mut self,
-        id: GroupId,
-        log: usize,
-        batch: &StoredBatch,
-        matched: &mut Vec<(GroupId, SubscriptionId)>,
-    ) -> Option<Arc<str>> {
-        let topic = batch.header.topic;
-        let name = self.logs[log].topic_name(topic).cloned()?;
-        let found = self.caches[log].get(&self.snapshot, topic, || checked_name(&name));
-        matched.clear();
-        matched.extend(found.iter().filter(|(group, _)| *group == id));
-        (!matched.is_empty()).then_some(name)
-    }
-
-    /// Sends again what is idle.
-    pub(super) fn redeliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
-        let mut work = 0;
-        for _ in 0..self.idle.len().min(IDLE_PER_CYCLE) {
-            let id = self.idle.pop_front().expect("counted");
-            let Some(group) = self.groups.get_mut(&id) else { continue };
-            assert!(group.is_idle, "a group stands in line once");
-            group.is_idle = false;
-            work += 1;
-            for log in 0..self.logs.len() {
-                match self.send_again(id, log, kernel) {
-                    TurnEnd::More => self.wake_idle(id),
-                    TurnEnd::Rest => {}
-                    TurnEnd::Disk => self.waiting_io.push(id),
-                    TurnEnd::Later(at_us) => self.retry_read_at(at_us, id),
-                }
-            }
-            self.tell_older_done(id);
-        }
-        work
-    }
-
-    fn expire_deliveries(&mut self) -> u32 {
-        if self.now.mono_us < self.options.ack_deadline_us && self.idle_until_us == 0 {
-            return 0;
-        }
-        let sent_end = self.now.mono_us.saturating_sub(self.options.ack_deadline_us);
-        let (mut expired, mut freed) = (0, 0);
-        let mut returned = Vec::new();
-        let mut woken = Vec::new();
-        for (id, group) in &mut self.groups {
-            let before = group.members.in_flight_bytes();
-            let mut late = 0;
-            for place in &mut group.places {
-                let (credit, events) = place.log.expire(sent_end, &mut group.members);
-                returned.extend(credit);
-                late += events;
-            }
-            freed += before - group.members.in_flight_bytes();
-            expired += late;
-            if late > 0 || group.places.iter().any(|place| place.log.has_idle()) {
-                woken.push(*id);
-            }
-        }
-        self.stats.expired_events += u64::from(expired);
-        self.free_in_flight(freed);
-        self.give_back(returned);
-        for id in woken {
-            self.wake_lagging(id);
-            self.wake_idle(id);
-        }
-        expired
-    }
-
-    /// One pass over a group's idle events in one log, by rising position.
-    fn send_again<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> TurnEnd {
-        let turn = self.turn();
-        let mut blocked = KeySet::default();
-        let mut after = None;
-        for _ in 0..AGAIN_PER_TURN {
-            let full = self.is_full_for(id);
-            let group = self.groups.get_mut(&id).expect("it has its turn");
-            let place = &mut group.places[log];
-            if place.again_failed_until_us > self.now.mono_us {
-                return TurnEnd::Rest;
-            }
-            let next = place.log.next_idle(after, &mut blocked, &group.members, turn);
-            let Some(base) = next.filter(|_| !full) else {
-                if full && next.is_some() {
-                    self.waiting_bytes.insert(id);
-                }
-                if place.log.has_idle() && !group.members.any_ready() {
-                    self.want_leases(id);
-                }
-                return TurnEnd::Rest;
-            };
-            let mut reader = place.again.take().filter(|reader| reader.position() == base);
-            let reader = reader.get_or_insert_with(|| Reader::new(base));
-            let end = self.logs[log].positions().end();
-            match self.logs[log].read(reader, end, &mut |_| true, kernel) {
-                ReadStep::Batch(batch) if batch.header.base_position == base => {
-                    self.send_batch_again(id, log, &batch, &mut blocked);
-                }
-                step @ (ReadStep::Pending
-                | ReadStep::More
-                | ReadStep::NoRoom
-                | ReadStep::Failed { .. }) => {
-                    let again = Some(std::mem::replace(reader, Reader::new(base)));
-                    return self.again_later(id, log, again, step);
-                }
-                // Retention has taken it, or the disk has damaged it: nobody can deliver it any more.
-                _ => {
-                    let group = self.groups.get_mut(&id).expect("it has its turn");
-                    self.stats.lost_events += u64::from(group.places[log].log.forget(base));
-                    self.note_moved(id);
-                    // What waited behind it, for its key, waits no longer.
-                    self.wake_lagging(id);
-                }
-            }
-            after = Some(base);
-        }
-        TurnEnd::More
-    }
-
-    /// A batch that is to be sent again is not there yet.
-    fn again_later(
-        &mut self,
-        id: GroupId,
-        log: usize,
-        again: Option<Reader>,
-        step: ReadStep,
-    ) -> TurnEnd {
-        let now_us = self.now.mono_us;
-        let (key, mut until_us) = (self.logs[log].key(), 0);
-        let end = match step {
-            ReadStep::Pending => TurnEnd::Disk,
-            ReadStep::More => TurnEnd::More,
-            ReadStep::Failed { start, end, failures } => {
-                until_us = now_us + self.read_failed(key, (start, end), failures);
-                TurnEnd::Later(until_us)
-            }
-            _ => TurnEnd::Later(now_us + READ_RETRY_US),
-        };
-        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
-        place.again = again;
-        place.again_failed_until_us = until_us;
-        end
-    }
-
-    fn send_batch_again(
-        &mut self,
-        id: GroupId,
-        log: usize,
-        batch: &StoredBatch,
-        blocked: &mut KeySet,
-    ) {
-        let Some(name) = self.logs[log].topic_name(batch.header.topic).cloned() else { return };
-        let turn = self.turn();
-        let mut out = std::mem::take(&mut self.dispatches);
-        let group = self.groups.get_mut(&id).expect("it has its turn");
-        let members = &mut group.members;
-        let mut hand = Hand { batch: view_of(batch), members, turn, out: &mut out };
-        group.places[log].log.redeliver(&mut hand, blocked);
-        self.send_all(id, log, batch, &name, out);
-    }
-
     /// Asks the homes of members without credit here for some.
-    fn want_leases(&mut self, id: GroupId) {
+    pub(super) fn want_leases(&mut self, id: GroupId) {
         if self.options.shards == 1 {
             return;
         }
@@ -691,7 +377,7 @@ impl Shard {
 
     /// Whether so much is in flight that a group gets no more. The second half of what may be in flight is for groups
     /// with less than an equal part of the first: members that settle nothing must not starve those of other groups.
-    fn is_full_for(&self, id: GroupId) -> bool {
+    pub(super) fn is_full_for(&self, id: GroupId) -> bool {
         let shared = self.options.in_flight_bytes_max / 2;
         if self.in_flight_bytes < shared {
             return false;
@@ -724,6 +410,7 @@ impl Shard {
     pub(super) fn note_moved(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.durable && !group.is_moved {
+            assert!(!group.subscriptions.is_empty(), "a group lasts as long as its subscriptions");
             group.is_moved = true;
             if self.moved.is_empty() {
                 self.next_cursor_flush_us = self.now.mono_us + CURSOR_FLUSH_US;
@@ -752,12 +439,12 @@ impl Shard {
     }
 }
 
-fn view_of(batch: &StoredBatch) -> BatchView<'_> {
+pub(super) fn view_of(batch: &StoredBatch) -> BatchView<'_> {
     let header = &batch.header;
     BatchView { base: header.base_position, count: header.count, body: &batch.body }
 }
 
 /// Names in a log were checked by the door that let them in.
-fn checked_name(name: &Arc<str>) -> TopicName {
+pub(super) fn checked_name(name: &Arc<str>) -> TopicName {
     TopicName::new(name.clone()).expect("the topics of a log were checked before they were created")
 }

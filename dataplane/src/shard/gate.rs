@@ -43,6 +43,7 @@ impl Gate {
         let Some(index) = self.owing.iter().position(|(owes, _)| *owes == shard) else { return };
         let known = &mut self.owing[index].1;
         assert!(*known <= oldest, "what is done with does not come back");
+        assert!(oldest <= active, "no shard is past the generation that takes events");
         *known = oldest;
         if oldest >= active {
             self.owing.swap_remove(index);

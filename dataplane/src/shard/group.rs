@@ -193,6 +193,7 @@ impl Group {
     /// The group's state in one log as it is kept on disk. `tail` is the shard's place in the active log.
     pub fn cursor(&self, log: usize, tail: Position) -> Cursor {
         let place = &self.places[log];
+        assert!(!place.at_tail || place.held.is_none(), "who is at the tail holds nothing back");
         let mut next = if place.at_tail { tail } else { place.next() };
         if let Some(owed) = &place.owed {
             next = next.max(owed.next);

@@ -63,6 +63,7 @@ impl Input {
         lane.bytes -= frame;
         assert!(kept <= self.kept, "bytes that are kept are counted");
         self.kept -= kept;
+        assert!(frame == 0 || !session.waits, "who waits has nothing admitted");
         (session.frame, session.kept) = (0, 0);
     }
 }

@@ -76,6 +76,7 @@ impl HomeMembers {
         member.life = self.life;
         match self.free.pop() {
             Some(slot) => {
+                assert!(self.list[slot as usize].is_none(), "a free slot holds no member");
                 self.list[slot as usize] = Some(member);
                 slot
             }
@@ -88,7 +89,9 @@ impl HomeMembers {
 
     fn remove(&mut self, slot: u32) -> Option<HomeMember> {
         let member = self.list.get_mut(slot as usize)?.take()?;
+        member.check();
         self.free.push(slot);
+        assert!(self.free.len() <= self.list.len(), "a slot is free once");
         Some(member)
     }
 
@@ -149,17 +152,24 @@ impl HomeMember {
             self.surplus <= self.lent.iter().sum(),
             "only what is lent is to come back: {self:?}"
         );
+        assert!(
+            self.free + self.lent.iter().sum::<u32>() <= CREDIT_MAX,
+            "a client's window has a bound: {self:?}"
+        );
+        assert!(self.wanting.len() <= self.lent.len(), "a shard stands in line once: {self:?}");
     }
 
     /// Divides credit at the beginning: every shard gets an equal part, this one what is left over. With less credit
     /// than shards only this one gets some, and the others ask when they have events.
     fn lend_at_first(&mut self, shards: u16, own: u16) {
+        let total = self.total();
         let part = self.free / u32::from(shards);
         for shard in 0..shards {
             let rest = if shard == own { self.free - part * u32::from(shards) } else { 0 };
             self.lent[usize::from(shard)] = part + rest;
         }
         self.free = 0;
+        assert!(self.total() == total, "credit is divided, not made");
     }
 }
 
@@ -421,8 +431,7 @@ impl Shard {
     pub(super) fn on_lease(&mut self, member: MemberId, group: GroupId, events: u32) {
         let state = self.groups.get_mut(&group);
         let Some(lent) = state.and_then(|state| state.members.get_mut(member)) else { return };
-        lent.lease += events;
-        lent.wanted = false;
+        lent.leased(events);
         self.wake_lagging(group);
         self.wake_idle(group);
     }
@@ -444,9 +453,7 @@ impl Shard {
         let from = self.options.index;
         let state = self.groups.get_mut(&group);
         let Some(lent) = state.and_then(|state| state.members.get_mut(member)) else { return };
-        let now = lent.lease.min(events);
-        lent.lease -= now;
-        lent.owes += (events - now).min(lent.in_flight.saturating_sub(lent.owes));
+        let now = lent.recalled(events);
         if now > 0 {
             self.post(member.shard, Mail::LeaseReturned { from, member, events: now });
         }
@@ -471,6 +478,7 @@ impl Shard {
         if !member.wanting.contains(&from) {
             member.wanting.push_back(from);
         }
+        member.check();
         self.lend_more(id.slot);
         self.recall(id.slot);
     }
@@ -492,8 +500,10 @@ impl Shard {
             };
             let events =
                 if member.wanting.is_empty() { member.free } else { member.free.div_ceil(2) };
+            assert!(events > 0, "some credit is free, and some of it is lent");
             member.free -= events;
             member.lent[usize::from(shard)] += events;
+            member.check();
             let group = member.group;
             let member = MemberId { shard: own, slot, life: member.life };
             self.post(shard, Mail::Lease { member, group, events });

@@ -2,10 +2,11 @@
 //! and the sessions on its core. It shares nothing, has no lock, never suspends and never reads a clock.
 //!
 //! The steps, one file each: [`publish`] (admit, append, release acks), [`adopt`] (snapshots), [`members`] (who is
-//! there and whose credit is lent to whom), [`gate`] (generations in their order), [`deliver`] (route, deliver,
-//! redeliver), [`settle`] (what came back).
+//! there and whose credit is lent to whom), [`gate`] (generations in their order), [`deliver`] (route, send),
+//! [`catch_up`] (groups that are behind), [`redeliver`] (what goes again), [`settle`] (what came back).
 
 mod adopt;
+mod catch_up;
 mod deliver;
 mod gate;
 mod group;
@@ -14,6 +15,7 @@ mod input;
 mod members;
 mod outbox;
 mod publish;
+mod redeliver;
 mod sessions;
 mod settle;
 mod stats;
@@ -124,6 +126,17 @@ impl Shard {
     pub fn new(options: ShardOptions, logs: ShardLogs) -> Self {
         assert!(options.index < options.shards, "a shard is one of the node's");
         assert!(options.shards <= SHARDS_MAX, "each shard owns a partition");
+        assert!(
+            logs.older
+                .iter()
+                .map(Log::key)
+                .is_sorted_by(|one, next| one.generation <= next.generation),
+            "older generations come first: the order of keys rests on it"
+        );
+        assert!(
+            logs.older.iter().all(|older| older.key().generation < logs.active.key().generation),
+            "only the newest generation takes events"
+        );
         let ShardLogs { active, mut older } = logs;
         let tail = Reader::new(active.positions().end());
         older.push(active);
@@ -225,7 +238,9 @@ impl Shard {
         }
         self.draining = true;
         self.next_cursor_flush_us = 0;
+        let moved = self.moved.len();
         self.flush_cursors();
+        assert!(moved == 0 || self.moved.len() < moved, "cursors that have moved are written");
     }
 
     /// Whether everything taken is acknowledged, every cursor is durable and every log is at rest.
@@ -340,6 +355,7 @@ impl Shard {
 
     /// Sends mail to a shard; to itself at once.
     fn post(&mut self, shard: u16, mail: Mail) {
+        assert!(shard < self.options.shards, "mail goes to a shard of this node");
         if shard == self.options.index {
             self.on_mail(mail);
         } else {

@@ -39,6 +39,10 @@ impl Outbox {
         }
         assert!(sent as usize <= self.waiting, "what is sent was waiting");
         self.waiting -= sent as usize;
+        debug_assert!(
+            self.waiting > 0 || self.queues.iter().all(VecDeque::is_empty),
+            "what waits is counted"
+        );
         sent
     }
 

@@ -101,6 +101,10 @@ impl Publishing {
         if fits {
             forwarded.batches += 1;
             forwarded.bytes += bytes;
+            assert!(
+                forwarded.batches == 1 || forwarded.bytes as u64 <= self.forwarded_bytes_max,
+                "only one batch alone may be larger than the bound"
+            );
         }
         fits
     }
@@ -110,6 +114,7 @@ impl Publishing {
         assert!(forwarded.batches > 0 && forwarded.bytes >= bytes, "one answer a publish");
         forwarded.batches -= 1;
         forwarded.bytes -= bytes;
+        assert!(forwarded.batches > 0 || forwarded.bytes == 0, "every byte is a batch's");
     }
 }
 
@@ -211,6 +216,7 @@ impl Shard {
             publish.partition.0 % self.options.shards == self.options.index,
             "a batch comes to the owner of its partition"
         );
+        assert!(publish.from != self.options.index, "what is this shard's own needs no mail");
         self.publishing.arrived.push_back(publish);
     }
 
@@ -318,6 +324,8 @@ impl Shard {
         self.stats.resent_batches += 1;
         let end = self.active().positions().end();
         assert!(stored.end <= end, "what is stored was appended");
+        let last = self.publishing.unacked.back();
+        assert!(last.is_none_or(|last| last.end <= end), "acks go out by rising position");
         let unacked = Unacked {
             // Behind all that waits, so that the list stays in order; the next commit takes all of it.
             end,
@@ -380,6 +388,7 @@ impl Shard {
         for _ in 0..count {
             let key = self.sessions.waiting.pop_front().expect("counted above");
             if let Some(session) = self.sessions.get_mut(key) {
+                assert!(session.waiting, "a session stands in line once");
                 session.waiting = false;
                 self.sessions.say(key, SessionEvent::Room);
             }

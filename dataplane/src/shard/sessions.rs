@@ -61,6 +61,10 @@ impl Sessions {
         assert!(!state.open, "a free slot is closed");
         let life = state.life + 1;
         let partition = Partition(index + shards * (self.opened % u32::from(own)) as u16);
+        assert!(
+            partition.0 < PARTITIONS && partition.0 % shards == index,
+            "events without a key stay on the core that they come to"
+        );
         self.opened = self.opened.wrapping_add(1);
         *state = SessionState { life, open: true, partition, ..SessionState::default() };
         SessionKey { slot, life }
@@ -108,6 +112,7 @@ impl Sessions {
     fn close(&mut self, key: SessionKey) -> Option<SessionState> {
         let life = self.get(key)?.life;
         self.free.push(key.slot);
+        assert!(self.free.len() <= self.list.len(), "a slot is free once");
         let closed = SessionState { life, ..SessionState::default() };
         Some(std::mem::replace(&mut self.list[key.slot as usize], closed))
     }

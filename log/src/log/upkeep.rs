@@ -263,9 +263,10 @@ impl Log {
         self.upkeep.index = Some((ticket, number));
     }
 
-    fn on_indexed(&mut self, number: Option<u64>, done: ChoreDone) {
+    fn on_indexed(&mut self, asked: Option<u64>, done: ChoreDone) {
         match done.0 {
             Ok(ChoreOutcome::Indexed { number, index }) => {
+                assert_eq!(asked, Some(number), "an index is that of the segment it was made for");
                 assert!(number <= self.segments.last_number, "every number was given");
                 self.upkeep.index_retry_at = None;
                 if self.upkeep.index_wanted == Some(number) {
@@ -283,7 +284,7 @@ impl Log {
             Err(error) => {
                 // Readers of that segment wait for a while, then do without; the log itself goes on.
                 tracing::warn!(log = %self.key, %error, "making a segment's index failed");
-                if let Some(sealed) = number.and_then(|number| self.segments.sealed_mut(number)) {
+                if let Some(sealed) = asked.and_then(|number| self.segments.sealed_mut(number)) {
                     sealed.index_failures = sealed.index_failures.saturating_add(1);
                 }
                 self.upkeep.index_retry_at = Some(Timestamp(self.now.0 + SPACE_RETRY_US));

@@ -1,0 +1,185 @@
+//! Groups that are behind: each reads its logs for itself, older ones first, a quantum of bytes a turn, until it has come
+//! to the tail. A place that the disk does not give is asked for again, later each time; nothing is passed over for it.
+
+use std::sync::Arc;
+
+use codec::ids::Position;
+use log::batch::StoredBatch;
+use log::reader::{ReadStep, Reader, Wanted};
+use routing::subscription::{GroupId, SubscriptionId};
+
+use crate::group::group_log::Offered;
+use crate::kernel::Kernel;
+use crate::shard::Shard;
+use crate::shard::deliver::{READ_RETRY_US, TurnEnd, checked_name};
+
+impl Shard {
+    /// Gives a group that is behind its turn: at most a quantum of bytes, older logs first.
+    pub(super) fn catch_up<K: Kernel>(&mut self, id: GroupId, kernel: &mut K) -> TurnEnd {
+        let active = self.active_index();
+        for log in 0..self.logs.len() {
+            let group = &self.groups[&id];
+            if group.places[log].at_tail {
+                continue;
+            }
+            if !group.gate.is_open(self.logs[log].key().generation) {
+                return TurnEnd::Rest;
+            }
+            match self.catch_up_in(id, log, kernel) {
+                Some(end) => return end,
+                None if log == active => {}
+                None => self.tell_older_done(id),
+            }
+        }
+        TurnEnd::Rest
+    }
+
+    /// `None`: the group has read this log to its end.
+    fn catch_up_in<K: Kernel>(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        kernel: &mut K,
+    ) -> Option<TurnEnd> {
+        let active = log == self.active_index();
+        if !self.is_sought(id, log, kernel) {
+            return Some(TurnEnd::Disk);
+        }
+        loop {
+            let end = if active { self.tail.position() } else { self.logs[log].positions().end() };
+            let batch = match self.next_for(id, log, end, kernel) {
+                Ok(batch) => batch,
+                Err(end) => return end,
+            };
+            let mut matched = std::mem::take(&mut self.matched);
+            let name = self.match_for(id, log, &batch, &mut matched);
+            let bytes = batch.header.batch_len() as u64;
+            let offered = match &name {
+                Some(name) => self.offer(id, log, &matched, &batch, name),
+                None => Offered::Taken,
+            };
+            self.matched = matched;
+            if offered == Offered::Refused {
+                self.hold(id, log, batch);
+                return Some(TurnEnd::Rest);
+            }
+            let group = self.groups.get_mut(&id).expect("it has its turn");
+            if group.deficit < bytes {
+                group.deficit = 0;
+                return Some(TurnEnd::More);
+            }
+            group.deficit -= bytes;
+        }
+    }
+
+    /// Whether it is known where a group begins to read in a log: starts at a time or at offsets are looked up first.
+    fn is_sought<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> bool {
+        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+        let Some(seek) = &mut place.seek else { return true };
+        let Some(found) = self.logs[log].seek_start(seek, kernel) else { return false };
+        assert!(place.held.is_none() && !place.at_tail, "nothing was read before");
+        assert!(
+            place.reader.position() <= found,
+            "a seek leads forward: {:?} {found:?} {:?}",
+            place.reader,
+            self.logs[log].positions()
+        );
+        place.reader = Reader::new(found);
+        place.seek = None;
+        self.note_moved(id);
+        true
+    }
+
+    /// Keeps a batch that nobody can take for the group's next turn; reads it again then, if memory is scarce.
+    fn hold(&mut self, id: GroupId, log: usize, batch: StoredBatch) {
+        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+        let (held, held_max) = self.logs[log].read_ahead_bytes();
+        assert!(place.held.is_none() && !place.at_tail, "a group keeps one batch, and is behind");
+        if 2 * held > held_max {
+            place.reader = Reader::new(batch.header.base_position);
+        } else {
+            place.held = Some(batch);
+        }
+    }
+
+    /// The next batch that a group wants from where it stands in a log; else why there is none now (`None`: the
+    /// group has read the log to its end).
+    fn next_for<K: Kernel>(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        end: Position,
+        kernel: &mut K,
+    ) -> Result<StoredBatch, Option<TurnEnd>> {
+        let is_active = log == self.active_index();
+        let now_us = self.now.mono_us;
+        loop {
+            let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+            if let Some(batch) = place.held.take() {
+                return Ok(batch);
+            }
+            if place.failed_until_us > now_us {
+                return Err(Some(TurnEnd::Rest));
+            }
+            let (cache, snapshot) = (&mut self.caches[log], &self.snapshot);
+            let mut topic = |topic, name: &Arc<str>| {
+                let matched = cache.get(snapshot, topic, || checked_name(name));
+                matched.binary_search_by_key(&id, |(group, _)| *group).is_ok()
+            };
+            let mut wanted = Wanted { version: Some(snapshot.version()), topic: &mut topic };
+            let of = &mut self.logs[log];
+            let before = place.reader.position();
+            match of.read_wanted(&mut place.reader, end, &mut wanted, kernel) {
+                ReadStep::Batch(batch) => return Ok(batch),
+                ReadStep::Pending => return Err(Some(TurnEnd::Disk)),
+                ReadStep::More => return Err(Some(TurnEnd::More)),
+                ReadStep::NoRoom => return Err(Some(TurnEnd::Later(now_us + READ_RETRY_US))),
+                ReadStep::End => {
+                    place.at_tail = is_active;
+                    place.owed = None;
+                    of.release_memory(&mut place.reader);
+                    return Err(None);
+                }
+                ReadStep::Failed { start, end, failures } => {
+                    let key = of.key();
+                    let at_us = now_us + self.read_failed(key, (start, end), failures);
+                    let group = self.groups.get_mut(&id).expect("it has its turn");
+                    group.places[log].failed_until_us = at_us;
+                    return Err(Some(TurnEnd::Later(at_us)));
+                }
+                // What is gone is a gap that the cursor steps over: the reader stands behind it now.
+                step @ (ReadStep::Expired { .. } | ReadStep::Damaged { .. }) => {
+                    let passed = place.reader.position().0 - before.0;
+                    self.stats.passed_positions += passed;
+                    let (log, group) = (of.key(), id.0);
+                    match step {
+                        ReadStep::Damaged { start, end } => {
+                            tracing::error!(%log, %start, %end, group, "events are damaged on disk");
+                        }
+                        _ => tracing::warn!(
+                            %log, start = %before, end = %place.reader.position(), group,
+                            "retention took events before a group came to them"
+                        ),
+                    }
+                    self.note_moved(id);
+                }
+            }
+        }
+    }
+
+    /// What of a group matches a batch, and the name of its topic.
+    fn match_for(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        batch: &StoredBatch,
+        matched: &mut Vec<(GroupId, SubscriptionId)>,
+    ) -> Option<Arc<str>> {
+        let topic = batch.header.topic;
+        let name = self.logs[log].topic_name(topic).cloned()?;
+        let found = self.caches[log].get(&self.snapshot, topic, || checked_name(&name));
+        matched.clear();
+        matched.extend(found.iter().filter(|(group, _)| *group == id));
+        (!matched.is_empty()).then_some(name)
+    }
+}

@@ -1,0 +1,167 @@
+//! What was handed back, lost with its member or not settled in time: taken back, read again and sent again, in the order
+//! of its keys.
+
+use log::batch::StoredBatch;
+use log::reader::{ReadStep, Reader};
+use routing::subscription::GroupId;
+
+use crate::group::group_log::Hand;
+use crate::group::keys::KeySet;
+use crate::kernel::Kernel;
+use crate::shard::Shard;
+use crate::shard::deliver::{READ_RETRY_US, TurnEnd, view_of};
+
+/// Groups with idle events that get a turn in one cycle.
+const IDLE_PER_CYCLE: usize = 64;
+/// Batches of one group that are sent again in one turn.
+const AGAIN_PER_TURN: u32 = 64;
+
+impl Shard {
+    /// Sends again what is idle.
+    pub(super) fn redeliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
+        let mut work = 0;
+        for _ in 0..self.idle.len().min(IDLE_PER_CYCLE) {
+            let id = self.idle.pop_front().expect("counted");
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            assert!(group.is_idle, "a group stands in line once");
+            group.is_idle = false;
+            work += 1;
+            for log in 0..self.logs.len() {
+                match self.send_again(id, log, kernel) {
+                    TurnEnd::More => self.wake_idle(id),
+                    TurnEnd::Rest => {}
+                    TurnEnd::Disk => self.waiting_io.push(id),
+                    TurnEnd::Later(at_us) => self.retry_read_at(at_us, id),
+                }
+            }
+            self.tell_older_done(id);
+        }
+        work
+    }
+
+    /// Takes back what was not settled in time; it goes to other members.
+    pub(super) fn expire_deliveries(&mut self) -> u32 {
+        if self.now.mono_us < self.options.ack_deadline_us && self.idle_until_us == 0 {
+            return 0;
+        }
+        let sent_end = self.now.mono_us.saturating_sub(self.options.ack_deadline_us);
+        let (mut expired, mut freed) = (0, 0);
+        let mut returned = Vec::new();
+        let mut woken = Vec::new();
+        for (id, group) in &mut self.groups {
+            let before = group.members.in_flight_bytes();
+            let mut late = 0;
+            for place in &mut group.places {
+                let (credit, events) = place.log.expire(sent_end, &mut group.members);
+                returned.extend(credit);
+                late += events;
+            }
+            assert!(group.members.in_flight_bytes() <= before, "taking back sends nothing");
+            freed += before - group.members.in_flight_bytes();
+            expired += late;
+            if late > 0 || group.places.iter().any(|place| place.log.has_idle()) {
+                woken.push(*id);
+            }
+        }
+        self.stats.expired_events += u64::from(expired);
+        self.free_in_flight(freed);
+        self.give_back(returned);
+        for id in woken {
+            self.wake_lagging(id);
+            self.wake_idle(id);
+        }
+        expired
+    }
+
+    /// One pass over a group's idle events in one log, by rising position.
+    fn send_again<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> TurnEnd {
+        let turn = self.turn();
+        let mut blocked = KeySet::default();
+        let mut after = None;
+        for _ in 0..AGAIN_PER_TURN {
+            let full = self.is_full_for(id);
+            let group = self.groups.get_mut(&id).expect("it has its turn");
+            let place = &mut group.places[log];
+            if place.again_failed_until_us > self.now.mono_us {
+                return TurnEnd::Rest;
+            }
+            let next = place.log.next_idle(after, &mut blocked, &group.members, turn);
+            let Some(base) = next.filter(|_| !full) else {
+                if full && next.is_some() {
+                    self.waiting_bytes.insert(id);
+                }
+                if place.log.has_idle() && !group.members.any_ready() {
+                    self.want_leases(id);
+                }
+                return TurnEnd::Rest;
+            };
+            let mut reader = place.again.take().filter(|reader| reader.position() == base);
+            let reader = reader.get_or_insert_with(|| Reader::new(base));
+            let end = self.logs[log].positions().end();
+            match self.logs[log].read(reader, end, &mut |_| true, kernel) {
+                ReadStep::Batch(batch) if batch.header.base_position == base => {
+                    self.send_batch_again(id, log, &batch, &mut blocked);
+                }
+                step @ (ReadStep::Pending
+                | ReadStep::More
+                | ReadStep::NoRoom
+                | ReadStep::Failed { .. }) => {
+                    let again = Some(std::mem::replace(reader, Reader::new(base)));
+                    return self.again_later(id, log, again, step);
+                }
+                // Retention has taken it, or the disk has damaged it: nobody can deliver it any more.
+                _ => {
+                    let group = self.groups.get_mut(&id).expect("it has its turn");
+                    self.stats.lost_events += u64::from(group.places[log].log.forget(base));
+                    self.note_moved(id);
+                    // What waited behind it, for its key, waits no longer.
+                    self.wake_lagging(id);
+                }
+            }
+            after = Some(base);
+        }
+        TurnEnd::More
+    }
+
+    /// A batch that is to be sent again is not there yet.
+    fn again_later(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        again: Option<Reader>,
+        step: ReadStep,
+    ) -> TurnEnd {
+        let now_us = self.now.mono_us;
+        let (key, mut until_us) = (self.logs[log].key(), 0);
+        let end = match step {
+            ReadStep::Pending => TurnEnd::Disk,
+            ReadStep::More => TurnEnd::More,
+            ReadStep::Failed { start, end, failures } => {
+                until_us = now_us + self.read_failed(key, (start, end), failures);
+                TurnEnd::Later(until_us)
+            }
+            _ => TurnEnd::Later(now_us + READ_RETRY_US),
+        };
+        let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+        place.again = again;
+        place.again_failed_until_us = until_us;
+        end
+    }
+
+    fn send_batch_again(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        batch: &StoredBatch,
+        blocked: &mut KeySet,
+    ) {
+        let Some(name) = self.logs[log].topic_name(batch.header.topic).cloned() else { return };
+        let turn = self.turn();
+        let mut out = std::mem::take(&mut self.dispatches);
+        let group = self.groups.get_mut(&id).expect("it has its turn");
+        let members = &mut group.members;
+        let mut hand = Hand { batch: view_of(batch), members, turn, out: &mut out };
+        group.places[log].log.redeliver(&mut hand, blocked);
+        self.send_all(id, log, batch, &name, out);
+    }
+}
