@@ -71,14 +71,20 @@ fn figure(row: &Value, name: &str) -> f64 {
     figure["value"].as_f64().expect("a figure is a number")
 }
 
+/// Whether others had the cores meanwhile: then a third of a second may pass without anything to measure.
+fn is_disturbed(row: &Value) -> bool {
+    let notes = row["notes"].as_array().expect("a row has notes");
+    notes.iter().any(|note| note.as_str().is_some_and(|note| note.starts_with("disturbed")))
+}
+
 /// Percentiles in their order, rates above nothing, nothing lost and nothing refused.
 fn check_values(row: &Value) {
     if let Some(rate) = row["rate_per_s"].as_f64() {
-        assert!(rate > 0.0, "{row:#}");
+        assert!(rate > 0.0 || is_disturbed(row), "{row:#}");
     }
     for latency in row["latencies"].as_array().expect("a row has latencies") {
         let at = |name: &str| latency[name].as_f64().expect("a percentile is a number");
-        assert!(at("count") > 0.0 && at("p50_us") >= 0.0, "{row:#}");
+        assert!(at("count") > 0.0 || is_disturbed(row), "{row:#}");
         let percentiles = ["p50_us", "p99_us", "p999_us", "p9999_us"].map(at);
         assert!(percentiles.is_sorted(), "{row:#}");
     }
@@ -103,9 +109,10 @@ fn the_figures_of_the_core_are_all_there() {
     for name in ["1 producers x 1", "64 producers x 16", "append 4 x 4"] {
         let row = row(&rows, name);
         assert!(row["rate_per_s"].as_f64().is_some(), "{row:#}");
-        assert!(figure(row, "server CPU us an event") > 0.0);
+        assert!(is_disturbed(row) || figure(row, "server CPU us an event") > 0.0);
     }
-    assert!(figure(row(&rows, "1 producers x 1"), "ack p50, by that floor") > 0.0);
+    let single = row(&rows, "1 producers x 1");
+    assert!(is_disturbed(single) || figure(single, "ack p50, by that floor") > 0.0);
     assert!(figure(row(&rows, "idle, 2 shards"), "resident memory, MB") > 1.0);
 }
 
