@@ -6,10 +6,15 @@ cd "$(dirname "$0")/.."
 # Real GitHub webhook payloads for the end-to-end tests.
 command -v npm >/dev/null || { apt-get update && apt-get install -y npm; }
 npm ci --prefix tests/octokit --no-audit --no-fund
+# Counts instructions for the regression guard.
+command -v valgrind >/dev/null || { apt-get update && apt-get install -y valgrind; }
 
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo test --workspace --locked
+
+# No hot path may need more instructions than the baseline says.
+cargo run --release --locked -p benches --bin guard
 
 # One deliberate bug, another one for each commit: the tests above must be able to fail. All of them: sim/mutants/run --all
 sim/mutants/run --one "$(git rev-parse HEAD)"
