@@ -136,10 +136,13 @@ pub(crate) struct ProcessUse {
     pub(crate) rss_peak_bytes: u64,
 }
 
+/// What a difference of [`ticks`] may be wrong by: user and system time are each cut off to 10 ms.
+const TICKS_ERROR: Duration = Duration::from_millis(20);
+
 /// Follows what a process uses from one moment on.
 ///
 /// By thread, in ns, because `/proc/PID/stat` only knows ticks of 10 ms; but that one also knows of threads that have
-/// ended (a JVM's compilers come and go), so the larger of the two counts.
+/// ended (a JVM's compilers come and go), so it counts where it knows of more than its ticks may be wrong by.
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessMeter {
     pid: u32,
@@ -163,7 +166,10 @@ impl ProcessMeter {
             used.ran += now.ran.saturating_sub(before.ran);
             used.waited += now.waited.saturating_sub(before.waited);
         }
-        used.ran = used.ran.max(ticks(self.pid)?.saturating_sub(self.ticks_before));
+        let by_ticks = ticks(self.pid)?.saturating_sub(self.ticks_before);
+        if by_ticks > used.ran + TICKS_ERROR {
+            used.ran = by_ticks;
+        }
         used.since(CpuTime::default(), self.since.elapsed(), self.pid)
     }
 }
@@ -261,9 +267,11 @@ mod tests {
     #[test]
     fn a_busy_process_is_seen_as_busy() {
         // A process of its own: in this one the threads of other tests end, and their time goes with them.
+        let began = Instant::now();
         let mut busy =
             std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
-        let (began, meter) = (Instant::now(), ProcessMeter::start(busy.id()).unwrap());
+        // The kernel may count what ran just before this only after it; never what ran before the process began.
+        let meter = ProcessMeter::start(busy.id()).unwrap();
         let used = loop {
             std::thread::sleep(Duration::from_millis(5));
             let used = meter.read().unwrap();
