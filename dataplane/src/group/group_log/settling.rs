@@ -167,21 +167,13 @@ impl GroupLog {
         assert!(self.oldest_sent_us > sent_end_us, "nothing that is late stays in flight");
         let mut returned = Vec::new();
         let mut events = 0;
-        for (base, count, piece) in late {
+        for (base, count, piece) in late.into_iter().chain(followers) {
             events += piece.events.len(count);
             self.untrack(&piece, count);
             let (member, bytes) = (piece.member, piece.bytes);
             let late = Overdue { member, events: piece.events.to_bitmap(count), bytes };
             returned.extend(self.note_overdue((base, piece.delivery), late, members));
             self.make_idle(base, piece, count, 0);
-        }
-        for (base, count, part) in followers {
-            events += part.events.len(count);
-            self.untrack(&part, count);
-            let late =
-                Overdue { member: part.member, events: part.events.to_bitmap(count), bytes: 0 };
-            returned.extend(self.note_overdue((base, part.delivery), late, members));
-            self.make_idle(base, part, count, 0);
         }
         self.check();
         (returned, events)
@@ -296,7 +288,7 @@ impl GroupLog {
     }
 }
 
-/// Takes the selected events out of a piece that keeps others. `None` if it has none of them.
+/// Takes the selected events out of a piece that keeps others, and the batch's bytes. `None` if it has none of them.
 fn split_off(piece: &mut Piece, selection: &Selection, count: u32) -> Option<Piece> {
     let all = piece.events.to_bitmap(count);
     let part = all.common(&selection.to_bitmap(count));
@@ -313,7 +305,9 @@ fn split_off(piece: &mut Piece, selection: &Selection, count: u32) -> Option<Pie
         taken
     });
     piece.events = Selection::Some(rest);
-    Some(Piece { events: Selection::Some(part), keys, ..piece.clone() })
+    let Piece { delivery, member, attempt, sent_us, .. } = *piece;
+    let events = Selection::Some(part);
+    Some(Piece { delivery, member, attempt, events, keys, bytes: 0, sent_us })
 }
 
 fn retry_delay(attempt: u32, turn: Turn) -> u64 {
