@@ -5,29 +5,18 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
 
+mod support;
+use support::{client_cpu, server};
+
 /// How long a process may take to be gone after its parent was killed. It takes a millisecond.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
-
-/// The server of the same build: next to the load generator, and built if nobody has.
-fn server() -> PathBuf {
-    let server = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("ringmesh");
-    if !server.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "-q", "--locked", "-p", "ringmesh", "--bin", "ringmesh"]);
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success(), "the server cannot be built");
-    }
-    server
-}
 
 fn number(line: &Value, path: &str) -> f64 {
     line.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {path} in {line:#}"))
@@ -40,7 +29,6 @@ fn the_report_has_a_line_for_everybody() {
     // Not in the system's folder for temporary files, which may be a tmpfs without O_DIRECT.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let at = |name: &str| folder.path().join(name);
-    let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
     // One peer is not there, the other cannot start.
     std::fs::create_dir(at("installed")).unwrap();
     let nats = at("installed/nats-server-2.15.2");
@@ -50,7 +38,7 @@ fn the_report_has_a_line_for_everybody() {
         .args(["compare", "--workload", "tiny", "--no-install"])
         .args(["--peers", "nats-synced,kafka-synced"])
         .args(["--rounds", "1", "--warm-up", "100ms", "--duration", "400ms"])
-        .args(["--cpu", if alone { "0" } else { "1" }, "--serve"])
+        .args(["--cpu", client_cpu(), "--serve"])
         .arg(server())
         .args([Path::new("--data"), &at("data"), Path::new("--out"), &at("out")])
         .args([Path::new("--installed"), &at("installed")])

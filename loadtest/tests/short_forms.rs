@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+
+mod support;
+use support::{client_cpu, server};
 
 /// Every row of `loadtest core`, by the start of its name.
 const CORE_ROWS: [&str; 14] = [
@@ -25,21 +27,6 @@ const CORE_ROWS: [&str; 14] = [
     "append 4 x 4 in flight, 100 x 1 KB",
     "500 idle connections",
 ];
-
-/// The server of the same build: next to the load generator, and built if nobody has. One that is there but older than
-/// the sources is not built anew: `cargo test --workspace` builds it.
-fn server() -> PathBuf {
-    let server = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("ringmesh");
-    if !server.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "-q", "--locked", "-p", "ringmesh", "--bin", "ringmesh"]);
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success(), "the server cannot be built");
-    }
-    server
-}
 
 /// Runs a command of the load generator, and returns the rows of its report.
 fn rows(command: &str, more: &[&str]) -> Vec<Value> {
@@ -99,9 +86,7 @@ fn check_values(row: &Value) {
 /// A command that nobody runs rots: then the figures of the core cannot be taken when they are wanted.
 #[test]
 fn the_figures_of_the_core_are_all_there() {
-    let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
-    let cpus: &[&str] = if alone { &["--server-cpu", "0", "--cpu", "0"] } else { &[] };
-    let rows = rows("core", cpus);
+    let rows = rows("core", &["--server-cpu", "0", "--cpu", client_cpu()]);
     rows.iter().for_each(check_values);
     for name in CORE_ROWS {
         row(&rows, name);

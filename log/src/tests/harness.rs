@@ -6,7 +6,7 @@ use std::sync::Arc;
 use codec::header::BatchHeader;
 use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
 
-use crate::batch::NoAppend;
+use crate::batch::{NoAppend, StoredBatch};
 use crate::cursor::{Cursor, CursorMark};
 use crate::folder::{self, Folder, FolderOptions, ShardLogs};
 use crate::log::Log;
@@ -25,6 +25,19 @@ pub(super) struct Sent {
     pub(super) offset: Offset,
     pub(super) count: u32,
     pub(super) body: Vec<u8>,
+}
+
+impl Sent {
+    pub(super) fn of(topic: &str, batch: &StoredBatch) -> Self {
+        Sent {
+            topic: topic.to_owned(),
+            partition: batch.header.partition,
+            position: batch.header.base_position,
+            offset: batch.header.base_offset,
+            count: batch.header.count,
+            body: batch.body.to_vec(),
+        }
+    }
 }
 
 pub(super) struct Bench {
@@ -205,14 +218,7 @@ impl Bench {
             match self.log.read(&mut reader, end, &mut |_| true, &mut self.disk) {
                 ReadStep::Batch(batch) => {
                     let name = self.log.topic_name(batch.header.topic).expect("topics have names");
-                    read.push(Sent {
-                        topic: name.to_string(),
-                        partition: batch.header.partition,
-                        position: batch.header.base_position,
-                        offset: batch.header.base_offset,
-                        count: batch.header.count,
-                        body: batch.body.to_vec(),
-                    });
+                    read.push(Sent::of(name, &batch));
                 }
                 ReadStep::Pending => assert!(self.complete(), "someone completes what is pending"),
                 ReadStep::More => {}

@@ -67,14 +67,7 @@ fn read_wanted(
             ReadStep::Batch(batch) => {
                 let name = bench.log.topic_name(batch.header.topic).expect("topics have names");
                 assert!(wanted.contains(&**name), "nobody gets what he does not want");
-                told.batches.push(Sent {
-                    topic: name.to_string(),
-                    partition: batch.header.partition,
-                    position: batch.header.base_position,
-                    offset: batch.header.base_offset,
-                    count: batch.header.count,
-                    body: batch.body.to_vec(),
-                });
+                told.batches.push(Sent::of(name, &batch));
             }
             ReadStep::Pending => assert!(bench.complete(), "someone completes what is pending"),
             ReadStep::More => {}
