@@ -95,7 +95,7 @@ pub(crate) const CONTENDERS: [Contender; 8] = [
         family: "ringmesh",
         server: concat!("Ringmesh ", env!("CARGO_PKG_VERSION")),
         configuration: "delivery.ack=written",
-        sync: "ack when written, before it is synced",
+        sync: "as durable: every write is a synced one",
         kind: Kind::Ringmesh(&["--set", "delivery.ack=written"]),
         warm_up_least: Duration::ZERO,
     },
