@@ -8,6 +8,10 @@ command -v npm >/dev/null || { apt-get update && apt-get install -y npm; }
 npm ci --prefix tests/octokit --no-audit --no-fund
 # Counts instructions for the regression guard.
 command -v valgrind >/dev/null || { apt-get update && apt-get install -y valgrind; }
+# NATS and Kafka, which the tests of the comparison install and load: maven brings a JVM, and python3-venv the Go that NATS is built
+# by, where there is no go.
+command -v java >/dev/null && command -v mvn >/dev/null || { apt-get update && apt-get install -y maven; }
+command -v go >/dev/null || python3 -c 'import ensurepip' || { apt-get update && apt-get install -y python3-venv; }
 
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -165,6 +165,7 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
         let first = tally.first_refusal.as_deref().unwrap_or_default();
         row.notes.push(format!("{} batches were refused: {first}", tally.refused_batches));
     }
+    row.server_says.clone_from(&tally.server_says);
     row.client_notes.clone_from(&tally.notes);
     if tally.backlog_events > 0 {
         row.figure("backlog, events", tally.backlog_events as f64);

@@ -51,6 +51,9 @@ pub(crate) struct Row {
     /// Acks second by second, likewise.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) seconds: Vec<Second>,
+    /// What the server itself says that its acks promise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server_says: Option<String>,
     /// How the client asked, where that could matter.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) client_notes: Vec<String>,

@@ -207,15 +207,16 @@ impl Compare<'_> {
         }
         let protocol = contender.protocol().context("it has no server")?;
         let folder = self.folder.of_server(contender.id)?;
-        let Running { mut process, address } = contender.start(&self.place, folder.path())?;
+        let Running { mut process, address, says } = contender.start(&self.place, folder.path())?;
         let mut load = workload.load(point, protocol, address);
         if self.args.warm_up.is_none() {
             load.warm_up = load.warm_up.max(contender.warm_up_least);
         }
         let watched =
             Watched { pid: Some(process.pid()), folder: Some(folder.path()), cpu: self.place.cpu };
-        let row = under_load(contender.id, workload, &load, watched)
+        let mut row = under_load(contender.id, workload, &load, watched)
             .map_err(|error| process.explain(error))?;
+        row.server_says = row.server_says.or(says);
         process.stop()?;
         Ok(row)
     }

@@ -51,6 +51,8 @@ pub(crate) struct Line {
     /// Who.
     #[serde(flatten)]
     pub(crate) contender: Contender,
+    /// What the server itself said that its acks promise, in any round.
+    pub(crate) server_says: Vec<String>,
     /// What was in flight, and at which pace.
     pub(crate) in_flight: String,
     /// Events acknowledged a second.
@@ -104,6 +106,7 @@ impl Line {
         Line {
             point,
             contender,
+            server_says: distinct(rounds.iter().filter_map(|row| row.server_says.clone())),
             in_flight,
             events_per_s: over(&|row| row.rate_per_s),
             delivered_per_s: over(&|row| row.value(DELIVERED)),
@@ -150,6 +153,13 @@ impl Percentiles {
             max_us: Spread::of(found.iter().map(|summary| summary.max_us))?,
         })
     }
+}
+
+fn distinct(words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut words: Vec<String> = words.collect();
+    words.sort_unstable();
+    words.dedup();
+    words
 }
 
 /// Each note once, with the number of rounds that it stood in when that was not all.

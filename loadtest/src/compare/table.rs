@@ -73,6 +73,8 @@ pub(super) fn cells(line: &Line) -> [String; HEADS.len()] {
         spread(line.server_peak_bytes, &mib),
         spread(line.client_peak_bytes, &mib)
     );
+    let says = &line.server_says;
+    let says = (!says.is_empty()).then(|| format!("it says: {}", says.join(" or ")));
     let mut notes = line.notes.clone();
     if let Some(read) = line.backlog_read_per_s {
         notes.insert(0, format!("backlog read at {} events/s", whole(read.median)));
@@ -83,7 +85,7 @@ pub(super) fn cells(line: &Line) -> [String; HEADS.len()] {
     [
         line.contender.server.to_owned(),
         line.contender.configuration.to_owned(),
-        line.contender.sync.to_owned(),
+        with(line.contender.sync.to_owned(), says),
         line.in_flight.clone(),
         rate,
         spread(line.delivered_per_s, &whole),

@@ -87,6 +87,10 @@ pub(crate) trait Driver {
     fn on_time(&mut self) -> anyhow::Result<()>;
     /// Ends subscriptions and connections in an orderly way, as far as the server takes it.
     fn leave(&mut self);
+    /// What the server itself says that its acks promise, where its protocol tells.
+    fn server_says(&self) -> Option<String> {
+        None
+    }
     /// What a reader of the figures must know of this client.
     fn notes(&self) -> Vec<String> {
         Vec::new()

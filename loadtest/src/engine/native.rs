@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use codec::ack::AckLevel;
 use codec::batch::Batch;
 use codec::body::Body;
 use codec::frame::{
@@ -36,6 +37,8 @@ enum Role {
         templates: Rc<Templates>,
         /// Topics of this connection are numbered from 1 to this.
         topics: u32,
+        /// The weakest promise of an ack so far.
+        weakest: Option<AckLevel>,
     },
     Subscriber {
         group: u32,
@@ -104,6 +107,7 @@ impl NativeLink {
             index: index as usize,
             templates: templates.clone(),
             topics: names.len() as u32,
+            weakest: None,
         };
         Ok(NativeLink::new(connection, role))
     }
@@ -181,6 +185,13 @@ impl Link for NativeLink {
         }
         frame::GoodbyeFrame { code: 0, text: "" }.encode(&mut self.connection.out);
     }
+
+    fn acks_say(&self) -> Option<&'static str> {
+        match self.role {
+            Role::Publisher { weakest, .. } => weakest.map(AckLevel::name),
+            _ => None,
+        }
+    }
 }
 
 fn on_frame(
@@ -193,6 +204,9 @@ fn on_frame(
     match frame {
         Frame::Published(mut acks) => acks.try_for_each(|acked| {
             let (publisher, slot) = answered(role, acked.request)?;
+            if let Role::Publisher { weakest, .. } = role {
+                *weakest = Some(weakest.map_or(acked.level, |known| known.min(acked.level)));
+            }
             tell(What::Acked { publisher, slot, events: acked.count });
             Ok(())
         }),

@@ -93,6 +93,7 @@ impl Run {
         // The last turn may have ended just before the second did.
         self.tally.series.roll(Duration::from_nanos(self.phases.end_ns));
         self.driver.leave();
+        self.tally.server_says = self.driver.server_says();
         self.tally.notes = self.driver.notes();
         Ok(self.tally)
     }

@@ -34,6 +34,10 @@ pub(crate) trait Link {
     fn ping(&mut self);
     /// Queues the protocol's goodbye.
     fn leave(&mut self);
+    /// What the acks that came here promise, where acks tell.
+    fn acks_say(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 struct Watched<L> {
@@ -53,6 +57,8 @@ pub(crate) struct Sockets<L> {
     /// How often links are asked whether a ping is due, and when next.
     next_ping: std::time::Instant,
     notes: Vec<String>,
+    /// What the server said of its configuration.
+    says: Option<String>,
 }
 
 impl<L: Link> Sockets<L> {
@@ -73,12 +79,18 @@ impl<L: Link> Sockets<L> {
             scratch: vec![0; SCRATCH_BYTES],
             next_ping: std::time::Instant::now(),
             notes: Vec::new(),
+            says: None,
         })
     }
 
     /// Adds what a reader must know of this client.
     pub(crate) fn note(&mut self, text: &str) {
         self.notes.push(text.to_owned());
+    }
+
+    /// Keeps what the server said of its configuration.
+    pub(crate) fn server_said(&mut self, text: String) {
+        self.says = Some(text);
     }
 
     fn flush_link(&mut self, index: usize) -> anyhow::Result<()> {
@@ -170,6 +182,15 @@ impl<L: Link> Driver for Sockets<L> {
             let _ = link.flush();
             let _ = link.stream().shutdown(std::net::Shutdown::Write);
         }
+    }
+
+    fn server_says(&self) -> Option<String> {
+        let mut acks: Vec<&str> =
+            self.links.iter().filter_map(|watched| watched.link.acks_say()).collect();
+        acks.sort_unstable();
+        acks.dedup();
+        let acks = (!acks.is_empty()).then(|| format!("acks: {}", acks.join(" and ")));
+        self.says.clone().or(acks)
     }
 
     fn notes(&self) -> Vec<String> {

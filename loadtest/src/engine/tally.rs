@@ -34,6 +34,8 @@ pub(crate) struct Tally {
     pub(crate) first_refusal: Option<String>,
     /// Acks second by second.
     pub(crate) series: Series,
+    /// What the server itself says that its acks promise.
+    pub(crate) server_says: Option<String>,
     /// What the driver says of itself.
     pub(crate) notes: Vec<String>,
 }
@@ -56,6 +58,7 @@ impl Tally {
             redelivered_events: 0,
             first_refusal: None,
             series: Series::new(load.warm_up),
+            server_says: None,
             notes: Vec::new(),
         }
     }

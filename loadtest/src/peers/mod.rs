@@ -3,6 +3,7 @@
 pub(crate) mod folder;
 mod install;
 pub(crate) mod process;
+mod read_back;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -193,6 +194,8 @@ pub(crate) struct Running {
     pub(crate) process: ServerProcess,
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    /// What it says that its acks promise, where only its monitoring tells.
+    pub(crate) says: Option<String>,
 }
 
 impl Contender {
@@ -223,19 +226,25 @@ impl Contender {
 
     /// Starts its server on the empty folder `folder`.
     pub(crate) fn start(&self, place: &Place, folder: &Path) -> anyhow::Result<Running> {
-        let address = free_address()?;
+        let (address, monitor) = (free_address()?, free_address()?);
         let (spawn, ready_within) = match self.kind {
             Kind::Ringmesh(more) => {
                 (ringmesh(place, folder, address, more), Duration::from_secs(10))
             }
-            Kind::Nats(config) => (nats(place, folder, address, config)?, Duration::from_secs(10)),
+            Kind::Nats(config) => {
+                (nats(place, folder, (address, monitor), config)?, Duration::from_secs(10))
+            }
             Kind::Kafka(properties) => {
                 (kafka(place, folder, address, properties)?, Duration::from_secs(60))
             }
             Kind::Floor | Kind::Absent(_) => anyhow::bail!("{} has no server", self.id),
         };
         let process = ServerProcess::start(&spawn, address, ready_within)?;
-        Ok(Running { process, address })
+        let says = match self.kind {
+            Kind::Nats(_) => Some(read_back::of_nats(monitor)?),
+            _ => None,
+        };
+        Ok(Running { process, address, says })
     }
 }
 
@@ -255,9 +264,15 @@ fn ringmesh(place: &Place, folder: &Path, address: SocketAddr, more: &[&str]) ->
     }
 }
 
-fn nats(place: &Place, folder: &Path, address: SocketAddr, config: &str) -> anyhow::Result<Spawn> {
+fn nats(
+    place: &Place,
+    folder: &Path,
+    (address, monitor): (SocketAddr, SocketAddr),
+    config: &str,
+) -> anyhow::Result<Spawn> {
     let file = folder.join("nats.conf");
     let config = config
+        .replace("MONITOR", &monitor.to_string())
         .replace("ADDRESS", &address.to_string())
         .replace("FOLDER", &folder.join("data").to_string_lossy());
     std::fs::write(&file, config).context("cannot write the configuration")?;

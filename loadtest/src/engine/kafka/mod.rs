@@ -58,6 +58,7 @@ pub(crate) fn connect(load: &Load) -> anyhow::Result<Sockets<KafkaLink>> {
     let mut control = Control::open(load)?;
     let names: Vec<String> = (0..load.topics).map(|topic| topic_name(&load.topic(topic))).collect();
     control.make_topics(&names, load.partitions)?;
+    let says = control.flush_policy(&names[0])?;
     let tail = control.offsets(&names, load.partitions, setup::LATEST)?;
     let mut subscribers = Vec::new();
     for index in 0..load.subscribers {
@@ -93,6 +94,7 @@ pub(crate) fn connect(load: &Load) -> anyhow::Result<Sockets<KafkaLink>> {
         links.push(KafkaLink { socket: setup::open(load)?, role: Role::Idle });
     }
     let mut sockets = Sockets::new(links, load.publishers as usize, WINDOW_MAX)?;
+    sockets.server_said(says);
     sockets.note(&format!(
         "Kafka: raw protocol, linger 0, acks=all, at most {REQUESTS_MAX} requests in flight of a connection, not \
          idempotent; groups by assignment, no offset commits"

@@ -24,6 +24,10 @@ const TOPICS_AT_ONCE: usize = 100;
 /// Partitions that one broker with default settings takes in reasonable time; each costs it four files.
 const PARTITIONS_MAX: u64 = 20_000;
 const TOPIC_EXISTS: i16 = 36;
+/// Kafka's number for a topic, where configurations are asked for.
+const RESOURCE_TOPIC: i8 = 2;
+/// After how many messages a topic is synced.
+const FLUSH: &str = "flush.messages";
 
 /// Where one partition is read from.
 #[derive(Clone, Debug)]
@@ -82,6 +86,47 @@ impl Control {
                     let (_name, error, _message) = (answer.text()?, answer.i16()?, answer.text()?);
                     if error != 0 && error != TOPIC_EXISTS {
                         worst = error;
+                    }
+                }
+                Ok(worst)
+            },
+        )
+    }
+
+    /// After how many messages the broker syncs a topic, in the broker's words.
+    pub(super) fn flush_policy(&mut self, topic: &str) -> anyhow::Result<String> {
+        let mut found = None;
+        self.until_good("read the configuration", |control| {
+            found = None;
+            control.try_flush_policy(topic, &mut found)
+        })?;
+        let value = found.with_context(|| format!("the broker does not tell {FLUSH}"))?;
+        Ok(format!("{FLUSH}={value}"))
+    }
+
+    fn try_flush_policy(&mut self, topic: &str, found: &mut Option<String>) -> anyhow::Result<i16> {
+        self.ask(
+            Api::DescribeConfigs,
+            |request| {
+                request.i32(1).i8(RESOURCE_TOPIC).text(Some(topic)).i32(1).text(Some(FLUSH)).i8(0);
+            },
+            |answer| {
+                let (_throttled, mut worst) = (answer.i32()?, 0);
+                for _ in 0..answer.count()? {
+                    let (error, _message) = (answer.i16()?, answer.text()?);
+                    let (_kind, _name) = (answer.i8()?, answer.text()?);
+                    worst = if error == 0 { worst } else { error };
+                    for _ in 0..answer.count()? {
+                        let (name, value) = (answer.text()?, answer.text()?);
+                        let (_read_only, _source, _secret) =
+                            (answer.i8()?, answer.i8()?, answer.i8()?);
+                        for _ in 0..answer.count()? {
+                            let (_name, _value, _source) =
+                                (answer.text()?, answer.text()?, answer.i8()?);
+                        }
+                        if name == FLUSH {
+                            *found = Some(value.to_owned());
+                        }
                     }
                 }
                 Ok(worst)

@@ -13,6 +13,8 @@ pub(crate) enum Api {
     ListOffsets,
     /// Version 2.
     CreateTopics,
+    /// Version 1.
+    DescribeConfigs,
 }
 
 impl Api {
@@ -22,6 +24,7 @@ impl Api {
             Api::Fetch => (1, 7),
             Api::ListOffsets => (2, 1),
             Api::CreateTopics => (19, 2),
+            Api::DescribeConfigs => (32, 1),
         }
     }
 }
@@ -118,6 +121,11 @@ impl<'a> Answer<'a> {
             self.bytes.split_first_chunk::<N>().context("an answer is shorter than its fields")?;
         self.bytes = rest;
         Ok(*taken)
+    }
+
+    /// The next number.
+    pub(crate) fn i8(&mut self) -> anyhow::Result<i8> {
+        Ok(i8::from_be_bytes(self.take()?))
     }
 
     /// The next number.
