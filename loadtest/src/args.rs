@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Core(CoreArgs),
     /// Ringmesh, its peers and the floor under the same workloads, in turn, in the same run.
     Compare(CompareArgs),
+    /// Every aim: what it asks, what this machine gives, and what the machine itself does, over several rounds.
+    Aims(AimsArgs),
     /// How long a server takes to open a large folder after kill -9.
     Folder(FolderArgs),
     /// A stand-in for a server, which acknowledges at once and stores nothing: what the load generator itself can do.
@@ -219,6 +221,38 @@ pub(crate) struct CoreArgs {
     /// Only the measurements whose name has this in it.
     #[arg(long)]
     pub(crate) only: Option<String>,
+}
+
+/// Arguments of `aims`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AimsArgs {
+    /// The server's binary.
+    #[arg(long)]
+    pub(crate) serve: PathBuf,
+    /// Folder on the disk to be measured.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Rounds; in each, everything is measured once.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Core of the server.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) server_cpu: usize,
+    /// Core of the load generator.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) cpu: usize,
+    /// How long each load runs, instead of what it says itself (5 seconds, most of them).
+    #[arg(long, value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// The short form, for CI: one round of a third of a second each, smaller. Shows that it runs, and judges nothing.
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Only the aims whose measure has this in it.
+    #[arg(long)]
+    pub(crate) only: Option<String>,
+    /// Further arguments of the server, one each.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) server_arg: Vec<String>,
 }
 
 /// Arguments of `exec-server`.

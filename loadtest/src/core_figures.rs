@@ -23,21 +23,20 @@ const FLOOR_FILE_BYTES_SHORT: u64 = 32 << 20;
 /// Commits that a log has in flight at most.
 const COMMITS_IN_FLIGHT: usize = 2;
 /// Makes a log that recycles its segments after a few hundred MB.
-const RECYCLING: [&str; 4] =
+pub(crate) const RECYCLING: [&str; 4] =
     ["--set", "log.segment_bytes=64MiB", "--set", "log.retention_bytes=256MiB"];
 /// Starts on an empty folder that are timed.
-const STARTS: usize = 5;
+pub(crate) const STARTS: usize = 5;
+/// Names of figures that others are made from.
+const START_MEDIAN: &str = "median ms to the ready line";
+const RESIDENT: &str = "resident memory, MB";
 /// Events a second of the end to end measurements.
 const RATES: [f64; 2] = [1_000.0, 10_000.0];
 
 /// Runs what is asked for and puts it in one report.
 pub(crate) fn run(args: &CoreArgs, command: String) -> anyhow::Result<Report> {
     let machine = Machine::look();
-    machine::pin(args.cpu)?;
-    let mut core = Core { args: args.clone(), rows: Vec::new() };
-    if args.short {
-        core.args.duration = Duration::from_millis(300);
-    }
+    let mut core = Core::new(args)?;
     core.floor()?;
     core.starts()?;
     core.idle()?;
@@ -48,12 +47,23 @@ pub(crate) fn run(args: &CoreArgs, command: String) -> anyhow::Result<Report> {
     Ok(Report { command, machine, rows: core.rows })
 }
 
-struct Core {
+/// What is measured with, and what was.
+pub(crate) struct Core {
     args: CoreArgs,
     rows: Vec<Row>,
 }
 
 impl Core {
+    /// Nothing measured yet; from here on this thread is on its core.
+    pub(crate) fn new(args: &CoreArgs) -> anyhow::Result<Self> {
+        machine::pin(args.cpu)?;
+        let mut args = args.clone();
+        if args.short {
+            args.duration = Duration::from_millis(300);
+        }
+        Ok(Core { args, rows: Vec::new() })
+    }
+
     fn wanted(&self, name: &str) -> bool {
         self.args.only.as_deref().is_none_or(|part| name.contains(part))
     }
@@ -68,16 +78,21 @@ impl Core {
         self.server_with(shards, &self.args.server_arg)
     }
 
-    fn server_with(&self, shards: u16, arguments: &[String]) -> anyhow::Result<Server> {
+    pub(crate) fn server_with(&self, shards: u16, arguments: &[String]) -> anyhow::Result<Server> {
+        Server::start(&self.start(shards, arguments))
+    }
+
+    /// How a server is started.
+    pub(crate) fn start<'a>(&'a self, shards: u16, arguments: &'a [String]) -> Start<'a> {
         // Two shards on one core would share it; idleness is measured on any.
         let server_cpu = (shards == 1).then_some(self.args.server_cpu);
-        Server::start(&Start {
+        Start {
             binary: &self.args.serve,
             data: &self.args.data,
             shards,
             cpus: (server_cpu, Some(self.args.cpu)),
             arguments,
-        })
+        }
     }
 
     fn load(&self, server: &Server) -> Load {
@@ -148,13 +163,18 @@ impl Core {
     }
 
     fn floor(&mut self) -> anyhow::Result<()> {
-        let raw = self.raw(4096, 1)?;
-        self.push(raw);
-        let pace = RoundTripPace { rates: RATES.to_vec(), duration: self.args.duration };
-        for row in floor::round_trips(&pace, Some(self.args.server_cpu), Some(self.args.cpu))? {
+        for row in self.floor_rows()? {
             self.push(row);
         }
         Ok(())
+    }
+
+    /// What the machine itself does: a synced write of 4 KiB, then the round trip back to back and at each of [`RATES`].
+    pub(crate) fn floor_rows(&self) -> anyhow::Result<Vec<Row>> {
+        let mut rows = vec![self.raw(4096, 1)?];
+        let pace = RoundTripPace { rates: RATES.to_vec(), duration: self.args.duration };
+        rows.extend(floor::round_trips(&pace, Some(self.args.server_cpu), Some(self.args.cpu))?);
+        Ok(rows)
     }
 
     fn starts(&mut self) -> anyhow::Result<()> {
@@ -162,19 +182,22 @@ impl Core {
         if !self.wanted(name) {
             return Ok(());
         }
+        let mut row = self.start_row(name)?;
+        let median_ms = row.value(START_MEDIAN).context("the starts were timed")?;
+        row.target("ready in under 200 ms", median_ms < 200.0);
+        self.push(row);
+        Ok(())
+    }
+
+    /// Starts on empty folders.
+    pub(crate) fn start_row(&self, name: &str) -> anyhow::Result<Row> {
         let mut after_ms = Vec::new();
         for _ in 0..STARTS {
             let server = self.server(2)?;
             after_ms.push(server.ready_after.as_secs_f64() * 1e3);
             server.stop()?;
         }
-        after_ms.sort_by(f64::total_cmp);
-        let mut row = Row::new(name);
-        row.figure("median ms to the ready line", after_ms[STARTS / 2]);
-        row.figure("longest ms to the ready line", after_ms[STARTS - 1]);
-        row.target("ready in under 200 ms", after_ms[STARTS / 2] < 200.0);
-        self.push(row);
-        Ok(())
+        Ok(starts_row(name, after_ms))
     }
 
     fn idle(&mut self) -> anyhow::Result<()> {
@@ -182,6 +205,17 @@ impl Core {
         if !self.wanted(name) {
             return Ok(());
         }
+        let mut row = self.idle_row(name)?;
+        let busy_share = row.server.as_ref().map_or(f64::INFINITY, |used| used.busy_share);
+        row.target("under 0.5 % of a core", busy_share < 0.005);
+        let rss_mb = row.value(RESIDENT).unwrap_or(f64::INFINITY);
+        row.target("under 30 MB", rss_mb < 30.0);
+        self.push(row);
+        Ok(())
+    }
+
+    /// A server that nobody talks to.
+    pub(crate) fn idle_row(&self, name: &str) -> anyhow::Result<Row> {
         let server = self.server(2)?;
         // The durable mark, a second after the start, belongs to the start.
         std::thread::sleep(Duration::from_secs(2));
@@ -191,12 +225,10 @@ impl Core {
         let rss_mb = machine::memory_bytes(server.pid(), "VmRSS:")? as f64 / 1e6;
         let mut row = Row::new(name);
         row.figure("CPU, % of a core", 100.0 * used.busy_share);
-        row.figure("resident memory, MB", rss_mb);
-        row.target("under 0.5 % of a core", used.busy_share < 0.005);
-        row.target("under 30 MB", rss_mb < 30.0);
+        row.figure(RESIDENT, rss_mb);
         row.server = Some(used);
-        self.push(row);
-        server.stop()
+        server.stop()?;
+        Ok(row)
     }
 
     fn single_events(&mut self) -> anyhow::Result<()> {
@@ -310,6 +342,15 @@ impl Core {
         self.push(row);
         server.stop()
     }
+}
+
+/// Starts that took so many milliseconds each.
+pub(crate) fn starts_row(name: &str, mut after_ms: Vec<f64>) -> Row {
+    after_ms.sort_by(f64::total_cmp);
+    let mut row = Row::new(name);
+    row.figure(START_MEDIAN, after_ms[after_ms.len() / 2]);
+    row.figure("longest ms to the ready line", after_ms[after_ms.len() - 1]);
+    row
 }
 
 /// Mean size of a commit, as whole blocks: what the disk was given between two flushes.

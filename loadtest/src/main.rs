@@ -3,6 +3,7 @@
 
 #![deny(unsafe_code)]
 
+mod aims;
 mod args;
 mod calls;
 mod compare;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Core(args) => {
             core_figures::run(args, command).and_then(|report| report.print(cli.json))
         }
+        Command::Aims(args) => aims::run(args, command, cli.json),
         Command::Compare(args) => compare::run(args, command, cli.json),
         Command::Folder(args) => {
             folder::run(args, command).and_then(|report| report.print(cli.json))

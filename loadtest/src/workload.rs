@@ -4,7 +4,7 @@
 //! range is refused by its name, with its value and what is allowed.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -21,6 +21,11 @@ const OPEN_LOOP_WINDOW: u32 = 1_024;
 pub(crate) const DEFAULT_PARTITIONS: u32 = 16;
 /// Events in flight of a subscriber.
 const CREDIT: u32 = 65_536;
+
+/// Where the file of a workload that is ours stands.
+pub(crate) fn shipped(name: &Path) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name).with_extension("toml")
+}
 
 /// One workload, as its file says it.
 #[derive(Clone, Debug, Serialize)]
@@ -81,7 +86,12 @@ impl Workload {
 
     /// Reads the text of a file.
     pub(crate) fn parse(name: String, text: &str) -> anyhow::Result<Self> {
-        let mut fields = Fields { table: text.parse::<Table>()? };
+        Self::of(name, text.parse::<Table>()?)
+    }
+
+    /// Reads the keys of a file.
+    pub(crate) fn of(name: String, table: Table) -> anyhow::Result<Self> {
+        let mut fields = Fields { table };
         let rate = fields.optional_rate("rate")?;
         let window = if rate.is_some() { OPEN_LOOP_WINDOW } else { 0 };
         let workload = Workload {

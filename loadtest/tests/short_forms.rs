@@ -30,6 +30,11 @@ const CORE_ROWS: [&str; 14] = [
 
 /// Runs a command of the load generator, and returns the rows of its report.
 fn rows(command: &str, more: &[&str]) -> Vec<Value> {
+    report(command, more)["rows"].as_array().expect("a report has rows").clone()
+}
+
+/// Runs a command of the load generator, and returns its report.
+fn report(command: &str, more: &[&str]) -> Value {
     // Not in the system's folder for temporary files, which may be a tmpfs without O_DIRECT.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
@@ -42,8 +47,7 @@ fn rows(command: &str, more: &[&str]) -> Vec<Value> {
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "loadtest {command}: {errors}");
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    report["rows"].as_array().expect("a report has rows").clone()
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn row<'a>(rows: &'a [Value], name: &str) -> &'a Value {
@@ -99,6 +103,26 @@ fn the_figures_of_the_core_are_all_there() {
     let single = row(&rows, "1 producers x 1");
     assert!(is_disturbed(single) || figure(single, "ack p50, by that floor") > 0.0);
     assert!(figure(row(&rows, "idle, 2 shards"), "resident memory, MB") > 1.0);
+}
+
+/// The same for the aims: each must have a figure, and the machine's beside it, or it can never be judged.
+#[test]
+fn every_aim_has_its_figure() {
+    let report = report("aims", &["--server-cpu", "0", "--cpu", client_cpu()]);
+    let rows = report["rows"][0].as_array().expect("a round has rows");
+    rows.iter().for_each(check_values);
+    let is_calm = !rows.iter().any(is_disturbed);
+    let aims = report["aims"].as_array().expect("there are aims");
+    assert!(aims.len() >= 25, "{report:#}");
+    for aim in aims {
+        let got = aim["got"]["median"].as_f64();
+        assert!(got.is_some_and(|got| got > 0.0) || !is_calm, "{aim:#}");
+        let is_judged = !aim["at_most"].is_null() || !aim["at_least"].is_null();
+        assert_eq!(aim["met_rounds"].is_u64(), is_judged && got.is_some(), "{aim:#}");
+        for floor in aim["plus"].as_object().expect("plus is a table").keys() {
+            assert!(aim["floor"][floor]["median"].as_f64().is_some_and(|us| us > 0.0), "{aim:#}");
+        }
+    }
 }
 
 /// The same for the large folder; and what it checks itself, that a killed server's folder opens with every offset that

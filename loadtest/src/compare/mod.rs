@@ -6,8 +6,8 @@
 pub(crate) mod arguments;
 mod html;
 mod plot;
-mod summary;
-mod table;
+pub(crate) mod summary;
+pub(crate) mod table;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::machine::{self, Machine};
 use crate::peers::folder::RunFolder;
 use crate::peers::{self, Contender, Kind, Place, Running};
 use crate::report::Row;
-use crate::workload::{Point, Workload};
+use crate::workload::{self, Point, Workload};
 use arguments::CompareArgs;
 use summary::Line;
 
@@ -117,10 +117,9 @@ pub(crate) fn run(args: &CompareArgs, command: String, as_json: bool) -> anyhow:
 }
 
 fn read_workloads(args: &CompareArgs) -> anyhow::Result<Vec<Workload>> {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads");
     let path = |name: &PathBuf| match name.exists() {
         true => name.clone(),
-        false => shipped.join(name).with_extension("toml"),
+        false => workload::shipped(name),
     };
     let read = |name: &PathBuf| {
         let mut workload = Workload::read(&path(name))?;

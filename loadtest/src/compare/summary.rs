@@ -163,7 +163,7 @@ fn distinct(words: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// Each note once, with the number of rounds that it stood in when that was not all.
-fn notes(rounds: &[Row], failures: &[String]) -> Vec<String> {
+pub(crate) fn notes(rounds: &[Row], failures: &[String]) -> Vec<String> {
     let mut found: Vec<(String, usize)> = Vec::new();
     let failed = failures.iter().map(|reason| format!("no figures: {reason}"));
     for note in rounds.iter().flat_map(|row| row.notes.iter().cloned()).chain(failed) {

@@ -24,6 +24,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM: &str = "LOADTEST";
 /// Batches in flight of one publisher: JetStream itself names no limit.
 const WINDOW_MAX: u32 = 65_536;
+/// Bytes on their way to one subscriber. A server closes who has 64 MiB waiting (`max_pending`), and a push consumer sends all that it
+/// may at once.
+const PENDING_BYTES_MAX: usize = 16 << 20;
+/// What a delivery has besides its data: subjects, and the reply that names stream and place.
+const DELIVERY_HEAD_BYTES: usize = 200;
 /// How long a message may stay without an ack before it is delivered again (JetStream's default).
 const ACK_WAIT_NS: u64 = 30_000_000_000;
 
@@ -130,6 +135,7 @@ impl NatsLink {
 
     fn make_consumer(&mut self, load: &Load, group: u32, policy: &str) -> anyhow::Result<()> {
         let name = load.group_name(group);
+        let pending = PENDING_BYTES_MAX / (load.shape.data_bytes + DELIVERY_HEAD_BYTES);
         let config = serde_json::json!({
             "stream_name": STREAM,
             "config": {
@@ -140,7 +146,7 @@ impl NatsLink {
                 "deliver_policy": policy,
                 "ack_policy": "explicit",
                 "ack_wait": ACK_WAIT_NS,
-                "max_ack_pending": load.credit,
+                "max_ack_pending": pending.min(load.credit as usize),
             },
         });
         self.ask(&format!("$JS.API.CONSUMER.CREATE.{STREAM}.{name}"), &config.to_string())
