@@ -137,7 +137,12 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
         row.figure(EVENTS, events as f64);
         row.mb_per_s = Some(events as f64 * load.shape.data_bytes as f64 / seconds / 1e6);
     }
-    if let Pace::Rate(asked) = load.pace
+    let asked = match load.pace {
+        Pace::Rate(rate) => Some(rate),
+        Pace::Rush { base, peak } => Some(f64::midpoint(base, peak)),
+        Pace::Window => None,
+    };
+    if let Some(asked) = asked
         && (events as f64) < KEPT_UP_SHARE * asked * seconds
     {
         let got = events as f64 / seconds;

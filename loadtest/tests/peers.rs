@@ -28,8 +28,8 @@ const SAID: [(&str, &str); 6] = [
     ("kafka-synced", "flush.messages=1"),
 ];
 
-/// Runs a comparison under `tiny`, and returns the lines of its report.
-fn compare(installed: &Path, peers: &str, path: &OsStr) -> Vec<Value> {
+/// Runs a comparison under `tiny`, and returns its report.
+fn compare(installed: &Path, peers: &str, path: &OsStr) -> Value {
     // Not in the system's folder for temporary files, which may be a tmpfs without O_DIRECT.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -44,7 +44,10 @@ fn compare(installed: &Path, peers: &str, path: &OsStr) -> Vec<Value> {
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn lines(report: &Value) -> Vec<Value> {
     report["lines"].as_array().unwrap().clone()
 }
 
@@ -90,7 +93,8 @@ fn check_figures(line: &Value) {
 #[test]
 fn every_peer_runs_and_does_what_its_row_says() {
     let installed = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("peers");
-    let lines = compare(&installed, "all", &std::env::var_os("PATH").unwrap());
+    let report = compare(&installed, "all", &std::env::var_os("PATH").unwrap());
+    let lines = lines(&report);
     for (id, expected) in SAID {
         let line = line(&lines, id);
         check_figures(line);
@@ -99,6 +103,7 @@ fn every_peer_runs_and_does_what_its_row_says() {
     assert!(counted(line(&lines, "file"), "write") > 0);
     assert_eq!(lines.len(), SAID.len() + 2, "{lines:#?}");
     assert!(notes(line(&lines, "iggy"))[0].contains("no server in the registries"));
+    assert_eq!(report["published"][0]["server"], "Apache Iggy");
 }
 
 /// Who has neither Go nor Java must read in the report that a peer is missing, and why; the others are measured.
@@ -110,7 +115,8 @@ fn a_peer_that_cannot_be_installed_has_a_row_that_says_so() {
     for program in ["bash", "rm", "timeout"] {
         symlink(found(program), programs.join(program)).unwrap();
     }
-    let lines = compare(&folder.path().join("peers"), "nats-synced,kafka", programs.as_os_str());
+    let report = compare(&folder.path().join("peers"), "nats-synced,kafka", programs.as_os_str());
+    let lines = lines(&report);
     check_figures(line(&lines, "ringmesh"));
     for (id, missing) in [("nats-synced", "go 1.26"), ("kafka", "java")] {
         let line = line(&lines, id);

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Comparison;
 use super::plot::{self, Bar, Curve, Scale, escape};
+use super::published::Published;
 use super::summary::{Line, Spread};
 use super::table;
 use crate::report::Row;
@@ -56,6 +57,7 @@ pub(super) fn page(comparison: &Comparison) -> String {
     for lines in comparison.lines.chunk_by(|a, b| a.point == b.point) {
         section(comparison, lines, &mut html);
     }
+    html.extend(comparison.published.iter().map(Published::html));
     html + "</body></html>\n"
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod arguments;
 mod html;
 mod plot;
+mod published;
 pub(crate) mod summary;
 pub(crate) mod table;
 
@@ -25,6 +26,7 @@ use crate::peers::{self, Contender, Kind, Place, Running};
 use crate::report::Row;
 use crate::workload::{self, Point, Workload};
 use arguments::CompareArgs;
+use published::Published;
 use summary::Line;
 
 /// Size of the file of the floor, and the same for runs of less than a second, which must not spend more on zeros.
@@ -46,6 +48,8 @@ pub(crate) struct Comparison {
     pub(crate) workloads: Vec<Workload>,
     /// What each contender did, point by point.
     pub(crate) lines: Vec<Line>,
+    /// Figures of peers that were asked for and cannot be measured here.
+    pub(crate) published: Vec<Published>,
 }
 
 impl Comparison {
@@ -93,6 +97,11 @@ pub(crate) fn run(args: &CompareArgs, command: String, as_json: bool) -> anyhow:
         rounds: args.rounds,
         workloads,
         lines: Vec::new(),
+        published: contenders
+            .iter()
+            .filter_map(|contender| contender.published())
+            .map(Published::parse)
+            .collect::<anyhow::Result<_>>()?,
     };
     machine::pin(args.cpu)?;
     for workload in comparison.workloads.clone() {

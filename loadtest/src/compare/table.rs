@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::Comparison;
+use super::published::Published;
 use super::summary::{Line, Percentiles, Spread};
 
 /// What the columns are called.
@@ -44,6 +45,7 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
         let cells = cells(line).map(|cell| cell.replace('|', "\\|").replace('\n', " "));
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
+    text.extend(comparison.published.iter().map(Published::markdown));
     text
 }
 

@@ -27,6 +27,8 @@ const KAFKA: Package = Package {
     script: include_str!("../../peers/kafka/install.sh"),
     files: &[("kafka-pom.xml", include_str!("../../peers/kafka/pom.xml"))],
 };
+/// What is known of Iggy where none can be measured.
+pub(crate) const IGGY_PUBLISHED: &str = include_str!("../../peers/iggy/published.toml");
 /// What Kafka's own start script gives the JVM.
 const JVM: [&str; 7] = [
     "-Xms1g",
@@ -143,7 +145,7 @@ pub(crate) const CONTENDERS: [Contender; 8] = [
         configuration: "-",
         sync: "-",
         kind: Kind::Absent(
-            "no server in the registries that this program installs from; docs/loadtest.md has figures taken before",
+            "no server in the registries that this program installs from; below stand figures published before",
         ),
         warm_up_least: Duration::ZERO,
     },
@@ -207,6 +209,11 @@ impl Contender {
             Kind::Kafka(_) => Some(Protocol::Kafka),
             Kind::Floor | Kind::Absent(_) => None,
         }
+    }
+
+    /// Figures of it that were published before, where it cannot be measured.
+    pub(crate) fn published(&self) -> Option<&'static str> {
+        matches!(self.kind, Kind::Absent(_)).then_some(IGGY_PUBLISHED)
     }
 
     /// Makes sure that it can be started. An error is the reason for the report.
