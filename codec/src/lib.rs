@@ -9,6 +9,7 @@ pub mod attribute;
 pub mod batch;
 pub mod body;
 pub mod builder;
+#[cfg(feature = "cloudevents")]
 pub mod cloudevents;
 pub mod crc32c;
 pub mod error;

@@ -20,6 +20,7 @@ macro_rules! codes {
         /// Why a request is refused. Its number and its name are the same on every door.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u16)]
+        #[non_exhaustive]
         pub enum Code {
             $($(#[doc = $doc])+ $variant = $number,)+
         }

@@ -14,5 +14,6 @@ mod peer;
 mod peers;
 mod real_input;
 mod resend;
+mod sdk;
 mod usage;
 mod wire;

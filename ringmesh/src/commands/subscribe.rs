@@ -106,7 +106,7 @@ async fn print_all(
             Some(Received::Delivery(delivery)) => delivery,
             // Deliveries come in order, so everything before this is printed.
             Some(Received::CaughtUp) if arguments.until_end => return Ok(()),
-            Some(Received::CaughtUp) => continue,
+            Some(_) => continue,
             None => return Ok(()),
         };
         let before = left.credit();

@@ -73,17 +73,30 @@ impl Future for BatchHandle {
 }
 
 impl Client {
-    /// Connects, and keeps the connection up until the client is closed or dropped.
+    /// Connects, and keeps the connection up until the client is closed or dropped. The connection is a task of the
+    /// tokio runtime that this is called in; when that runtime ends, so does the client ([`PublishError::Lost`]).
     ///
     /// # Errors
     /// The server cannot be reached, does not answer in time, or refuses.
+    ///
+    /// # Panics
+    /// It is not called in a tokio runtime with I/O and time. [`crate::blocking`] needs none.
     pub async fn connect(options: ClientOptions) -> Result<Client, ConnectError> {
+        let (client, connection) = Client::begin(options).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Connects. The future that comes with the client is its connection, and must be driven until it ends.
+    pub(crate) async fn begin(
+        options: ClientOptions,
+    ) -> Result<(Client, impl Future<Output = ()> + Send + use<>), ConnectError> {
         let first = connect(&options).await?;
         let shared = Arc::new(Shared::new(options, first.welcome));
         // Before the first batch: what has no sequence cannot be told from what comes later.
         shared.state().publishing.connected(&shared.welcome);
-        tokio::spawn(connection::run(shared.clone(), first));
-        Ok(Client { handle: Arc::new(Handle { shared }) })
+        let connection = connection::run(connection::End(shared.clone()), first);
+        Ok((Client { handle: Arc::new(Handle { shared }) }, connection))
     }
 
     /// What the server said of itself and its limits.
@@ -116,8 +129,7 @@ impl Client {
         Ok(PublishHandle(receiver))
     }
 
-    /// Sends a batch that its publisher has made ([`codec::builder::BatchBuilder`]), to the partition that stands in
-    /// its header. Its topic number is set here, and publisher id and sequence if it has none. Waits while the buffer is
+    /// Sends a batch that its publisher has made ([`crate::batch`]), to the partition that stands in its header. Its topic number is set here, and publisher id and sequence if it has none. Waits while the buffer is
     /// full.
     ///
     /// # Errors
@@ -128,8 +140,7 @@ impl Client {
         mut batch: Vec<u8>,
     ) -> Result<BatchHandle, PublishError> {
         let shared = self.shared();
-        let parsed = Batch::parse(&batch, HeaderSeed::WIRE)
-            .map_err(|error| PublishError::Batch { what: error.to_string() })?;
+        let parsed = Batch::parse(&batch, HeaderSeed::WIRE).map_err(PublishError::Batch)?;
         let (mut header, len) = (parsed.header, parsed.header.batch_len());
         batch.truncate(len);
         self.wait_for_room().await?;

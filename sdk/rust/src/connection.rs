@@ -82,9 +82,24 @@ async fn greet(options: &ClientOptions) -> Result<Connected, ConnectError> {
     }
 }
 
+/// Ends a client with its connection, also when whoever drives the connection drops it: nobody may wait for ever.
+pub(crate) struct End(pub(crate) Arc<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if !state.has_ended() {
+            let what = "the runtime that drove it has ended".to_owned();
+            state.end(PublishError::Lost { what });
+        }
+        drop(state);
+        self.0.room.notify_waiters();
+    }
+}
+
 /// Keeps a client connected until it ends.
-pub(crate) async fn run(shared: Arc<Shared>, first: Connected) {
-    let mut connected = first;
+pub(crate) async fn run(end: End, first: Connected) {
+    let (shared, mut connected) = (end.0.clone(), first);
     let error = loop {
         match serve(&shared, connected).await {
             Ok(()) => break PublishError::Closed,
@@ -102,7 +117,6 @@ pub(crate) async fn run(shared: Arc<Shared>, first: Connected) {
         }
     };
     shared.state().end(error);
-    shared.room.notify_waiters();
 }
 
 /// Whether a refusal that closed the connection says "later" rather than "never".

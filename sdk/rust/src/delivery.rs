@@ -7,7 +7,7 @@ use codec::body::Body;
 use codec::event::Event;
 use codec::frame::WireVerdict;
 use codec::header::{BatchHeader, HEADER_BYTES};
-use codec::ids::{Offset, Partition};
+use codec::ids::{Offset, Partition, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
@@ -16,6 +16,7 @@ use crate::state::{Command, Shared};
 
 /// What became of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Done with: never again for this group.
     Done,
@@ -23,9 +24,9 @@ pub enum Verdict {
     Retry,
 }
 
-impl From<Verdict> for WireVerdict {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
+impl Verdict {
+    fn on_the_wire(self) -> WireVerdict {
+        match self {
             Verdict::Done => WireVerdict::Done,
             Verdict::Retry => WireVerdict::Retry,
         }
@@ -77,7 +78,7 @@ impl Delivery {
 
     /// When the batch was appended.
     #[must_use]
-    pub fn append_time(&self) -> codec::ids::Timestamp {
+    pub fn append_time(&self) -> Timestamp {
         self.header.append_time
     }
 
@@ -111,7 +112,7 @@ impl Delivery {
         let index = index.expect("the offset is one that events() gave") as usize;
         let mut bitmap = vec![0; self.header.count.div_ceil(8) as usize];
         bitmap[index / 8] = 1 << (index % 8);
-        self.shared.settle(self.life, &self.token, Some(&bitmap), verdict.into());
+        self.shared.settle(self.life, &self.token, Some(&bitmap), verdict.on_the_wire());
     }
 
     fn has(&self, index: u32) -> bool {
@@ -131,6 +132,7 @@ pub struct Subscription {
 
 /// What a subscription hears.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Received {
     /// Events.
     Delivery(Box<Delivery>),

@@ -1,15 +1,16 @@
-//! Why something did not work; one type an operation.
+//! Why something did not work; one type an operation. `Display` leaves the cause out: it is the error's `source`.
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use codec::error::BuildError;
+use codec::error::{BuildError, DecodeError};
 use codec::frame::RefusalFrame;
 use codec::refusal::Code;
 
 /// The server's "no".
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServerRefusal {
     /// The number on the wire; a later server may have numbers that this build does not know.
     pub number: u16,
@@ -39,6 +40,8 @@ impl fmt::Display for ServerRefusal {
     }
 }
 
+impl std::error::Error for ServerRefusal {}
+
 /// Why there is no connection.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -64,15 +67,21 @@ pub enum ConnectError {
         /// What is wrong with its bytes.
         what: String,
     },
+    /// The machine gives no thread for the connection ([`crate::blocking`] alone).
+    Thread {
+        /// What it says.
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable { server, source } => write!(f, "cannot reach {server}: {source}"),
+            Self::Unreachable { server, .. } => write!(f, "cannot reach {server}"),
             Self::TimedOut { server, after } => write!(f, "{server} did not answer in {after:?}"),
-            Self::Refused(refusal) => write!(f, "the server refuses: {refusal}"),
+            Self::Refused(_) => write!(f, "the server refuses this client"),
             Self::Protocol { what } => write!(f, "the peer is not a Ringmesh server: {what}"),
+            Self::Thread { .. } => write!(f, "the thread of the connection cannot be started"),
         }
     }
 }
@@ -80,8 +89,9 @@ impl fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unreachable { source, .. } => Some(source),
-            _ => None,
+            Self::Unreachable { source, .. } | Self::Thread { source } => Some(source),
+            Self::Refused(refusal) => Some(refusal),
+            Self::TimedOut { .. } | Self::Protocol { .. } => None,
         }
     }
 }
@@ -95,10 +105,7 @@ pub enum PublishError {
     /// The event cannot be put into a batch.
     Event(BuildError),
     /// The bytes are not a batch.
-    Batch {
-        /// What is wrong.
-        what: String,
-    },
+    Batch(DecodeError),
     /// The connection was lost and could not be made again in time. The events may or may not have been appended.
     Lost {
         /// Why not.
@@ -121,16 +128,25 @@ impl PublishError {
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(refusal) => write!(f, "the server refuses: {refusal}"),
-            Self::Event(error) => write!(f, "the event cannot be published: {error}"),
-            Self::Batch { what } => write!(f, "not a batch: {what}"),
+            Self::Refused(_) => write!(f, "the server refuses the batch"),
+            Self::Event(_) => write!(f, "the event cannot be put into a batch"),
+            Self::Batch(_) => write!(f, "the bytes are not a batch"),
             Self::Lost { what } => write!(f, "the connection is lost: {what}"),
             Self::Closed => write!(f, "the client is closed"),
         }
     }
 }
 
-impl std::error::Error for PublishError {}
+impl std::error::Error for PublishError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Event(error) => Some(error),
+            Self::Batch(error) => Some(error),
+            Self::Lost { .. } | Self::Closed => None,
+        }
+    }
+}
 
 /// Why a subscription does not stand, or has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +168,7 @@ pub enum SubscribeError {
 impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(refusal) => write!(f, "the server refuses: {refusal}"),
+            Self::Refused(_) => write!(f, "the server refuses the subscription"),
             Self::TimedOut => write!(f, "the server did not answer in time"),
             Self::Lost { what } => write!(f, "the connection is lost: {what}"),
             Self::Closed => write!(f, "the client is closed"),
@@ -160,4 +176,11 @@ impl fmt::Display for SubscribeError {
     }
 }
 
-impl std::error::Error for SubscribeError {}
+impl std::error::Error for SubscribeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::TimedOut | Self::Lost { .. } | Self::Closed => None,
+        }
+    }
+}

@@ -6,6 +6,7 @@ use codec::ids::{Offset, Partition, Timestamp};
 
 /// How a client connects and publishes.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ClientOptions {
     /// The server's native door, `host:port`.
     pub server: String,
@@ -55,10 +56,67 @@ impl ClientOptions {
         self.client_id = client_id.into();
         self
     }
+
+    /// With so long for the first connection, hello included.
+    #[must_use]
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// With so long for making a lost connection again, before everything that waits fails.
+    #[must_use]
+    pub fn reconnect_timeout(mut self, limit: Duration) -> Self {
+        self.reconnect_timeout = limit;
+        self
+    }
+
+    /// With so long for the answers to subscribe and unsubscribe.
+    #[must_use]
+    pub fn request_timeout(mut self, limit: Duration) -> Self {
+        self.request_timeout = limit;
+        self
+    }
+
+    /// With so many batches without an answer at most.
+    #[must_use]
+    pub fn window_batches(mut self, batches: u32) -> Self {
+        self.window_batches = batches;
+        self
+    }
+
+    /// With batches of so many bytes at most.
+    #[must_use]
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.batch_bytes = bytes;
+        self
+    }
+
+    /// With batches of so many events at most.
+    #[must_use]
+    pub fn batch_events(mut self, events: u32) -> Self {
+        self.batch_events = events;
+        self
+    }
+
+    /// With events that wait so long for others to share a batch.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// With so many bytes that may wait or be unacknowledged.
+    #[must_use]
+    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
 }
 
 /// How the members of a group divide its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Mode {
     /// Each event goes to one member.
     Clustering,
@@ -68,6 +126,7 @@ pub enum Mode {
 
 /// Where a new subscription begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Start {
     /// With what is acknowledged after the answer.
     Tail,
@@ -81,6 +140,7 @@ pub enum Start {
 
 /// A wish to subscribe.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SubscribeOptions {
     /// Which topics.
     pub filter: String,

@@ -16,6 +16,7 @@ use crate::sequences::Sequences;
 
 /// An event has been acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ack {
     /// The topic.
     pub topic: Arc<str>,
@@ -29,6 +30,7 @@ pub struct Ack {
 
 /// A batch has been acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BatchAck {
     /// The topic.
     pub topic: Arc<str>,

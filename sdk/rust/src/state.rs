@@ -132,6 +132,13 @@ impl State {
         number
     }
 
+    /// Whether all that waited has been told so. A client that is closed late has ended before its connection has.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+            && self.publishing.is_empty()
+            && self.subscriptions.is_empty()
+    }
+
     /// Everything that waits fails with `error`.
     pub(crate) fn end(&mut self, error: PublishError) {
         self.phase = Phase::Ended(error.clone());
