@@ -23,6 +23,9 @@ pub(crate) struct Cli {
     /// Print one JSON value instead of a table.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Show no live view while a measurement runs (there is none without a terminal, and with --json).
+    #[arg(long, global = true)]
+    pub(crate) quiet: bool,
 }
 
 /// What the load generator can do.

@@ -8,6 +8,7 @@ use anyhow::Context;
 use crate::calls::CallCounter;
 use crate::engine::tally::Tally;
 use crate::engine::{Load, Pace, Run};
+use crate::live::View;
 use crate::machine::{self, CpuTime, DiskCounters, ProcessMeter};
 use crate::report::Row;
 
@@ -89,7 +90,8 @@ pub(crate) fn measure_with(
     watched: Watched<'_>,
     mut at_border: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<Row> {
-    let run = Run::connect(load)?;
+    let mut run = Run::connect(load)?;
+    let _view = View::begin(name, load, watched.pid, &mut run);
     let mut row = Row::new(name);
     let mut meters: Option<Meters> = None;
     let tally = run.drive(|| {

@@ -187,7 +187,7 @@ fn threads(pid: u32) -> anyhow::Result<HashMap<OsString, CpuTime>> {
 }
 
 /// CPU time of a process, ended threads included, in steps of 10 ms.
-fn ticks(pid: u32) -> anyhow::Result<Duration> {
+pub(crate) fn ticks(pid: u32) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
         .with_context(|| format!("process {pid} is gone"))?;
     // The second field is the command in parentheses, which may hold spaces.

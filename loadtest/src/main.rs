@@ -12,6 +12,7 @@ mod engine;
 mod floor;
 mod folder;
 mod latency;
+mod live;
 mod load_row;
 mod machine;
 mod peers;
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     machine::raise_open_files();
+    if matches!(cli.command, Command::Run(_) | Command::Compare(_)) && !cli.json && !cli.quiet {
+        live::allow();
+    }
     let result = match &cli.command {
         Command::Floor(args) => floor::run(args, command).and_then(|report| report.print(cli.json)),
         Command::Run(args) => run::run(args, command).and_then(|report| report.print(cli.json)),

@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::engine::{Load, Run};
 use crate::floor;
 use crate::floor::raw_write::RawWrites;
+use crate::live;
 use crate::load_row::{self, Watched};
 use crate::machine::{self, Machine};
 use crate::peers::folder::RunFolder;
@@ -181,7 +182,12 @@ impl Compare<'_> {
             }
             for index in order.into_iter().filter(|&index| missing[index].is_none()) {
                 let contender = &contenders[index];
-                eprint!("{name}, round {} of {}, {}: ", round + 1, self.args.rounds, contender.id);
+                let rounds = self.args.rounds;
+                live::announce(format!(
+                    "{name}, round {} of {rounds}, {}",
+                    round + 1,
+                    contender.id
+                ));
                 match self.measure(workload, point, contender) {
                     Ok(row) => {
                         eprintln!("{}", progress(&row));

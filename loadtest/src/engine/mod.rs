@@ -2,6 +2,7 @@
 
 pub(crate) mod connection;
 pub(crate) mod driver;
+pub(crate) mod glance;
 mod kafka;
 pub(crate) mod native;
 pub(crate) mod nats;

@@ -4,11 +4,13 @@
 //! is due, wait until something came or a moment comes, count it. It does not spin: a client that burns its core
 //! cannot tell that it is the limit.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 use super::driver::{Arrival, Driver, Outgoing, STAMP_BACKLOG, STAMP_NONE, What};
+use super::glance::Glance;
 use super::publisher::Publisher;
 use super::schedule::{OpenLoop, Phases};
 use super::tally::Tally;
@@ -29,6 +31,8 @@ pub(crate) struct Run {
     phases: Phases,
     began: Instant,
     tally: Tally,
+    /// For who looks on.
+    glance: Option<Arc<Glance>>,
     /// What came with the last read; empty between reads, kept for its room.
     arrivals: Vec<Arrival>,
     /// Publishers with an answer or with room since the last read.
@@ -61,9 +65,15 @@ impl Run {
             phases,
             began: Instant::now(),
             tally: Tally::new(load),
+            glance: None,
             arrivals: Vec::new(),
             touched: Vec::new(),
         }
+    }
+
+    /// What another thread may see of this run while it is driven.
+    pub(crate) fn glance(&mut self) -> Arc<Glance> {
+        Arc::clone(self.glance.get_or_insert_with(|| Arc::new(Glance::new())))
     }
 
     /// Publishes for the whole time and waits for what is owed. `at_border` is called when the time that counts
@@ -148,6 +158,9 @@ impl Run {
             self.refill_touched()?;
         }
         self.tally.series.roll(self.began.elapsed());
+        if let Some(glance) = &self.glance {
+            glance.show(&self.tally);
+        }
         Ok(())
     }
 
@@ -253,6 +266,9 @@ impl Run {
             let ack_ns = now_ns.saturating_sub(intended_ns);
             self.tally.ack.record_ns(ack_ns);
             self.tally.series.record(ack_ns, events);
+            if let Some(glance) = &self.glance {
+                glance.acked(ack_ns);
+            }
         }
         if self.phases.counts(now_ns) {
             self.tally.acked_events_counted += u64::from(events);
