@@ -24,9 +24,14 @@ use judged::Report;
 
 /// The aims.
 const TEXT: &str = include_str!("../../aims.toml");
-/// Events that a server starts on, published in batches of so many.
+/// Events of 100 B that a server starts on.
 const START_EVENTS: u32 = 300_000;
-const START_BATCH: u32 = 100;
+/// More than [`RECYCLING`] keeps, so that segments are used again from then on; and the same for the short form.
+const FILL_BYTES: u32 = 512 << 20;
+const FILL_BYTES_SHORT: u32 = 8 << 20;
+/// Events of a batch, and bytes of data of an event, that the log is filled with.
+const FILL_BATCH: u32 = 100;
+const FILL_DATA_BYTES: u32 = 1_000;
 /// How long each floor is measured: long enough for its p99.9.
 const FLOOR: std::time::Duration = std::time::Duration::from_secs(3);
 
@@ -39,8 +44,11 @@ pub(crate) struct Round {
 /// Runs every round, prints the table, and fails when Ringmesh gave no figures somewhere.
 pub(crate) fn run(args: &AimsArgs, command: String, as_json: bool) -> anyhow::Result<()> {
     let aims = Aims::chosen(TEXT, args)?;
-    let measure = Measure { core: Core::new(&core_args(args))?, server_arg: &args.server_arg };
+    // Before this thread is on one core, and sees no other.
     let machine = Machine::look();
+    let core = Core::new(&core_args(args))?;
+    let fill_bytes = if args.short { FILL_BYTES_SHORT } else { FILL_BYTES };
+    let measure = Measure { core, server_arg: &args.server_arg, fill_bytes };
     let rounds = if args.short { 1 } else { args.rounds };
     let mut found = Vec::new();
     for round in 0..rounds {
@@ -78,6 +86,8 @@ fn core_args(args: &AimsArgs) -> CoreArgs {
 struct Measure<'a> {
     core: Core,
     server_arg: &'a [String],
+    /// Data published before a load that is to find the log full.
+    fill_bytes: u32,
 }
 
 impl Measure<'_> {
@@ -115,6 +125,9 @@ impl Measure<'_> {
         }
         arguments.extend(load.server.iter().cloned());
         let server = self.core.server_with(1, &arguments)?;
+        if load.recycling {
+            fill(&server, FILL_DATA_BYTES, self.fill_bytes / FILL_DATA_BYTES)?;
+        }
         let asked = load.workload.load(&point(&load.workload), Protocol::Ringmesh, server.address);
         let watched = Watched {
             pid: Some(server.pid()),
@@ -137,13 +150,7 @@ impl Measure<'_> {
     fn start_full(&self) -> anyhow::Result<Row> {
         let start = self.core.start(2, self.server_arg);
         let mut server = Server::start(&start)?;
-        let text = format!(
-            "about = 'the folder'\npublishers = 4\ngroups = 0\ntopics = 100\ndata_bytes = 100\n\
-             batch = {START_BATCH}\nkeys = 1000\nin_flight = 16\nwarm_up = '0s'\nduration = '1s'\n"
-        );
-        let workload = Workload::parse(START_FULL.to_owned(), &text)?;
-        let load = workload.load(&point(&workload), Protocol::Ringmesh, server.address);
-        Run::connect(&load.without_groups())?.fill(u64::from(START_EVENTS / START_BATCH))?;
+        fill(&server, 100, START_EVENTS)?;
         let mut after_ms = Vec::new();
         for _ in 0..STARTS {
             server = Server::start_in(&start, server.kill()?)?;
@@ -152,6 +159,17 @@ impl Measure<'_> {
         server.stop()?;
         Ok(starts_row(START_FULL, after_ms))
     }
+}
+
+/// Publishes so many events as fast as the server takes them.
+fn fill(server: &Server, data_bytes: u32, events: u32) -> anyhow::Result<()> {
+    let text = format!(
+        "about = 'what is there before'\npublishers = 4\ngroups = 0\ntopics = 100\ndata_bytes = {data_bytes}\n\
+         batch = {FILL_BATCH}\nkeys = 1000\nin_flight = 16\nwarm_up = '0s'\nduration = '1s'\n"
+    );
+    let workload = Workload::parse("before".to_owned(), &text)?;
+    let load = workload.load(&point(&workload), Protocol::Ringmesh, server.address);
+    Run::connect(&load.without_groups())?.fill(u64::from(events / FILL_BATCH))
 }
 
 /// The only point of a workload without lists.
