@@ -113,7 +113,11 @@ fn draw(mut shown: Shown, goes_on: impl Fn() -> bool) {
 /// The width of the terminal, which may change at any time.
 fn columns() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stderr());
-    size.map_or(80, |size| usize::from(size.ws_col).max(20))
+    // A terminal without a size says 0.
+    match size.map_or(0, |size| size.ws_col) {
+        0 => 80,
+        columns => usize::from(columns),
+    }
 }
 
 /// What was seen at one moment.
