@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use ringmesh_client::blocking::{Client, PublishHandle};
@@ -50,9 +51,18 @@ fn the_examples_of_the_sdk_run() {
     assert!(server.stop().success());
 }
 
+/// What `test` returns; a call that waits for ever fails instead of holding up all other tests.
+fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, result) = mpsc::channel();
+    std::thread::spawn(move || sender.send(test()));
+    result.recv_timeout(PATIENCE).expect("no call waits for ever, and none panics")
+}
+
 fn options(server: &Server) -> ClientOptions {
     ClientOptions::new(server.address().to_string()).request_timeout(PATIENCE)
 }
+
+const BUFFER_BYTES: usize = 8 << 10;
 
 fn publish(client: &Client, number: usize) -> Result<PublishHandle, PublishError> {
     client.publish("sdk/blocking", &Event::text(format!("{number:0100}")))
@@ -65,9 +75,9 @@ fn blocking_calls_work_within_a_runtime() {
     let folder = folder::new();
     let server = Server::start(folder.path());
     let options = options(&server);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let received = runtime.expect("a runtime starts").block_on(async {
-        let task = tokio::spawn(async move {
+    let received = in_time(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let task = async move {
             let client = Client::connect(options).expect("the server is there");
             let all = SubscribeOptions::new("sdk/#").start(Start::Earliest);
             let mut subscription = client.subscribe(all).expect("the server answers");
@@ -88,8 +98,10 @@ fn blocking_calls_work_within_a_runtime() {
             subscription.unsubscribe().expect("the server answers");
             client.close(PATIENCE);
             received
-        });
-        task.await.expect("nothing panics")
+        };
+        // Spawned, so that it is a task with a turn that ends.
+        let runtime = runtime.expect("a runtime starts");
+        runtime.block_on(async { tokio::spawn(task).await.expect("nothing panics") })
     });
     assert_eq!(received, 500);
     assert!(server.stop().success());
@@ -99,16 +111,20 @@ fn blocking_calls_work_within_a_runtime() {
 /// whose server is gone must not wait for ever.
 #[test]
 fn a_full_buffer_holds_its_publisher_until_the_server_is_given_up() {
-    const BUFFER_BYTES: usize = 8 << 10;
     let folder = folder::new();
-    let mut server = Some(Server::start(folder.path()));
-    let options = options(server.as_ref().expect("it runs"));
+    let server = Server::start(folder.path());
+    let options = options(&server);
     let options = options.buffer_bytes(BUFFER_BYTES).batch_events(1);
     let client = Client::connect(options.reconnect_timeout(Duration::from_millis(200)));
     let client = client.expect("the server is there");
+    in_time(move || publish_until_given_up(&client, server));
+}
+
+fn publish_until_given_up(client: &Client, server: Server) {
+    let mut server = Some(server);
     let (mut waiting, mut acknowledged, mut refusal) = (Vec::new(), 0, None);
     for number in 0.. {
-        match publish(&client, number) {
+        match publish(client, number) {
             Ok(handle) => waiting.push(handle),
             Err(error) => {
                 refusal = Some(error);
@@ -136,7 +152,6 @@ fn a_full_buffer_holds_its_publisher_until_the_server_is_given_up() {
     let late = client.subscribe(SubscribeOptions::new("sdk/#"));
     assert!(matches!(late, Err(SubscribeError::Closed)), "{late:?}");
     assert!(matches!(client.flush(), Err(PublishError::Lost { .. })));
-    client.close(PATIENCE);
 }
 
 /// A handle that is dropped must not hold up its thread, nor take what it was given with it; and who still listens
@@ -181,11 +196,13 @@ fn a_client_ends_with_its_runtime() {
     let event = Event::text("never sent");
     let handle = short.block_on(client.publish("sdk/runtime", &event)).expect("there is room");
     drop(short);
-    let (handled, flushed, published) = runtime().expect("a runtime starts").block_on(async {
-        let published = client.publish("sdk/runtime", &event).await.map(drop);
-        (handle.await.map(drop), client.flush().await, published)
+    let told = in_time(move || {
+        runtime().expect("a runtime starts").block_on(async {
+            let published = client.publish("sdk/runtime", &event).await.map(drop);
+            [handle.await.map(drop), client.flush().await, published]
+        })
     });
-    for told in [handled, flushed, published] {
+    for told in told {
         assert!(matches!(told, Err(PublishError::Lost { .. })), "{told:?}");
     }
 }
