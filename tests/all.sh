@@ -6,6 +6,9 @@ cd "$(dirname "$0")/.."
 # Real GitHub webhook payloads for the end-to-end tests.
 command -v npm >/dev/null || { apt-get update && apt-get install -y npm; }
 npm ci --prefix tests/octokit --no-audit --no-fund
+# Checks the form of the metrics.
+command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; }
+command -v curl >/dev/null || { apt-get update && apt-get install -y curl; }
 # Counts instructions for the regression guard.
 command -v valgrind >/dev/null || { apt-get update && apt-get install -y valgrind; }
 # NATS and Kafka, which the tests of the comparison install and load: maven brings a JVM, and python3-venv the Go that NATS is built

@@ -146,6 +146,14 @@ codes! {
     SequenceReused = 127, "sequence_reused", Client, 409, 3;
     /// The subscription was ended for all its members. Subscribe again to begin a new one.
     SubscriptionEnded = 128, "subscription_ended", Client, 410, 3;
+    /// Nothing of this name, or nothing at this path.
+    NotFound = 129, "not_found", Client, 404, 3;
+    /// What is at this path does not take this method; the answer's header `allow` lists those that it takes.
+    MethodNotAllowed = 130, "method_not_allowed", Client, 405, 3;
+    /// A parameter of the request is not one that is known, or not as it must be; the text names it.
+    MalformedRequest = 131, "malformed_request", Client, 400, 3;
+    /// The headers of the request are too large or too many; the text says how large they may be.
+    HeadersTooLarge = 132, "headers_too_large", Client, 431, 3;
 
     /// There is no room at the moment; the server has refused before it took anything. Try again.
     Overloaded = 200, "overloaded", Later, 429, 3;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::catalog::{Catalog, OpenError};
 use crate::limits::START_TIMEOUT;
+use crate::operator::{ControlHandle, Order};
 use crate::plane::Plane;
 use crate::shards::Shards;
 
@@ -38,6 +39,7 @@ pub struct ControlOptions {
 /// The running control plane. Dropping it stops it too.
 #[derive(Debug)]
 pub struct ControlPlane {
+    handle: ControlHandle,
     stop: Arc<AtomicBool>,
     wake: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
@@ -89,6 +91,7 @@ impl ControlPlane {
         let (catalog, durable) = Catalog::open(&options.catalog).map_err(StartError::Catalog)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, is_ready) = sync_channel(1);
+        let (handle, orders) = ControlHandle::new(inbox.wake.clone());
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn({
             let (wake, stop) = (inbox.wake.clone(), stop.clone());
             move || {
@@ -98,11 +101,11 @@ impl ControlPlane {
                     warn!(%error, "the control thread cannot stand back for the shards");
                 }
                 let plane = Plane::new(shards, inbox.link, catalog, durable);
-                run(plane, &wake, &stop, ready);
+                run(plane, &orders, &wake, &stop, ready);
             }
         });
         let thread = Some(thread.map_err(StartError::Thread)?);
-        let control_plane = ControlPlane { stop, wake: inbox.wake, thread };
+        let control_plane = ControlPlane { handle, stop, wake: inbox.wake, thread };
         match is_ready.recv_timeout(START_TIMEOUT) {
             Ok(Ok(())) => Ok(control_plane),
             Ok(Err(error)) => Err(StartError::Thread(error)),
@@ -110,6 +113,12 @@ impl ControlPlane {
                 Err(StartError::NotAdopted)
             }
         }
+    }
+
+    /// The way for who looks in.
+    #[must_use]
+    pub fn handle(&self) -> ControlHandle {
+        self.handle.clone()
     }
 
     /// Asks the thread to end. Shards go on; what asks for a new subscription is refused as unavailable.
@@ -151,6 +160,7 @@ impl Drop for CloseOnDrop {
 /// The thread's whole life.
 fn run<S: Shards>(
     mut plane: Plane<S>,
+    orders: &Receiver<Order>,
     wake: &Notify,
     stop: &AtomicBool,
     ready: SyncSender<io::Result<()>>,
@@ -166,6 +176,7 @@ fn run<S: Shards>(
     let mut ready = Some(ready);
     runtime.block_on(async {
         while !stop.load(Ordering::Acquire) {
+            orders.try_iter().for_each(|order| plane.on_order(order));
             let wakeup = plane.turn(Instant::now());
             if let Some(ready) = ready.take_if(|_| plane.is_adopted()) {
                 info!("every shard routes by the catalog's subscriptions");

@@ -24,6 +24,7 @@ use tracing::{error, info};
 use crate::catalog::{Catalog, CommitError};
 use crate::ids::Ids;
 use crate::limits::{ANSWERS_MAX, PUBLISH_INTERVAL, REPLY_RETRY, SNAPSHOTS_AHEAD_MAX};
+use crate::operator::{Order, PlaneStatus};
 use crate::outbox::Outbox;
 use crate::shards::Shards;
 use crate::subscribing::{Roll, Wanted, Way};
@@ -154,6 +155,18 @@ impl<S: Shards> Plane<S> {
             }
         }
         self.outbox.send(&self.shards);
+    }
+
+    /// Answers who looks in, as of the last turn.
+    pub fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Status(answer) => answer(PlaneStatus {
+                subscriptions: self.next.len(),
+                version: self.snapshot.version(),
+                adopted_version: self.adopted_by_all(),
+                waiting_answers: self.answers.len(),
+            }),
+        }
     }
 
     fn on_request(&mut self, request: ControlRequest) {

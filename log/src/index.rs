@@ -104,6 +104,14 @@ impl SealedIndex {
         Some((commit.at.to_native(), Position(commit.position.to_native())))
     }
 
+    /// The last commit that starts at or before `position`: its byte, and the append time of its first batch.
+    pub(crate) fn commit_place(&self, position: Position) -> Option<(u64, Timestamp)> {
+        let commits = &self.rows().commits;
+        let after = commits.partition_point(|commit| commit.position.to_native() <= position.0);
+        let commit = commits.get(after.checked_sub(1)?)?;
+        Some((commit.at.to_native(), Timestamp(commit.time.to_native())))
+    }
+
     /// The first commit that starts at byte `at` or behind it.
     pub(crate) fn commit_from(&self, at: u64) -> Option<(u64, Position)> {
         let commits = &self.rows().commits;

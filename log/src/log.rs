@@ -6,6 +6,7 @@
 
 mod commits;
 pub mod held;
+pub mod place;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -64,6 +65,8 @@ pub struct Log {
     pub(crate) next_commit: u64,
     /// Every commit before this one is durable.
     pub(crate) durable_commit_end: u64,
+    /// The first commit since the log was opened.
+    first_commit: u64,
     /// The newest commit says nothing but what is durable.
     last_commit_is_mark: bool,
     /// Highest time seen; append times never decrease.
@@ -138,6 +141,7 @@ impl Log {
             flights: VecDeque::with_capacity(4),
             next_commit: parts.next_commit,
             durable_commit_end: parts.next_commit,
+            first_commit: parts.next_commit,
             // What recovery synced is not yet marked as durable.
             last_commit_is_mark: parts.sealed || parts.next_commit == 1,
             now: parts.last_time,

@@ -119,6 +119,11 @@ impl RoutingSnapshot {
         subscriptions
     }
 
+    /// Visits every group with its name, in no order.
+    pub fn each_group<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<str>, GroupId)) {
+        self.table.group_ids.for_each(&mut |name, group| visit(name, *group));
+    }
+
     /// What this version changes against the one before it, in the order it was done. A subscription that came and went
     /// within one version stands here twice.
     #[must_use]

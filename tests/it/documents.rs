@@ -1,8 +1,8 @@
 //! The commands that the documents show, word for word, against a running server.
 //!
-//! A block that is marked `sh` is run by bash in the workspace's root. Two words are replaced, by scripts in front of
-//! the path: `cargo run` runs what is built already, with the address of the test's server; `npm` does nothing, because
-//! tests/all.sh has installed the packages.
+//! A block that is marked `sh` is run by bash in the workspace's root. Three words are replaced, by scripts in front
+//! of the path: `cargo run` runs what is built already, with the address of the test's server; `curl` asks that server's admin
+//! port; `npm` does nothing, because tests/all.sh has installed the packages.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,12 @@ fn run(block: &str, server: &Server) -> Output {
     );
     script(shims.path(), "cargo", &cargo);
     script(shims.path(), "npm", "true");
+    let (admin, bash) = (server.admin(), "\"${all[@]}\"");
+    let curl = format!(
+        "all=(); for word in \"$@\"; do all+=(\"${{word//127.0.0.1:10106/{admin}}}\"); done
+         PATH=${{PATH#*:}} exec curl {bash}"
+    );
+    script(shims.path(), "curl", &curl);
     let path = std::env::var("PATH").expect("there is a path");
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", &format!("{block}\nwait $(jobs -p)")]);
@@ -98,6 +104,20 @@ fn real_input_is_as_documented() {
     let counts: Vec<usize> =
         ["opened", "issues"].iter().map(|group| count(&table, group)).collect();
     assert_eq!(read_later.len(), counts.iter().sum::<usize>(), "what is read later");
+    assert!(server.stop().success());
+}
+
+/// What the document shows must be what an operator gets.
+#[test]
+fn admin_port_is_as_documented() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    let blocks = blocks("docs/admin.md");
+    let health = lines_of(&blocks[0], &server);
+    assert_eq!(health[0], "alive", "{health:?}");
+    assert!(health[1].starts_with("{\"ready\":true"), "{health:?}");
+    let counters = health.iter().filter(|line| line.starts_with("ringmesh_publish_events_total{"));
+    assert_eq!(counters.count(), 2, "a series for each shard: {health:?}");
     assert!(server.stop().success());
 }
 

@@ -166,19 +166,24 @@ fn second_server_is_refused() {
     let folder = folder::new();
     let server = Server::start(folder.path());
     let data = folder.path().to_str().expect("UTF-8");
-    let ended = run(&["serve", "--data", data, "--listen", "127.0.0.1:0"]).end();
+    let free = "127.0.0.1:0";
+    let ended = run(&["serve", "--data", data, "--listen", free, "--admin", free]).end();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     for text in [data, "another server", "--data"] {
         assert!(ended.stderr.contains(text), "says {text}: {}", ended.stderr);
     }
     let other = folder::new();
-    let address = server.address().to_string();
-    let ended =
-        run(&["serve", "--data", other.path().to_str().expect("UTF-8"), "--listen", &address])
-            .end();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    for text in [address.as_str(), "taken", "--listen"] {
-        assert!(ended.stderr.contains(text), "says {text}: {}", ended.stderr);
+    let other = other.path().to_str().expect("UTF-8");
+    let (native, admin) = (server.address().to_string(), server.admin().to_string());
+    for (flags, taken, flag) in [
+        (["--listen", &native, "--admin", free], &native, "--listen"),
+        (["--listen", free, "--admin", &admin], &admin, "--admin"),
+    ] {
+        let ended = run(&[&["serve", "--data", other][..], &flags].concat()).end();
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        for text in [taken.as_str(), "taken", flag] {
+            assert!(ended.stderr.contains(text), "says {text}: {}", ended.stderr);
+        }
     }
     server.command(&["publish", "a", "x"]).done();
     assert!(server.stop().success());

@@ -20,6 +20,7 @@ pub struct Server {
     child: Child,
     folder: PathBuf,
     address: SocketAddr,
+    admin: SocketAddr,
     said: Arc<Mutex<Vec<String>>>,
     expected: Vec<&'static str>,
     is_over: bool,
@@ -62,11 +63,14 @@ impl Server {
                 panic!("no ready line; it said {:#?}", said.lock().expect("whole"));
             }
         };
-        let address = ready.rsplit(' ').next().and_then(|word| word.parse().ok());
-        let address =
-            address.unwrap_or_else(|| panic!("the ready line ends with an address: {ready}"));
+        let address = |of: &str| {
+            let rest = ready.split(of).nth(1).unwrap_or_else(|| panic!("{of} in {ready}"));
+            let word = rest.split([' ', ',']).next().unwrap_or_default();
+            word.parse().unwrap_or_else(|_| panic!("an address behind {of} in {ready}"))
+        };
+        let (address, admin) = (address("native door on "), address("admin port on "));
         let (folder, expected) = (folder.to_owned(), Vec::new());
-        Server { child, folder, address, said, expected, is_over: false }
+        Server { child, folder, address, admin, said, expected, is_over: false }
     }
 
     /// A WARN or ERROR line with this text is part of the test.
@@ -77,6 +81,11 @@ impl Server {
     /// Where the native door listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin port listens.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// The process id.
@@ -154,7 +163,7 @@ impl Drop for Server {
 pub fn serve(folder: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.arg("serve").arg("--data").arg(folder).args(["--set", "native.listen=127.0.0.1:0"]);
-    command.args(["--set", "log.segment_bytes=4MiB"]);
+    command.args(["--admin", "127.0.0.1:0", "--set", "log.segment_bytes=4MiB"]);
     command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -1,5 +1,6 @@
 //! The assembled server, over real sockets, with the real command line as its client.
 
+mod admin;
 mod commands;
 mod control_plane;
 mod documents;

@@ -106,6 +106,8 @@ pub struct Hand<'a> {
 pub struct Settled {
     /// Credit that goes back to members' homes.
     pub returned: Vec<Returned>,
+    /// How many of the events that it named were in flight.
+    pub events: u32,
     /// Whether nothing that it named was in flight any more: the events stay as they are.
     pub is_stale: bool,
 }

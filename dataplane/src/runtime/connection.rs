@@ -27,9 +27,20 @@ pub(super) struct Slot {
     pub(super) connection: Option<Connection>,
 }
 
+/// Where a connection came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    pub(super) peer: SocketAddr,
+    /// The door's name.
+    pub(super) door: &'static str,
+    /// Since when it has been open; monotonic microseconds.
+    pub(super) since_us: u64,
+}
+
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
+    pub(super) origin: Origin,
     pub(super) key: SessionKey,
     pub(super) session: Box<dyn Session>,
     pub(super) out: Outbound,
@@ -38,7 +49,7 @@ pub(super) struct Connection {
     /// When the phase ends at the latest; monotonic microseconds. Not used while open.
     pub(super) deadline_us: u64,
     /// Bytes given to the kernel since the connection began.
-    sent_bytes: u64,
+    pub(super) sent_bytes: u64,
     /// What the peer owes while something waits for it.
     backlog: Option<Backlog>,
     /// Bytes that may still be thrown away.
@@ -103,14 +114,15 @@ impl Slot {
 impl Connection {
     pub(super) fn new(
         stream: TcpStream,
-        peer: SocketAddr,
+        origin: Origin,
         key: SessionKey,
         session: Box<dyn Session>,
         seat: Seat,
     ) -> Self {
         Connection {
             stream,
-            peer,
+            peer: origin.peer,
+            origin,
             key,
             session,
             out: Outbound::default(),

@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tracing::{debug, error};
 
 use super::accept::{Arrival, say_no};
-use super::connection::{Connection, OUTBOUND_BYTES_HIGH, Phase, Slot};
+use super::connection::{Connection, OUTBOUND_BYTES_HIGH, Origin, Phase, Slot};
 use super::ring::{LIFE_MASK, Ring, Token};
 use super::stats::Counters;
 use super::threads::abort;
@@ -63,7 +63,7 @@ pub(super) struct Step<'a> {
 
 /// All connections of one shard.
 pub(super) struct Connections {
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     free: Vec<u32>,
     /// The connection of each of the shard's sessions, by the session's slot.
     by_session: Vec<u32>,
@@ -132,11 +132,12 @@ impl Connections {
             step.shard.close_session(key);
             return error!(%peer, door = door.name(), "a session panicked as it began");
         };
-        let fd = stream.as_raw_fd();
+        let (fd, origin) =
+            (stream.as_raw_fd(), Origin { peer, door: door.name(), since_us: step.now.mono_us });
         if self.count() == 0 {
             self.round_due_us = step.now.mono_us + ROUND_US;
         }
-        let index = self.insert(Connection::new(stream, peer, key, session, seat));
+        let index = self.insert(Connection::new(stream, origin, key, session, seat));
         let slot = key.slot as usize;
         self.by_session.resize(self.by_session.len().max(slot + 1), u32::MAX);
         assert_eq!(self.by_session[slot], u32::MAX, "a session has one connection");

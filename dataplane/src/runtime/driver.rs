@@ -22,6 +22,7 @@ use super::accept::Entrance;
 use super::clock::Clock;
 use super::connections::{Connections, Step};
 use super::host::Host;
+use super::inquiries::Inquiries;
 use super::kernel::RingKernel;
 use super::ring::{Done, Token};
 use super::stats::Counters;
@@ -82,6 +83,7 @@ pub(super) struct Driver {
     pub(super) kernel: RingKernel,
     pub(super) connections: Connections,
     pub(super) entrance: Arc<Entrance>,
+    pub(super) inquiries: Inquiries,
     pub(super) bell: Arc<Doorbell>,
     pub(super) stop: Arc<Stop>,
     pub(super) clock: Clock,
@@ -172,6 +174,9 @@ impl Driver {
             work += connections.flush(&mut step);
             dirty.clear();
         }
+        // Last, so that nothing that was published or is to be delivered waits for who only looks.
+        let Driver { shard, connections, inquiries, .. } = self;
+        work += inquiries.step(shard, connections, now);
         work > 0 || self.connections.has_work()
     }
 
@@ -310,7 +315,10 @@ impl Driver {
     /// Whether something lies in one of this shard's queues. The other side of every sender's "put, then ring".
     fn has_queued(&self) -> bool {
         let must_stop = self.stop.is_asked() && self.pace.drain_until_us.is_none();
-        must_stop || self.kernel.has_queued() || !self.entrance.arrivals.is_empty()
+        must_stop
+            || self.kernel.has_queued()
+            || self.inquiries.has_queued()
+            || !self.entrance.arrivals.is_empty()
     }
 
     fn next_deadline_us(&self) -> Option<u64> {

@@ -19,12 +19,14 @@ use super::connections::{Connections, Patience};
 use super::disk::InFlight;
 use super::driver::{Driver, Idle, Pace, Stop};
 use super::host::Host;
+use super::inquiries::Inquiries;
 use super::kernel::RingKernel;
 use super::ring::Ring;
 use super::stats::Counters;
 use super::threads::{AbortOnPanic, pin_to};
 use super::wake::Doorbell;
 use crate::control::{ControlLink, ControlReply};
+use crate::inquiry::Inquiry;
 use crate::mail::Mail;
 use crate::mailbox::Desk;
 use crate::options::ShardOptions;
@@ -43,6 +45,7 @@ pub(super) struct ShardSeed {
     pub(super) control: Arc<ControlLink>,
     pub(super) desk: Desk<Mail>,
     pub(super) replies: Arc<ArrayQueue<ControlReply>>,
+    pub(super) inquiries: Arc<ArrayQueue<Inquiry>>,
     pub(super) bells: Arc<[Arc<Doorbell>]>,
     pub(super) entrance: Arc<Entrance>,
     pub(super) stop: Arc<Stop>,
@@ -120,6 +123,7 @@ fn plant(seed: ShardSeed) -> Result<(Driver, Host), StartError> {
         replies: seed.replies,
         bells: seed.bells,
         in_flight: InFlight::default(),
+        counters: Arc::clone(&seed.counters),
         completions: VecDeque::new(),
         written_to: 0,
         was_refused: false,
@@ -129,6 +133,7 @@ fn plant(seed: ShardSeed) -> Result<(Driver, Host), StartError> {
         kernel,
         connections: Connections::new(seed.patience),
         entrance: seed.entrance,
+        inquiries: Inquiries::new(seed.inquiries),
         bell,
         stop: seed.stop,
         idle: seed.idle,

@@ -11,6 +11,7 @@ use log::storage::file::FileStorage;
 use super::chores::Chores;
 use super::disk::{InFlight, Place};
 use super::ring::Ring;
+use super::stats::Counters;
 use super::wake::Doorbell;
 use crate::control::{ControlLink, ControlReply, ControlRequest};
 use crate::kernel::Kernel;
@@ -33,6 +34,7 @@ pub(super) struct RingKernel {
     pub(super) bells: Arc<[Arc<Doorbell>]>,
     pub(super) in_flight: InFlight,
     pub(super) completions: VecDeque<Completion>,
+    pub(super) counters: Arc<Counters>,
     /// Shards that were sent mail in this cycle, a bit each.
     pub(super) written_to: u64,
     /// Mail was refused in this cycle: nobody tells when there is room again, so try soon.
@@ -84,10 +86,15 @@ impl Disk for RingKernel {
         match operation {
             DiskOp::Write { ticket, file, at, bytes, durable } => {
                 let place = self.place(log, ticket, file, at);
+                self.counters.disk_writes.add(1);
+                self.counters.disk_synced_writes.add(u64::from(durable));
+                self.counters.disk_written_bytes.add(bytes.len() as u64);
                 self.in_flight.write(&mut self.ring, place, bytes, durable);
             }
             DiskOp::Read { ticket, file, at, len } => {
                 let place = self.place(log, ticket, file, at);
+                self.counters.disk_reads.add(1);
+                self.counters.disk_read_bytes.add(len as u64);
                 self.in_flight.read(&mut self.ring, place, len);
             }
             DiskOp::Chore { ticket, chore } => self.chores.submit(log, ticket, chore),

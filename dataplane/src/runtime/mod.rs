@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`checks`] (may it start here), `executor` (a shard's thread), `driver` (the cycle), `connections`
 //! (sockets and sessions), `kernel` and `disk` (what stands under a shard), `chores` (slow work), `accept` (where
-//! connections come from), `wake` (how a shard is woken), `host` (what it takes to live in glommio), `ring`.
+//! connections come from), `wake` (how a shard is woken), `inquiries` (what it is asked), `host` (what it takes to live in glommio), `ring`.
 //!
 //! The only module of this crate with `unsafe`: system calls that have no safe wrapper, and memory lent to the kernel.
 #![allow(unsafe_code)]
@@ -17,6 +17,7 @@ mod disk;
 mod driver;
 mod executor;
 mod host;
+mod inquiries;
 mod kernel;
 mod ring;
 mod start;
@@ -33,6 +34,7 @@ use self::accept::Acceptor;
 use self::driver::Stop;
 use self::wake::Doorbell;
 use crate::control::ControlReply;
+use crate::inquiry::Inquiry;
 
 pub use self::driver::Idle;
 pub use self::start::{RuntimeOptions, StartError};
@@ -43,6 +45,7 @@ pub use self::stats::{Counter, Counters};
 pub struct ShardHandle {
     index: u16,
     replies: Arc<ArrayQueue<ControlReply>>,
+    inquiries: Arc<ArrayQueue<Inquiry>>,
     bell: Arc<Doorbell>,
     counters: Arc<Counters>,
 }
@@ -60,6 +63,16 @@ impl ShardHandle {
     /// The shard has not taken the replies before; this one comes back, to be given again later.
     pub fn reply(&self, reply: ControlReply) -> Result<(), ControlReply> {
         self.replies.push(reply)?;
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Asks the shard something and wakes it.
+    ///
+    /// # Errors
+    /// Too many questions wait, or the shard has ended and nobody takes them; this one comes back.
+    pub fn ask(&self, inquiry: Inquiry) -> Result<(), Inquiry> {
+        self.inquiries.push(inquiry)?;
         self.bell.ring();
         Ok(())
     }

@@ -22,6 +22,7 @@ use super::threads::allowed_cores;
 use super::wake::Doorbell;
 use super::{Runtime, ShardHandle};
 use crate::control::ControlLink;
+use crate::inquiry::INQUIRIES_MAX;
 use crate::mailbox;
 use crate::options::{SHARDS_MAX, ShardOptions};
 use crate::session::Door;
@@ -195,6 +196,7 @@ impl Ground {
             let handle = ShardHandle {
                 index: index as u16,
                 replies: Arc::new(ArrayQueue::new(REPLIES_MAX)),
+                inquiries: Arc::new(ArrayQueue::new(INQUIRIES_MAX)),
                 bell: Arc::clone(&self.bells[index]),
                 counters: Arc::default(),
             };
@@ -205,6 +207,7 @@ impl Ground {
                 control: Arc::clone(&self.control),
                 desk,
                 replies: Arc::clone(&handle.replies),
+                inquiries: Arc::clone(&handle.inquiries),
                 bells: Arc::clone(&self.bells),
                 entrance: Arc::clone(&self.entrances[index]),
                 stop: Arc::clone(&self.stop),

@@ -42,4 +42,14 @@ pub struct Counters {
     pub bytes_in: Counter,
     /// Bytes sent to peers.
     pub bytes_out: Counter,
+    /// Writes that the disk was asked for.
+    pub disk_writes: Counter,
+    /// Those of them that return when their bytes survive a power loss.
+    pub disk_synced_writes: Counter,
+    /// Bytes of all writes.
+    pub disk_written_bytes: Counter,
+    /// Reads that the disk was asked for.
+    pub disk_reads: Counter,
+    /// Bytes that were asked for.
+    pub disk_read_bytes: Counter,
 }

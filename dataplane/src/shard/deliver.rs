@@ -298,6 +298,7 @@ impl Shard {
             let events = u64::from(selection.len(header.count));
             self.stats.deliveries += 1;
             self.stats.delivered_events += events;
+            self.stats.delivered_bytes += u64::from(header.body_len);
             if attempt > 1 {
                 self.stats.redelivered_events += events;
             }

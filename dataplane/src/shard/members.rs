@@ -10,6 +10,7 @@ use routing::subscription::{GroupId, Subscription, SubscriptionId, group_name};
 
 use crate::control::ControlRequest;
 use crate::fence::Fence;
+use crate::inquiry::MemberReport;
 use crate::kernel::Kernel;
 use crate::mail::{Mail, MemberId};
 use crate::options::{CONTROL_TIMEOUT_US, CREDIT_MAX, SESSION_SUBSCRIPTIONS_MAX};
@@ -125,6 +126,31 @@ impl HomeMembers {
             lent: member.lent.clone(),
         };
         members.map(credit).collect()
+    }
+
+    /// Members of a group in the next `count` slots from `from` on; their home is `shard`.
+    pub fn of_group<'a>(
+        &'a self,
+        shard: u16,
+        group: GroupId,
+        from: usize,
+        count: usize,
+        client: &'a impl Fn(SessionKey) -> Option<Arc<str>>,
+    ) -> impl Iterator<Item = MemberReport> + 'a {
+        let slots = self.list.iter().enumerate().skip(from).take(count);
+        let members = slots.filter_map(|(slot, member)| Some((slot as u32, member.as_ref()?)));
+        let members = members.filter(move |(_, member)| member.group == group);
+        members.map(move |(slot, member)| MemberReport {
+            member: MemberId { shard, slot, life: member.life },
+            client: client(member.session).unwrap_or_default(),
+            subscription: member.subscription,
+            credit: member.total(),
+        })
+    }
+
+    /// Slots that members stand in, or have stood in.
+    pub fn slots(&self) -> usize {
+        self.list.len()
     }
 
     /// A session has gone: nobody waits for what the control plane will say to it.

@@ -19,6 +19,7 @@ mod redeliver;
 mod sessions;
 mod settle;
 mod stats;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,7 @@ use crate::session::{Asked, SessionEvent};
 
 pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
 pub use stats::{ShardMemoryUse, ShardStats};
+pub(crate) use telling::TopicPage;
 
 use adopt::Adopting;
 use gate::EarlyDone;

@@ -182,7 +182,10 @@ impl Shard {
         match self.try_append(&append) {
             Ok(()) => Ok(Admission::Taken),
             Err(NoAppend::NoRoom) => Ok(self.wait_for_room(key)),
-            Err(error) => Err(refusal_of(&error)),
+            Err(error) => {
+                self.stats.refused_publishes += 1;
+                Err(refusal_of(&error))
+            }
         }
     }
 
@@ -205,7 +208,10 @@ impl Shard {
                     self.publishing.arrived.push_front(publish);
                     break;
                 }
-                Err(error) => self.answer(&publish, Err(refusal_of(&error))),
+                Err(error) => {
+                    self.stats.refused_publishes += 1;
+                    self.answer(&publish, Err(refusal_of(&error)));
+                }
             }
         }
         work + self.offer_room()
@@ -304,6 +310,7 @@ impl Shard {
         let count = append.header.count;
         self.stats.appended_batches += 1;
         self.stats.appended_events += u64::from(count);
+        self.stats.appended_bytes += append.body.len() as u64;
         let last = self.publishing.unacked.back();
         assert!(last.is_none_or(|last| last.end <= done.base_position), "positions rise");
         self.publishing.unacked.push_back(Unacked {

@@ -86,7 +86,7 @@ impl Shard {
             let until = turn.mono_us + self.options.retry_delay_max_us + 1_000_000;
             self.idle_until_us = self.idle_until_us.max(until);
         } else {
-            self.stats.settled_events += u64::from(selection.len(token.count));
+            self.stats.settled_events += u64::from(settled.events);
         }
         self.note_moved(token.group);
         self.tell_older_done(token.group);

@@ -7,16 +7,22 @@ pub struct ShardStats {
     pub appended_events: u64,
     /// Batches appended to this shard's log.
     pub appended_batches: u64,
+    /// Bytes of their bodies.
+    pub appended_bytes: u64,
     /// Batches that their publishers sent again and that stood in this shard's log already.
     pub resent_batches: u64,
     /// Batches that went to another shard.
     pub forwarded_batches: u64,
     /// Publishes that found no room.
     pub no_room: u64,
+    /// Publishes that were refused by this shard, be it for one of its own sessions or for another shard.
+    pub refused_publishes: u64,
     /// Deliveries made.
     pub deliveries: u64,
     /// Events in them.
     pub delivered_events: u64,
+    /// Bytes of the bodies of the batches they stand in.
+    pub delivered_bytes: u64,
     /// Events in deliveries that were not the first attempt.
     pub redelivered_events: u64,
     /// Events whose delivery was not settled in time.

@@ -59,6 +59,9 @@ pub struct ServeArgs {
     /// Where the native door listens; port 0 picks a free one [default: 127.0.0.1:10300]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+    /// Where the admin port listens; port 0 picks a free one, off turns it off [default: 127.0.0.1:10106]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
     /// Shards, one log and one thread each [default: one a core]
     #[arg(long, value_name = "N")]
     pub shards: Option<String>,

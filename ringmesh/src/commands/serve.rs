@@ -27,12 +27,14 @@ pub fn run(arguments: ServeArgs) -> Result<(), Failure> {
     let mut stop = Stop::listen().map_err(|error| {
         Failure::new(Exit::Failed, format!("the process cannot listen for signals: {error}"), "")
     })?;
-    let server = Server::start(&loaded.config).map_err(|error| not_started(&error))?;
+    let server = Server::start_loaded(&loaded).map_err(|error| not_started(&error))?;
     // The folder may be told as a relative path; the line is for a person who may be elsewhere by now.
-    let folder = loaded.config.server.data.canonicalize().unwrap_or(loaded.config.server.data);
+    let folder = loaded.config.server.data.canonicalize();
+    let folder = folder.unwrap_or(loaded.config.server.data);
     let shards = server.shards();
+    let admin = server.admin().map_or_else(String::new, |admin| format!(", admin port on {admin}"));
     print(&format!(
-        "ringmesh {} is ready: {shards} shard{} on {}, native door on {}\n",
+        "ringmesh {} is ready: {shards} shard{} on {}, native door on {}{admin}\n",
         env!("CARGO_PKG_VERSION"),
         if shards == 1 { "" } else { "s" },
         folder.display(),
@@ -68,6 +70,7 @@ fn sources(arguments: ServeArgs, environment: Vec<(OsString, OsString)>) -> Sour
     };
     flag("--data", "server.data", arguments.data.map(|path| path.to_string_lossy().into_owned()));
     flag("--listen", "native.listen", arguments.listen);
+    flag("--admin", "admin.listen", arguments.admin);
     flag("--shards", "server.shards", arguments.shards);
     Sources { file: arguments.config, environment, flags }
 }

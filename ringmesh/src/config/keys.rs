@@ -2,6 +2,7 @@
 
 use codec::ack::AckLevel;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -84,6 +85,11 @@ keys! {
     native.publish_window: "Batches that a publisher may have unacknowledged on one connection. Clients are told at hello.",
         |text| number(text, 1..=65_536), ToString::to_string;
 
+    admin.listen: "Where the admin port listens: health, metrics, and the API to look into the server. It asks nobody who they\nare. Port 0 picks a free one; off turns it off.",
+        listen, show_listen;
+    admin.idle_timeout: "When an admin connection is closed whose next request is not whole, or that does not take its answer.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+
     log.segment_bytes: "Size of one file of a log. A start reads at most one of them again.",
         |text| size(text, MIB..=4 * GIB), show_size;
     log.cache_bytes: "Memory, for each shard, that holds the newest events; subscribers that keep up are served from it.",
@@ -126,6 +132,17 @@ fn folder(text: &str) -> Result<PathBuf, String> {
 
 fn parsed<T: FromStr>(text: &str, allowed: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| allowed.to_owned())
+}
+
+fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.trim() == "off" {
+        return Ok(None);
+    }
+    parsed(text, "off, or an address and a port, such as 127.0.0.1:10106").map(Some)
+}
+
+fn show_listen(value: &Option<SocketAddr>) -> String {
+    value.map_or_else(|| "off".to_owned(), |address| address.to_string())
 }
 
 fn pin(text: &str) -> Result<Option<bool>, String> {

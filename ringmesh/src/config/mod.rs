@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use print::print;
-pub use sources::{ConfigError, Loaded, Origin, Sources};
+pub use sources::{ConfigError, Loaded, Origin, Setting, Sources};
 
 /// Everything that a server can be told. Each field is a key of the table, named `section.field`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The native door.
     pub native: NativeConfig,
+    /// The admin port.
+    pub admin: AdminConfig,
     /// The log of each shard.
     pub log: LogConfig,
     /// How events reach subscribers.
@@ -75,6 +77,15 @@ pub struct NativeConfig {
     pub slow_peer_timeout: Duration,
     /// Batches that a publisher may have unacknowledged on one connection.
     pub publish_window: u32,
+}
+
+/// The admin port: health, metrics, API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Where it listens; port 0 picks a free one, `None` turns it off.
+    pub listen: Option<SocketAddr>,
+    /// When a connection is closed whose next request is not whole, or that does not take its answer.
+    pub idle_timeout: Duration,
 }
 
 /// The log of each shard.
@@ -142,6 +153,10 @@ impl Default for Config {
                 idle_timeout: Duration::from_secs(60),
                 slow_peer_timeout: Duration::from_secs(60),
                 publish_window: 1_024,
+            },
+            admin: AdminConfig {
+                listen: Some(SocketAddr::from(([127, 0, 0, 1], 10106))),
+                idle_timeout: Duration::from_secs(30),
             },
             log: LogConfig {
                 segment_bytes: 256 << 20,

@@ -52,6 +52,19 @@ pub struct Loaded {
     pub(super) origins: Vec<Origin>,
 }
 
+/// One key of the table.
+#[derive(Clone, Debug)]
+pub struct Setting<'a> {
+    /// `section.name`.
+    pub key: String,
+    /// The value in force, as the file has it.
+    pub value: String,
+    /// Where it came from.
+    pub origin: &'a Origin,
+    /// What the key does; lines are broken by hand.
+    pub text: &'static str,
+}
+
 /// Why there is no configuration. Every message says what to change.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ConfigError {
@@ -123,6 +136,22 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Loaded {
+    /// A configuration of which nobody says where it came from.
+    #[must_use]
+    pub fn of(config: Config) -> Loaded {
+        Loaded { config, origins: vec![Origin::Default; KEYS.len()] }
+    }
+
+    /// Every key with the value in force, where that came from, and what the key does.
+    pub fn settings(&self) -> impl Iterator<Item = Setting<'_>> {
+        KEYS.iter().zip(&self.origins).map(|(key, origin)| Setting {
+            key: key.path(),
+            value: (key.show)(&self.config),
+            origin,
+            text: key.doc,
+        })
+    }
+
     /// Puts all sources together.
     ///
     /// # Errors

@@ -10,13 +10,20 @@ use log::folder::OpenError;
 
 use super::memory::TooLittle;
 
+/// The flag that sets where the native door listens.
+pub(super) const LISTEN_FLAG: &str = "--listen";
+/// The flag that sets where the admin port listens.
+pub(super) const ADMIN_FLAG: &str = "--admin";
+
 /// Why a server does not start.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
     /// The port cannot be had.
     Port {
-        /// Where the native door was to listen.
+        /// The flag that sets it.
+        flag: &'static str,
+        /// Where it was to listen.
         listen: SocketAddr,
         /// What the system says.
         error: io::Error,
@@ -30,6 +37,8 @@ pub enum StartError {
     },
     /// The memory that it may take does not suffice.
     Memory(TooLittle),
+    /// The admin port has no thread.
+    Admin(io::Error),
     /// The shards cannot run on this machine.
     Runtime(dataplane::runtime::StartError),
     /// The control plane cannot run.
@@ -50,15 +59,25 @@ impl StartError {
     #[must_use]
     pub fn advice(&self) -> &'static str {
         match self {
-            StartError::Port { error, .. } => match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    "end the other one, or choose another address with --listen; port 0 picks a free one"
+            StartError::Port { flag, error, .. } => {
+                let is_admin = *flag == ADMIN_FLAG;
+                match error.kind() {
+                    io::ErrorKind::AddrInUse if is_admin => {
+                        "end the other one, or choose another address with --admin; port 0 picks a free one, off turns it off"
+                    }
+                    io::ErrorKind::AddrInUse => {
+                        "end the other one, or choose another address with --listen; port 0 picks a free one"
+                    }
+                    io::ErrorKind::PermissionDenied if is_admin => {
+                        "ports below 1024 are for root; choose another with --admin"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "ports below 1024 are for root; choose another with --listen"
+                    }
+                    _ if is_admin => "choose an address of this machine with --admin",
+                    _ => "choose an address of this machine with --listen",
                 }
-                io::ErrorKind::PermissionDenied => {
-                    "ports below 1024 are for root; choose another with --listen"
-                }
-                _ => "choose an address of this machine with --listen",
-            },
+            }
             StartError::Folder { error, .. } => match error {
                 OpenError::Locked { .. } => {
                     "end the other one, or choose another folder with --data"
@@ -77,7 +96,10 @@ impl StartError {
             StartError::Memory(_) => {
                 "raise limits.memory_bytes_max, or lower server.shards or limits.connections_max"
             }
-            StartError::Runtime(_) | StartError::Control(_) | StartError::NodeId(_) => "",
+            StartError::Runtime(_)
+            | StartError::Control(_)
+            | StartError::Admin(_)
+            | StartError::NodeId(_) => "",
         }
     }
 
@@ -92,10 +114,10 @@ impl StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Port { listen, error } if error.kind() == io::ErrorKind::AddrInUse => {
+            StartError::Port { listen, error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
                 write!(f, "the address {listen} is taken: something listens there already")
             }
-            StartError::Port { listen, error } => {
+            StartError::Port { listen, error, .. } => {
                 write!(f, "nothing can listen on {listen}: {error}")
             }
             StartError::Folder { data, error } => {
@@ -103,6 +125,7 @@ impl fmt::Display for StartError {
                 chain(error, f)
             }
             StartError::Memory(error) => error.fmt(f),
+            StartError::Admin(error) => write!(f, "the admin port cannot be served: {error}"),
             StartError::Runtime(error) => chain(error, f),
             StartError::Control(error) => chain(error, f),
             StartError::NodeId(error) => write!(f, "the machine gives no random number: {error}"),

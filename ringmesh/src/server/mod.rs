@@ -1,16 +1,17 @@
 //! The assembled server: start order, drain order.
 //!
 //! ```text
-//! start   checks -> port claimed -> folder opened, logs recovered -> port opened, shards running -> control plane:
-//!         every shard routes by the catalog -> addresses.json
-//! end     addresses.json removed -> port closed, clients told -> what was taken is written and answered -> logs
-//!         closed -> control plane stopped -> folder unlocked
+//! start   checks -> ports claimed, admin port answers "not ready" -> folder opened, logs recovered -> port opened,
+//!         shards running -> control plane: every shard routes by the catalog -> addresses.json -> ready
+//! end     addresses.json removed, not ready -> port closed, clients told -> what was taken is written and answered ->
+//!         logs closed -> control plane stopped -> admin port closed -> folder unlocked
 //! ```
 //!
 //! Nobody can connect before publishing works, and a port or a folder that another server has is refused before
 //! anything is read.
 
 mod addresses;
+mod admin;
 mod error;
 pub mod memory;
 mod options;
@@ -19,7 +20,9 @@ mod port;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
+use ::admin::server::Admin;
 use controlplane::control_plane::{ControlOptions, ControlPlane, Inbox};
 use dataplane::control::ControlLink;
 use dataplane::runtime::Runtime;
@@ -30,10 +33,11 @@ use tracing::{info, warn};
 
 pub use error::StartError;
 
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use addresses::{Addresses, AddressesFile};
+use error::LISTEN_FLAG;
 use memory::Memory;
-use port::Port;
+use port::claim;
 
 /// A running server. Dropped, it shuts down as [`Server::shut_down`] does.
 pub struct Server {
@@ -43,6 +47,7 @@ pub struct Server {
     addresses: AddressesFile,
     runtime: Runtime,
     control: Option<ControlPlane>,
+    admin: Option<Admin>,
     _lock: FolderLock,
 }
 
@@ -52,6 +57,16 @@ impl Server {
     /// # Errors
     /// The machine, the port or the folder does not allow it. What had started is ended.
     pub fn start(config: &Config) -> Result<Server, StartError> {
+        Self::start_loaded(&Loaded::of(config.clone()))
+    }
+
+    /// The same, of a configuration that knows where its values came from: the admin port tells it.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_loaded(loaded: &Loaded) -> Result<Server, StartError> {
+        let began = Instant::now();
+        let config = &loaded.config;
         let shards = options::shards(config);
         Runtime::check(shards).map_err(StartError::Runtime)?;
         let memory = Memory::divide(config, shards).map_err(StartError::Memory)?;
@@ -61,8 +76,8 @@ impl Server {
             connections_max = connections,
             "memory is divided"
         );
-        let listen = config.native.listen;
-        let port = Port::claim(listen).map_err(|error| StartError::Port { listen, error })?;
+        let port = claim(LISTEN_FLAG, config.native.listen)?;
+        let admin = admin::start(config)?;
 
         let storage = Arc::new(FileStorage::new());
         let folder = open_folder(config, shards, &memory, &storage)?;
@@ -71,35 +86,50 @@ impl Server {
         AddressesFile::clear(data).map_err(cannot_tell)?;
 
         let inbox = Inbox::new();
+        let mut facts = admin::facts(config, &memory, &folder);
         let Folder { node_id, shards: logs, lock, .. } = folder;
-        let (runtime, address) = {
-            let older = logs.iter().zip(0..).filter(|(logs, _)| !logs.older.is_empty());
-            let older_owners = older.fold(0, |owners, (_, shard)| owners | 1 << shard);
-            let mut options = options::runtime(config, &memory, node_id, older_owners);
-            let listener = port.open().map_err(|error| StartError::Port { listen, error })?;
-            let address =
-                listener.local_addr().map_err(|error| StartError::Port { listen, error })?;
-            let door = Arc::new(NativeDoor::new(options::native(config, node_id)));
-            options.listen.push((listener, door));
-            let link: Arc<ControlLink> = inbox.link();
-            let runtime =
-                Runtime::start(options, logs, storage, link).map_err(StartError::Runtime)?;
-            (runtime, address)
-        };
+        let older = logs.iter().zip(0..).filter(|(logs, _)| !logs.older.is_empty());
+        let older_owners = older.fold(0, |owners, (_, shard)| owners | 1 << shard);
+        let mut options = options::runtime(config, &memory, node_id, older_owners);
+        let listener = port.open()?;
+        let address = listener.local_addr();
+        let address = address.map_err(|error| StartError::Port {
+            flag: LISTEN_FLAG,
+            listen: config.native.listen,
+            error,
+        })?;
+        let door = Arc::new(NativeDoor::new(options::native(config, node_id)));
+        options.listen.push((listener, door));
+        let link: Arc<ControlLink> = inbox.link();
+        let runtime = Runtime::start(options, logs, storage, link).map_err(StartError::Runtime)?;
         let catalog = ControlOptions { catalog: data.join("catalog.redb") };
         let replies: Vec<_> =
             runtime.handles().into_iter().map(|shard| move |reply| shard.reply(reply)).collect();
-        let control = ControlPlane::start(&catalog, replies, inbox);
-        let control = Some(control.map_err(StartError::Control)?);
-        let told = Addresses { native: address, process_id: std::process::id() };
+        let control = ControlPlane::start(&catalog, replies, inbox).map_err(StartError::Control)?;
+        let told = Addresses {
+            native: address,
+            admin: admin.as_ref().map(Admin::address),
+            process_id: std::process::id(),
+        };
         let addresses = AddressesFile::write(data, told).map_err(cannot_tell)?;
-        Ok(Server { address, shards, addresses, runtime, control, _lock: lock })
+        if let Some(admin) = &admin {
+            (facts.native, facts.ready_after) = (address, began.elapsed());
+            admin.open(admin::sources(loaded, facts, runtime.handles(), control.handle()));
+        }
+        let control = Some(control);
+        Ok(Server { address, shards, addresses, runtime, control, admin, _lock: lock })
     }
 
     /// Where the native door listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin port listens, unless it is off.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
     }
 
     /// How many shards there are.
@@ -118,13 +148,15 @@ impl Server {
 
     /// Shuts down in order: clients are told, what was taken is written and answered, the logs are closed.
     pub fn shut_down(self) {
-        let Server { addresses, mut runtime, control, _lock: lock, .. } = self;
+        let Server { addresses, mut runtime, control, admin, _lock: lock, .. } = self;
         drop(addresses);
+        admin.iter().for_each(Admin::begin_shutdown);
         runtime.shutdown();
         runtime.join();
         if let Some(control) = control {
             control.join();
         }
+        drop(admin);
         drop(lock);
     }
 }

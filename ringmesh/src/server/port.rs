@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use super::StartError;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that may wait for the accept thread.
@@ -15,23 +16,32 @@ const BACKLOG: i32 = 1_024;
 #[derive(Debug)]
 pub(super) struct Port {
     socket: Socket,
+    flag: &'static str,
+    listen: SocketAddr,
+}
+
+/// Claims the address that `flag` sets. A port that somebody listens on is refused here.
+pub(super) fn claim(flag: &'static str, listen: SocketAddr) -> Result<Port, StartError> {
+    let bound = Port::bind(listen);
+    let socket = bound.map_err(|error| StartError::Port { flag, listen, error })?;
+    Ok(Port { socket, flag, listen })
 }
 
 impl Port {
-    /// Claims the address. A port that somebody listens on is refused here.
-    pub(super) fn claim(address: SocketAddr) -> io::Result<Self> {
+    fn bind(address: SocketAddr) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // Connections of the server before may linger for a minute; they must not keep this one from starting.
         // SO_REUSEPORT stays off: two servers on one port would split its clients.
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
-        Ok(Port { socket })
+        Ok(socket)
     }
 
     /// Opens it: from here on connections come in.
-    pub(super) fn open(self) -> io::Result<TcpListener> {
-        self.socket.listen(BACKLOG)?;
-        Ok(self.socket.into())
+    pub(super) fn open(self) -> Result<TcpListener, StartError> {
+        let Port { socket, flag, listen } = self;
+        socket.listen(BACKLOG).map_err(|error| StartError::Port { flag, listen, error })?;
+        Ok(socket.into())
     }
 }
 
@@ -42,13 +52,15 @@ mod tests {
     /// Two servers on one port would each get half of the clients.
     #[test]
     fn a_port_is_claimed_once() {
-        let port = Port::claim(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let port = claim("--listen", SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = port.socket.local_addr().unwrap().as_socket().unwrap();
         let error = std::net::TcpStream::connect(address).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "claimed is not open");
         let listener = port.open().unwrap();
         assert_eq!(listener.local_addr().unwrap(), address);
         std::net::TcpStream::connect(address).unwrap();
-        assert_eq!(Port::claim(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let refused = claim("--admin", address).unwrap_err();
+        let StartError::Port { flag, error, .. } = refused else { panic!("{refused:?}") };
+        assert_eq!((flag, error.kind()), ("--admin", io::ErrorKind::AddrInUse));
     }
 }

@@ -35,11 +35,13 @@ impl GroupLog {
         let mut returned = self.answered_late((base, delivery), selection, members);
         let in_flight = self.settle_piece(base, delivery, selection, verdict, members, turn);
         let is_stale = in_flight.is_none();
-        returned.extend(in_flight.into_iter().flatten());
-        Settled { returned, is_stale }
+        let (more, events) = in_flight.unwrap_or_default();
+        returned.extend(more);
+        assert!(is_stale || events > 0, "what is settled was in flight");
+        Settled { returned, events, is_stale }
     }
 
-    /// `None`: nothing of it is in flight.
+    /// The credit that goes home, and how many events it was; `None`: nothing of it is in flight.
     fn settle_piece(
         &mut self,
         base: Position,
@@ -48,7 +50,7 @@ impl GroupLog {
         verdict: Verdict,
         members: &mut Members,
         turn: Turn,
-    ) -> Option<Vec<Returned>> {
+    ) -> Option<(Vec<Returned>, u32)> {
         let flight = self.flights.get_mut(base)?;
         let count = flight.count;
         let piece = flight.piece_mut(delivery)?;
@@ -62,6 +64,7 @@ impl GroupLog {
         };
         if whole {
             let piece = flight.take(delivery).expect("found above");
+            let events = piece.events.len(count);
             let returned = self.release(&piece, count, members);
             if verdict == Verdict::Retry {
                 let delay = retry_delay(piece.attempt, turn);
@@ -69,16 +72,17 @@ impl GroupLog {
             }
             self.flights.pop_settled();
             self.check();
-            return Some(returned);
+            return Some((returned, events));
         }
         let part = split_off(piece, selection, count)?;
+        let events = part.events.len(count);
         let returned = self.release_part(&part, count, members);
         if verdict == Verdict::Retry {
             let delay = retry_delay(part.attempt, turn);
             self.make_idle(base, part, count, turn.mono_us + delay);
         }
         self.check();
-        Some(returned)
+        Some((returned, events))
     }
 
     /// A member answers what has timed out: its credit for these events is free again.

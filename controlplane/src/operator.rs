@@ -1,0 +1,60 @@
+//! What an operator asks of the control plane, from any thread. Bounded: a question that finds no room is refused.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use tokio::sync::Notify;
+
+/// Questions that may wait for the control plane.
+const ORDERS_MAX: usize = 64;
+
+/// Takes an answer. Called on the control thread.
+pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
+
+/// A question of an operator.
+pub enum Order {
+    /// How it is doing.
+    Status(Answer<PlaneStatus>),
+}
+
+/// How the control plane is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaneStatus {
+    /// Subscriptions, ephemeral ones included.
+    pub subscriptions: usize,
+    /// The newest version of the routing table that was published.
+    pub version: u64,
+    /// The newest version that every shard routes by.
+    pub adopted_version: u64,
+    /// Requests that wait until every shard has adopted what they asked for.
+    pub waiting_answers: usize,
+}
+
+/// The way to the control plane.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    orders: SyncSender<Order>,
+    wake: Arc<Notify>,
+}
+
+impl ControlHandle {
+    /// A way, and where it ends. `wake` tells the other side that something came.
+    pub(crate) fn new(wake: Arc<Notify>) -> (ControlHandle, Receiver<Order>) {
+        let (orders, receiver) = sync_channel(ORDERS_MAX);
+        (ControlHandle { orders, wake }, receiver)
+    }
+
+    /// Asks. The answer may never come: the control plane may end before.
+    ///
+    /// # Errors
+    /// Too many wait, or the control plane has ended.
+    pub fn ask(&self, order: Order) -> Result<(), Busy> {
+        self.orders.try_send(order).map_err(|_| Busy)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+}
+
+/// The control plane has ended or does not come to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;

@@ -1,0 +1,64 @@
+//! The admin port's part of the assembly: when it opens, and what it is given to tell of.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ::admin::server::Admin;
+use ::admin::sources::{Facts, Recovered, Setting, Sources};
+use controlplane::operator::ControlHandle;
+use dataplane::runtime::ShardHandle;
+use log::folder::Folder;
+
+use super::StartError;
+use super::error::ADMIN_FLAG;
+use super::memory::Memory;
+use super::port::claim;
+use crate::config::{Config, Loaded, Origin};
+
+/// Opens the admin port, unless it is off. It answers from here on, that the server is not ready.
+pub(super) fn start(config: &Config) -> Result<Option<Admin>, StartError> {
+    let Some(listen) = config.admin.listen else { return Ok(None) };
+    let listener = claim(ADMIN_FLAG, listen)?.open()?;
+    let admin = Admin::start(listener, config.admin.idle_timeout).map_err(StartError::Admin)?;
+    Ok(Some(admin))
+}
+
+/// What is known when the folder is open; where the native door listens and how long it took is still to be filled in.
+pub(super) fn facts(config: &Config, memory: &Memory, folder: &Folder) -> Facts {
+    let recovered = folder.recovered.iter().map(|report| Recovered {
+        log: report.log.to_string(),
+        bytes_read: report.bytes_read,
+        is_cut: report.cut.is_some(),
+        damage: report.damage.len(),
+    });
+    Facts {
+        node_id: folder.node_id,
+        data: config.server.data.clone(),
+        generation: folder.generation,
+        direct: folder.direct,
+        native: SocketAddr::from(([0, 0, 0, 0], 0)),
+        ready_after: Duration::ZERO,
+        memory_bytes_max: memory.budget,
+        connections_max: memory.connections_max,
+        recovered: recovered.collect(),
+    }
+}
+
+/// All that the admin port tells of.
+pub(super) fn sources(
+    loaded: &Loaded,
+    facts: Facts,
+    shards: Vec<ShardHandle>,
+    control: ControlHandle,
+) -> Sources {
+    let configuration = loaded.settings().map(|setting| {
+        let (origin, set_by) = match setting.origin {
+            Origin::Default => ("default", None),
+            Origin::File(path) => ("file", Some(path.display().to_string())),
+            Origin::Environment(name) => ("environment", Some(name.clone())),
+            Origin::Flag(flag) => ("flag", Some(flag.clone())),
+        };
+        Setting { key: setting.key, value: setting.value, origin, set_by, text: setting.text }
+    });
+    Sources { shards, control, facts, configuration: configuration.collect() }
+}

@@ -1,0 +1,252 @@
+//! The admin port of the real server: what it tells is true, and nothing that a client does there hurts.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::folder;
+use crate::harness::{PATIENCE, Server};
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    /// The value of a metric, labels included in its name.
+    fn metric(&self, series: &str) -> f64 {
+        let values = self.body.lines().filter_map(|line| line.strip_prefix(series));
+        let values: Vec<&str> = values.filter(|rest| rest.starts_with(' ')).collect();
+        let [value] = values[..] else { panic!("{series} stands {} times", values.len()) };
+        value.trim().parse().expect("a number")
+    }
+
+    /// The sum of a metric over its series.
+    fn sum(&self, name: &str) -> f64 {
+        let series = self.body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let value =
+            |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+        series.map(|line| value(line).expect("a number")).sum()
+    }
+
+    /// It must be this problem.
+    fn is_problem(&self, status: u16, code: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert!(self.head.contains("content-type: application/problem+json"), "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["status"], status, "{problem}");
+        assert_eq!(problem["code"], code, "{problem}");
+        assert_eq!(problem["type"], format!("urn:ringmesh:error:{code}"), "{problem}");
+    }
+}
+
+/// Sends bytes and reads to the end of the connection.
+fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).expect("the admin port is open");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+    // A server that has refused may close before it has read all.
+    let _ = stream.write_all(bytes);
+    let mut text = Vec::new();
+    // A reset after the answer is no matter.
+    let _ = stream.read_to_end(&mut text);
+    let text = String::from_utf8(text).expect("UTF-8");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+/// One request on a connection of its own.
+pub fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: ringmesh\r\nconnection: close\r\n\r\n");
+    exchange(address, head.as_bytes())
+}
+
+pub fn get(server: &Server, path: &str) -> Answer {
+    let answer = request(server.admin(), "GET", path);
+    assert!(!answer.head.contains("transfer-encoding"), "bodies are read whole here: {answer:?}");
+    answer
+}
+
+/// Asks until the answer is as it is to be: cursors and acknowledgements arrive a moment later.
+pub fn until(server: &Server, path: &str, is_right: impl Fn(&Answer) -> bool) -> Answer {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = get(server, path);
+        if is_right(&answer) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{path} does not become right: {answer:#?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Numbers that are wrong are worse than none: every one must be exactly what was done.
+#[test]
+fn metrics_count_what_was_done() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    server.command(&["publish", "count/a", "12345", "--count", "300", "--key", "k"]).done();
+    let group = ["subscribe", "count/#", "--group", "g", "--from", "earliest"];
+    let taken = server.command(&[&group[..], &["--count", "100"]].concat()).done();
+    assert_eq!(taken.len(), 100);
+    let metrics = until(&server, "/metrics", |answer| {
+        answer.metric("ringmesh_group_lag_events{group=\"g\"}") == 200.0
+            && answer.metric("ringmesh_group_members{group=\"g\"}") == 0.0
+    });
+    assert_eq!(metrics.sum("ringmesh_publish_events_total"), 300.0);
+    assert!(metrics.sum("ringmesh_publish_bytes_total") > 300.0 * 5.0);
+    assert!(metrics.sum("ringmesh_deliver_events_total") >= 100.0);
+    assert_eq!(metrics.sum("ringmesh_settle_events_total"), 100.0);
+    assert_eq!(metrics.sum("ringmesh_publish_refused_batches_total"), 0.0);
+    assert_eq!(metrics.sum("ringmesh_log_end_position"), 300.0);
+    assert_eq!(metrics.sum("ringmesh_log_durable_end_position"), 300.0);
+    assert!(metrics.sum("ringmesh_log_commits_total") >= 1.0);
+    let (writes, synced) = ("ringmesh_disk_writes_total", "ringmesh_disk_synced_writes_total");
+    assert!(metrics.sum(synced) >= metrics.sum("ringmesh_log_commits_total"));
+    assert!(metrics.sum(writes) >= metrics.sum(synced));
+    assert_eq!(metrics.sum("ringmesh_connections_opened_total"), 2.0);
+    assert_eq!(metrics.metric("ringmesh_ready"), 1.0);
+    assert_eq!(metrics.metric("ringmesh_control_plane_up"), 1.0);
+    assert_eq!(metrics.sum("ringmesh_shard_up"), 2.0);
+    assert_eq!(metrics.metric("ringmesh_subscriptions"), 1.0);
+    let lag = metrics.metric("ringmesh_group_lag_seconds{group=\"g\"}");
+    assert!((0.0..PATIENCE.as_secs_f64()).contains(&lag), "{lag}");
+    assert!(metrics.metric("ringmesh_group_lag_bytes{group=\"g\"}") > 0.0);
+    assert!(metrics.metric("process_resident_memory_bytes") > 1e6);
+    assert!(server.stop().success());
+}
+
+/// What reads metrics is strict about their form, and says what is not as it should be.
+#[test]
+fn metrics_are_as_promtool_wants_them() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    server.command(&["subscribe", "a/#", "--group", "odd \"name\\", "--until-end"]).done();
+    let metrics = get(&server, "/metrics");
+    assert_eq!(metrics.status, 200);
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.stdout(Stdio::piped()).spawn().expect("promtool: see tests/all.sh");
+    let mut stdin = promtool.stdin.take().expect("it is piped");
+    stdin.write_all(metrics.body.as_bytes()).expect("promtool reads");
+    drop(stdin);
+    let output = promtool.wait_with_output().expect("promtool ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:#?}");
+    assert!(server.stop().success());
+}
+
+/// A load balancer must not send publishers to a server that refuses them, nor leave one out that is well.
+#[test]
+fn readiness_follows_the_disk() {
+    let folder = folder::new();
+    let event = folder.path().join("event");
+    std::fs::write(&event, vec![b'x'; 64 << 10]).expect("it can be written");
+    let event = format!("@{}", event.display());
+    let flags = ["--shards", "1", "--set", "log.folder_bytes_max=16MiB"];
+    let mut server = Server::start_with(&folder.path().join("data"), &flags);
+    server.expect_line("no space: events are refused");
+    assert_eq!(get(&server, "/healthz").status, 200);
+    let ready = get(&server, "/readyz");
+    assert_eq!((ready.status, &ready.json()["ready"]), (200, &Value::Bool(true)));
+    let ended = server.command(&["publish", "full/a", &event, "--count", "1000"]).end();
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    let full = get(&server, "/readyz");
+    assert_eq!((full.status, &full.json()["ready"]), (503, &Value::Bool(false)));
+    let why = full.json()["not_ready"].to_string();
+    assert!(why.contains("gen-000001/log-000") && why.contains("full"), "{why}");
+    assert_eq!(get(&server, "/healthz").status, 200, "it lives");
+    let metrics = get(&server, "/metrics");
+    let state = |name| format!("ringmesh_log_state{{log=\"gen-000001/log-000\",state=\"{name}\"}}");
+    assert_eq!(metrics.metric(&state("disk_full")), 1.0);
+    assert_eq!(metrics.metric(&state("running")), 0.0);
+    assert!(metrics.sum("ringmesh_publish_refused_batches_total") > 0.0);
+    assert!(server.stop().success());
+}
+
+/// Every error says the same in the same form, so that a program can tell them apart.
+#[test]
+fn errors_are_problems() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "1"]);
+    get(&server, "/").is_problem(404, "not_found");
+    get(&server, "/nowhere").is_problem(404, "not_found");
+    let wrong = request(server.admin(), "POST", "/metrics");
+    wrong.is_problem(405, "method_not_allowed");
+    assert!(wrong.head.contains("allow: get"), "{wrong:?}");
+
+    let head = "GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
+    let large = format!("{head}x: {}\r\n\r\n", "x".repeat(70 << 10));
+    exchange(server.admin(), large.as_bytes()).is_problem(431, "headers_too_large");
+    let many: String = (0..150).map(|index| format!("x-{index}: 1\r\n")).collect();
+    let many = format!("{head}{many}\r\n");
+    exchange(server.admin(), many.as_bytes()).is_problem(431, "headers_too_large");
+    let body = format!("{head}content-length: 70000\r\n\r\n");
+    exchange(server.admin(), body.as_bytes()).is_problem(413, "limit_exceeded");
+    let chunked =
+        format!("{head}transfer-encoding: chunked\r\n\r\n12000\r\n{}", "x".repeat(0x12000));
+    exchange(server.admin(), chunked.as_bytes()).is_problem(413, "limit_exceeded");
+    assert_eq!(get(&server, "/healthz").body, "alive\n");
+    assert!(server.stop().success());
+}
+
+/// Whatever is sent, the port goes on answering, and the native door does not notice.
+#[test]
+fn garbage_is_survived() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "1"]);
+    let enormous = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(1 << 20));
+    let garbage: [&[u8]; 7] = [
+        b"\0\0\0\0\0\0\0\0\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        enormous.as_bytes(),
+    ];
+    for bytes in garbage {
+        let answer = exchange(server.admin(), bytes);
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+        assert!(matches!(answer.status, 0 | 400..=505), "{shown:?}: {answer:?}");
+        assert_ne!(answer.status, 500, "{shown:?}: {answer:?}");
+    }
+    assert_eq!(get(&server, "/healthz").status, 200);
+    server.command(&["publish", "a", "x"]).done();
+    assert!(server.stop().success());
+}
+
+/// Clients that send half a request hold a place only for a while, and keep no shard from its work meanwhile.
+#[test]
+fn slow_clients_are_closed() {
+    let folder = folder::new();
+    let flags = ["--shards", "1", "--set", "admin.idle_timeout=300ms"];
+    let server = Server::start_with(folder.path(), &flags);
+    let mut slow: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.admin()).expect("it is open");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\n").expect("it is read");
+            stream
+        })
+        .collect();
+    server.command(&["publish", "a", "x", "--count", "10"]).done();
+    for stream in &mut slow {
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        let _ = stream.read_to_end(&mut rest);
+        let rest = String::from_utf8_lossy(&rest);
+        assert!(rest.is_empty() || rest.contains("408"), "{rest}");
+    }
+    assert_eq!(get(&server, "/healthz").status, 200, "there is room again");
+    assert!(server.stop().success());
+}
