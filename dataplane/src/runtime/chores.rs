@@ -1,17 +1,20 @@
 //! Slow work on files, off the shard: a helper thread for each shard that runs the log's chores one after the other.
 //!
 //! Chores block for as long as the disk likes. They are niced, so that zero-writing the next segment never takes the
-//! core from the shard it is done for. How many wait is bounded by the log, which submits only a few ahead.
+//! core from the shard it is done for. How many wait is bounded by the log, which submits only a few ahead. Between them
+//! the helper looks after the shard's heartbeat (`host::Watch`).
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crossbeam::queue::SegQueue;
 use log::disk::{Chore, Completed, Completion, LogKey, Ticket};
 use log::storage::Storage;
 
+use super::host::{WATCH_PERIOD, Watch};
 use super::threads::{AbortOnPanic, stand_back};
 use super::wake::Doorbell;
 
@@ -33,17 +36,18 @@ pub(super) struct Chores {
 }
 
 impl Chores {
-    /// Starts the helper of shard `index`, which rings `bell` when a chore is done.
+    /// Starts the helper of shard `index`, which rings `bell` when a chore is done, and looks at `watch`.
     pub(super) fn start(
         index: u16,
         storage: Arc<dyn Storage>,
         bell: Arc<Doorbell>,
+        watch: Arc<Watch>,
     ) -> io::Result<Self> {
         let (errands, inbox) = unbounded();
         let done = Arc::new(SegQueue::new());
         let out = Arc::clone(&done);
         let helper = std::thread::Builder::new().name(format!("disk-{index}"));
-        let thread = helper.spawn(move || run(&inbox, &*storage, &out, &bell))?;
+        let thread = helper.spawn(move || run(&inbox, &*storage, &out, &bell, &watch))?;
         Ok(Chores { errands: Some(errands), done, thread: Some(thread) })
     }
 
@@ -81,12 +85,23 @@ fn run(
     storage: &dyn Storage,
     done: &SegQueue<Completion>,
     bell: &Doorbell,
+    watch: &Watch,
 ) {
     let _fence = AbortOnPanic("a disk chore");
     stand_back(NICE);
-    for Errand { log, ticket, chore } in inbox {
-        let result = Completed::Chore(chore(storage));
-        done.push(Completion { log, ticket, result });
-        bell.ring();
+    let (mut beats, mut looked) = (0, Instant::now());
+    loop {
+        match inbox.recv_timeout(WATCH_PERIOD) {
+            Ok(Errand { log, ticket, chore }) => {
+                let result = Completed::Chore(chore(storage));
+                done.push(Completion { log, ticket, result });
+                bell.ring();
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if looked.elapsed() >= WATCH_PERIOD {
+            (beats, looked) = (watch.look(beats), Instant::now());
+        }
     }
 }

@@ -113,7 +113,8 @@ fn plant(seed: ShardSeed) -> Result<(Driver, Host), StartError> {
     let host = Host::new().map_err(StartError::Ring)?;
     let ring = make_ring(&host, &bell).map_err(StartError::Ring)?;
     let storage = Arc::clone(&seed.storage);
-    let chores = Chores::start(index, storage, Arc::clone(&bell)).map_err(StartError::Thread)?;
+    let chores = Chores::start(index, storage, Arc::clone(&bell), host.watch());
+    let chores = chores.map_err(StartError::Thread)?;
     let kernel = RingKernel {
         ring,
         desk: seed.desk,

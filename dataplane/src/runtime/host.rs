@@ -8,6 +8,8 @@
 //! * It can lose a wake-up: when the preempt timer is due as it starts to run tasks, it runs none and sleeps although
 //!   some are runnable. A timer of its own ends that sleep, so heartbeat tasks keep some: every 10 ms while there is
 //!   work, every second while the driver sleeps. There are two, out of step, for a heartbeat's own wake-up can be lost.
+//!   A thread that gets no core for long enough loses both at once. No timer is left then, so another thread watches
+//!   ([`Watch`]): a wake-up from outside reaches a sleeping executor however many were lost before.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -15,7 +17,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use glommio::io::BufferedFile;
@@ -28,6 +32,34 @@ const HEARTBEAT_BUSY: Duration = Duration::from_millis(10);
 /// The heartbeat while the driver sleeps, so that idleness costs nothing that can be measured.
 const HEARTBEAT_IDLE: Duration = Duration::from_secs(1);
 
+/// How often another thread looks whether the executor still has a heartbeat: above its longest distance.
+pub(super) const WATCH_PERIOD: Duration = Duration::from_secs(3);
+
+/// The heartbeat as another thread sees it.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    beats: AtomicU64,
+    /// Wakes the executor; none before it runs and after it has ended.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Watch {
+    /// Wakes the executor if its heart has not beaten since there were `before` beats. Returns how many there are.
+    pub(super) fn look(&self, before: u64) -> u64 {
+        let beats = self.beats.load(Ordering::Relaxed);
+        if beats == before
+            && let Some(waker) = &*self.waker()
+        {
+            waker.wake_by_ref();
+        }
+        beats
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().expect("nobody panics while holding it")
+    }
+}
+
 /// The driver's side of its host. Lives on the executor's thread.
 pub(super) struct Host {
     /// Counts completions of the raw ring while it is told to; the host sleeps on it.
@@ -38,7 +70,9 @@ pub(super) struct Host {
     listening: Option<Pin<Box<dyn Future<Output = ()>>>>,
     null: BufferedFile,
     is_asleep: Rc<Cell<bool>>,
-    heartbeats: Vec<glommio::Task<()>>,
+    /// The heartbeats, and what the watch wakes.
+    tasks: Vec<glommio::Task<()>>,
+    watch: Arc<Watch>,
 }
 
 impl Host {
@@ -49,9 +83,16 @@ impl Host {
         let bell_file = Rc::new(glommio_file(bell.as_fd().try_clone_to_owned()?));
         let null = glommio_file(OwnedFd::from(std::fs::File::open("/dev/null")?));
         let is_asleep = Rc::new(Cell::new(false));
-        let beat = |steps| glommio::spawn_local(beat(Rc::clone(&is_asleep), steps));
-        let heartbeats = vec![beat(2), beat(3)];
-        Ok(Host { bell, bell_file, listening: None, null, is_asleep, heartbeats })
+        let watch = Arc::new(Watch::default());
+        let beat =
+            |halves| glommio::spawn_local(beat(Rc::clone(&is_asleep), Arc::clone(&watch), halves));
+        let tasks = vec![beat(2), beat(3), glommio::spawn_local(be_woken(Arc::clone(&watch)))];
+        Ok(Host { bell, bell_file, listening: None, null, is_asleep, tasks, watch })
+    }
+
+    /// What another thread must look at every [`WATCH_PERIOD`].
+    pub(super) fn watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.watch)
     }
 
     /// What the raw ring must signal to end a [`Host::sleep`].
@@ -94,8 +135,10 @@ impl Host {
 
     /// Ends what this side has running on the executor.
     pub(super) async fn end(mut self) {
-        for heartbeat in self.heartbeats {
-            heartbeat.cancel().await;
+        // On this thread, as long as the executor runs: a waker must not outlive it.
+        *self.watch.waker() = None;
+        for task in self.tasks {
+            task.cancel().await;
         }
         if let Some(listening) = self.listening.take() {
             self.bell.signal();
@@ -109,11 +152,21 @@ impl Host {
 }
 
 /// Beats for ever, each beat `halves` half periods after the one before.
-async fn beat(is_asleep: Rc<Cell<bool>>, halves: u32) {
+async fn beat(is_asleep: Rc<Cell<bool>>, watch: Arc<Watch>, halves: u32) {
     loop {
         let period = if is_asleep.get() { HEARTBEAT_IDLE } else { HEARTBEAT_BUSY };
         sleep(period / 2 * halves).await;
+        watch.beats.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Lets the watch wake the executor, for ever: a task that has nothing to do when it is woken.
+async fn be_woken(watch: Arc<Watch>) {
+    poll_fn(|cx| {
+        watch.waker().get_or_insert_with(|| cx.waker().clone());
+        Poll::<()>::Pending
+    })
+    .await;
 }
 
 fn glommio_file(fd: OwnedFd) -> BufferedFile {
@@ -123,8 +176,7 @@ fn glommio_file(fd: OwnedFd) -> BufferedFile {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
 
     use glommio::{LocalExecutorBuilder, Placement};
@@ -139,7 +191,8 @@ mod tests {
 
     /// Provokes glommio's lost wake-up: a preempt timer so short that it is often due before the tasks are run, and a
     /// thread on the same core that takes it away at the wrong moment. The executor then sleeps although the driver is
-    /// runnable; only the heartbeat ends that sleep. Without it this test ends by its time limit.
+    /// runnable; the heartbeat ends that sleep, or the watch where both heartbeats are lost. Without them this test ends
+    /// by its time limit.
     #[test]
     fn a_lost_wake_up_does_not_last() {
         let is_over = Arc::new(AtomicBool::new(false));
@@ -154,12 +207,14 @@ mod tests {
             }
         });
         let (turned, turns) = mpsc::channel();
+        let (watched, watch) = mpsc::channel();
         std::thread::spawn(move || {
             pin_to(core).unwrap();
             let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(1 << 16);
             let executor = builder.preempt_timer(Duration::from_micros(100)).make().unwrap();
             executor.run(async {
                 let mut host = Host::new().unwrap();
+                watched.send(host.watch()).unwrap();
                 for turn in 0..TURNS {
                     host.give_turn().await;
                     turned.send(()).unwrap();
@@ -171,9 +226,20 @@ mod tests {
                 host.end().await;
             });
         });
+        let watching = std::thread::spawn({
+            let is_over = Arc::clone(&is_over);
+            move || {
+                let (watch, mut beats): (Arc<Watch>, u64) = (watch.recv().unwrap(), 0);
+                while !is_over.load(Ordering::Relaxed) {
+                    beats = watch.look(beats);
+                    std::thread::sleep(WATCH_PERIOD / 10);
+                }
+            }
+        });
         let made = (0..TURNS).take_while(|_| turns.recv_timeout(PATIENCE).is_ok()).count();
         is_over.store(true, Ordering::Relaxed);
         disturber.join().unwrap();
+        watching.join().unwrap();
         assert_eq!(made, TURNS as usize, "the executor sleeps although its driver is runnable");
     }
 
