@@ -9,6 +9,12 @@ npm ci --prefix tests/octokit --no-audit --no-fund
 # Checks the form of the metrics.
 command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; }
 command -v curl >/dev/null || { apt-get update && apt-get install -y curl; }
+# Holds the admin API against its document.
+if [ ! -x target/schemathesis/bin/schemathesis ]; then
+    python3 -c 'import ensurepip' 2>/dev/null || { apt-get update && apt-get install -y python3-venv; }
+    python3 -m venv target/schemathesis
+    target/schemathesis/bin/pip install --quiet 'schemathesis==4.32.5'
+fi
 # Counts instructions for the regression guard.
 command -v valgrind >/dev/null || { apt-get update && apt-get install -y valgrind; }
 # NATS and Kafka, which the tests of the comparison install and load: maven brings a JVM, and python3-venv the Go that NATS is built

@@ -36,6 +36,15 @@ pub(crate) async fn each<T: Send + 'static>(
     answers
 }
 
+/// Asks every shard the same; an answer that lacks one of them would lie.
+pub(crate) async fn all<T: Send + 'static>(
+    shards: &[ShardHandle],
+    question: impl Fn(Answer<T>) -> Inquiry,
+) -> Result<Vec<T>, Problem> {
+    let answers = each(shards, question).await.into_iter().zip(shards);
+    answers.map(|(answer, shard)| answer.ok_or_else(|| no_answer(shard.index()))).collect()
+}
+
 /// Asks the control plane; none if it does not answer in time.
 pub(crate) async fn control<T: Send + 'static>(
     control: &ControlHandle,
@@ -48,7 +57,7 @@ pub(crate) async fn control<T: Send + 'static>(
 }
 
 /// What is answered when a shard does not.
-pub(crate) fn no_answer(shard: u16) -> Problem {
+fn no_answer(shard: u16) -> Problem {
     let seconds = ANSWER_TIMEOUT.as_secs();
     Problem::new(Code::Unavailable, format!("shard {shard} did not answer within {seconds} s"))
 }

@@ -6,9 +6,10 @@
 //! work.
 //!
 //! Read in this order: [`sources`] (what the server gives it), [`server`] (the thread, connections and their limits),
-//! [`problem`] (every error), `ask` (questions to shards and control plane), `health`, [`metrics`].
+//! [`problem`] (every error), `ask` (questions to shards and control plane), `health`, [`metrics`], [`api`].
 #![forbid(unsafe_code)]
 
+pub mod api;
 mod ask;
 mod clock;
 mod health;

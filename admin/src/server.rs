@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use codec::refusal::{Code, Refusal};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,7 +28,7 @@ use crate::limits::{
 };
 use crate::problem::Problem;
 use crate::sources::Sources;
-use crate::{health, metrics};
+use crate::{api, health, metrics};
 
 /// How far the thread stands back for the shards, in steps of nice(2).
 const NICE_STEPS: i32 = 10;
@@ -62,6 +62,18 @@ pub(crate) enum Phase {
 impl Desk {
     pub(crate) fn phase(&self) -> Phase {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What there is to ask, while there is.
+    pub(crate) fn sources(&self) -> Result<Arc<Sources>, Problem> {
+        match self.phase() {
+            Phase::Ready(sources) | Phase::Stopping(Some(sources)) => Ok(sources),
+            Phase::Starting => Err(Problem::new(
+                Code::Unavailable,
+                "the server is starting: its logs are recovered",
+            )),
+            Phase::Stopping(None) => Err(Code::ShuttingDown.into()),
+        }
     }
 
     fn enter(&self, phase: Phase) {
@@ -126,12 +138,30 @@ impl Drop for Admin {
     }
 }
 
+/// Every path and who answers it.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
+    vec![
+        ("/healthz", get(health::healthz)),
+        ("/readyz", get(health::readyz)),
+        ("/metrics", get(metrics::metrics)),
+        ("/api/v1/openapi.json", get(api::openapi)),
+        ("/api/v1/server", get(api::node::server)),
+        ("/api/v1/shards", get(api::node::shards)),
+        ("/api/v1/logs", get(api::node::logs)),
+        ("/api/v1/configuration", get(api::node::configuration)),
+        ("/api/v1/topics", get(api::topics::topics)),
+        ("/api/v1/topics/{name}", get(api::topics::topic)),
+        ("/api/v1/subscriptions", get(api::subscriptions::subscriptions)),
+        ("/api/v1/subscriptions/{name}", get(api::subscriptions::subscription)),
+        ("/api/v1/connections", get(api::connections::connections)),
+    ]
+}
+
 /// All paths. What is none of them is answered by a problem too.
-pub(crate) fn router(desk: Arc<Desk>) -> Router {
-    Router::new()
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::metrics))
+fn router(desk: Arc<Desk>) -> Router {
+    let add = |router: Router<Arc<Desk>>, (path, method)| router.route(path, method);
+    let router = routes().into_iter().fold(Router::new(), add);
+    router
         .fallback(|request: Request| async move {
             Problem::new(Code::NotFound, format!("there is nothing at {}", request.uri().path()))
         })
@@ -238,4 +268,21 @@ async fn connection(
     http.timer(TokioTimer::new()).header_read_timeout(idle_timeout);
     http.max_buf_size(READ_BYTES_MAX).max_headers(HEADERS_READ_MAX);
     http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path that the document does not know cannot be found; one that only it knows cannot be used.
+    #[test]
+    fn document_has_every_path() {
+        let document: serde_json::Value = serde_json::from_str(api::OPENAPI).unwrap();
+        let mut described: Vec<&str> =
+            document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut served: Vec<&str> = routes().into_iter().map(|(path, _)| path).collect();
+        described.sort_unstable();
+        served.sort_unstable();
+        assert_eq!(described, served);
+    }
 }

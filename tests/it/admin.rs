@@ -250,3 +250,141 @@ fn slow_clients_are_closed() {
     assert_eq!(get(&server, "/healthz").status, 200, "there is room again");
     assert!(server.stop().success());
 }
+
+/// What the API tells must be what was done, to the event.
+#[test]
+fn api_tells_what_there_is() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    server.command(&["publish", "api/a/b", "x", "--count", "30", "--key", "k"]).done();
+    server.command(&["publish", "api/a/c", "x", "--count", "5", "--key", "k"]).done();
+    let group = ["subscribe", "api/a/#", "--group", "team/one", "--from", "earliest"];
+    server.command(&[&group[..], &["--count", "10"]].concat()).done();
+    let mut member = server.command(&["subscribe", "api/+/c", "--group", "second"]);
+    member.wait_until_subscribed();
+
+    let topics = get(&server, "/api/v1/topics").json();
+    assert_eq!(
+        topics.to_string(),
+        r#"{"items":[{"name":"api/a/b"},{"name":"api/a/c"}],"next":null}"#
+    );
+    let topic = get(&server, "/api/v1/topics/api%2Fa%2Fb").json();
+    let partitions = topic["partitions"].as_array().expect("a list");
+    assert_eq!((partitions.len(), &topic["events"]), (1, &Value::from(30)), "{topic}");
+    assert_eq!(partitions[0]["first_offset"], 0, "{topic}");
+    assert_eq!(partitions[0]["next_offset"], 30, "{topic}");
+
+    let path = "/api/v1/subscriptions/team%2Fone";
+    let one = until(&server, path, |answer| answer.json()["lag_events"] == 25).json();
+    assert_eq!((&one["durable"], &one["mode"]), (&Value::Bool(true), &Value::from("clustering")));
+    assert_eq!(one["filters"].to_string(), r#"["api/a/#"]"#);
+    let cursors = one["cursors"].as_array().expect("a list");
+    assert_eq!(cursors.len(), 2, "one a log: {one}");
+    let owed = |cursor: &Value| {
+        cursor["unsettled_events"].as_u64().unwrap_or(0)
+            + cursor["unread_events"].as_u64().unwrap_or(0)
+    };
+    assert_eq!(cursors.iter().map(owed).sum::<u64>(), 25, "{one}");
+
+    let second = get(&server, "/api/v1/subscriptions/second").json();
+    assert_eq!((&second["members"], &second["lag_events"]), (&Value::from(1), &Value::from(0)));
+    let members = second["member_list"].as_array().expect("a list");
+    assert_eq!((members.len(), &members[0]["filter"]), (1, &Value::from("api/+/c")), "{second}");
+    let connections = get(&server, "/api/v1/connections").json();
+    let connection = &connections["items"][0];
+    assert_eq!(connection["client"], members[0]["client"], "{connections}");
+    assert_eq!((&connection["door"], &connection["subscriptions"]), (&"native".into(), &1.into()));
+    let shards = get(&server, "/api/v1/shards").json();
+    let published = shards["items"].as_array().expect("a list").iter();
+    let published: u64 = published.filter_map(|shard| shard["published_events"].as_u64()).sum();
+    assert_eq!(published, 35, "{shards}");
+    let logs = get(&server, "/api/v1/logs").json();
+    assert_eq!(logs["items"].as_array().map(Vec::len), Some(2), "{logs}");
+    let settings = get(&server, "/api/v1/configuration?limit=1000").json();
+    let settings = settings["items"].as_array().expect("a list").clone();
+    let setting = settings.iter().find(|setting| setting["key"] == "server.shards");
+    let setting = setting.expect("it is listed");
+    assert_eq!((&setting["value"], &setting["set_by"]), (&"2".into(), &"--shards".into()));
+    drop(member);
+    assert!(server.stop().success());
+}
+
+/// A reader that follows `next` must see every thing once, whatever the size of its pages.
+#[test]
+fn lists_are_whole_over_pages() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    for index in 0..7 {
+        server
+            .command(&["publish", &format!("page/{index}"), "x", "--key", &index.to_string()])
+            .done();
+        let group = format!("g{index}");
+        server.command(&["subscribe", "page/#", "--group", &group, "--until-end"]).done();
+    }
+    let members: Vec<_> = (0..5).map(|_| server.command(&["subscribe", "page/#"])).collect();
+    until(&server, "/api/v1/connections", |answer| {
+        answer.json()["items"].as_array().map(Vec::len) == Some(members.len())
+    });
+    for list in ["topics", "subscriptions", "connections", "configuration", "logs", "shards"] {
+        let all = get(&server, &format!("/api/v1/{list}?limit=1000")).json();
+        assert_eq!(all["next"], Value::Null, "{list}");
+        let all = all["items"].as_array().expect("a list").clone();
+        for limit in [1, 2, 3] {
+            let (mut count, mut after) = (0, String::new());
+            loop {
+                let page = get(&server, &format!("/api/v1/{list}?limit={limit}{after}")).json();
+                let items = page["items"].as_array().expect("a list");
+                assert!(items.len() <= limit, "{list}: {page}");
+                for item in items {
+                    let key = ["name", "id", "key", "log", "shard"]
+                        .iter()
+                        .find(|key| item[**key] != Value::Null);
+                    let key = key.expect("things have names");
+                    assert_eq!(item[*key], all[count][*key], "{list}, {limit} a page");
+                    count += 1;
+                }
+                let Some(next) = page["next"].as_str() else { break };
+                after = format!("&after={}", next.replace('/', "%2F").replace('$', "%24"));
+            }
+            assert_eq!(count, all.len(), "{list}, {limit} a page");
+        }
+    }
+    drop(members);
+    for wrong in ["limit=0", "limit=1001", "limit=x", "limits=1", "limit=1&limit=2"] {
+        get(&server, &format!("/api/v1/topics?{wrong}")).is_problem(400, "malformed_request");
+    }
+    get(&server, "/api/v1/connections?after=x").is_problem(400, "malformed_request");
+    get(&server, "/api/v1/topics/nowhere").is_problem(404, "not_found");
+    get(&server, "/api/v1/subscriptions/nobody").is_problem(404, "not_found");
+    get(&server, "/api/v1/topics/%ff").is_problem(400, "not_utf8");
+    assert!(server.stop().success());
+}
+
+/// A client that is made from the document must get on with the server: whatever the document allows is answered as it
+/// says, and whatever it does not allow is refused.
+#[test]
+fn api_is_as_its_document_says() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    // The names that the document gives as examples.
+    server.command(&["publish", "demo/hello", "x", "--count", "20"]).done();
+    let group = ["subscribe", "demo/#", "--group", "billing", "--from", "earliest"];
+    server.command(&[&group[..], &["--count", "5"]].concat()).done();
+    let mut member = server.command(&["subscribe", "demo/#"]);
+    member.wait_until_subscribed();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let url = format!("http://{}", server.admin());
+    let output = Command::new(format!("{root}/target/schemathesis/bin/schemathesis"))
+        .args(["run", &format!("{url}/api/v1/openapi.json"), "--url", &url])
+        .args(["--checks", "all", "--phases", "examples,coverage,fuzzing"])
+        .args(["--max-examples", "10", "--seed", "1", "--no-color"])
+        .env("HYPOTHESIS_STORAGE_DIRECTORY", folder.path().join("hypothesis"))
+        .current_dir(folder.path())
+        .output()
+        .expect("schemathesis: see tests/all.sh");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("Tested: 12"), "every operation: {said}");
+    drop(member);
+    assert!(server.stop().success());
+}

@@ -118,6 +118,11 @@ fn admin_port_is_as_documented() {
     assert!(health[1].starts_with("{\"ready\":true"), "{health:?}");
     let counters = health.iter().filter(|line| line.starts_with("ringmesh_publish_events_total{"));
     assert_eq!(counters.count(), 2, "a series for each shard: {health:?}");
+    let api = lines_of(&blocks[1], &server);
+    let (topic, subscription) = (&api[api.len() - 2], &api[api.len() - 1]);
+    assert!(topic.starts_with("{\"name\":\"demo/hello\",\"events\":10,"), "{topic}");
+    assert!(subscription.starts_with("{\"name\":\"billing\",\"durable\":true"), "{subscription}");
+    assert!(subscription.contains("\"filters\":[\"demo/#\"]"), "{subscription}");
     assert!(server.stop().success());
 }
 
