@@ -3,6 +3,8 @@
 pub(crate) mod connection;
 pub(crate) mod driver;
 pub(crate) mod glance;
+#[cfg(feature = "iggy")]
+mod iggy;
 mod kafka;
 pub(crate) mod native;
 pub(crate) mod nats;
@@ -37,6 +39,9 @@ pub(crate) enum Protocol {
     Nats,
     /// Kafka's.
     Kafka,
+    /// Apache Iggy's, by its own client.
+    #[cfg(feature = "iggy")]
+    Iggy,
 }
 
 /// What is asked of a server.

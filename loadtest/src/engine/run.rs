@@ -46,6 +46,8 @@ impl Run {
             Protocol::Ringmesh => Box::new(native::connect(load)?),
             Protocol::Nats => Box::new(nats::connect(load)?),
             Protocol::Kafka => Box::new(kafka::connect(load)?),
+            #[cfg(feature = "iggy")]
+            Protocol::Iggy => Box::new(super::iggy::connect(load)?),
         };
         Ok(Run::over(driver, load))
     }
