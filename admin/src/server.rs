@@ -152,7 +152,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
         ("/api/v1/topics", get(api::topics::topics)),
         ("/api/v1/topics/{name}", get(api::topics::topic)),
         ("/api/v1/subscriptions", get(api::subscriptions::subscriptions)),
-        ("/api/v1/subscriptions/{name}", get(api::subscriptions::subscription)),
+        (
+            "/api/v1/subscriptions/{name}",
+            get(api::subscriptions::subscription).delete(api::subscriptions::delete),
+        ),
         ("/api/v1/connections", get(api::connections::connections)),
     ]
 }

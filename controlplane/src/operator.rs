@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use codec::refusal::Refusal;
+use routing::subscription::GroupId;
 use tokio::sync::Notify;
 
 /// Questions that may wait for the control plane.
@@ -15,6 +17,13 @@ pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
 pub enum Order {
     /// How it is doing.
     Status(Answer<PlaneStatus>),
+    /// All subscriptions of a group are to end, for all its members; its place in every log is forgotten.
+    EndGroup {
+        /// Which group.
+        group: GroupId,
+        /// Takes the answer once every shard has dropped the group.
+        answer: Answer<Result<(), Refusal>>,
+    },
 }
 
 /// How the control plane is doing.

@@ -24,7 +24,7 @@ use tracing::{error, info};
 use crate::catalog::{Catalog, CommitError};
 use crate::ids::Ids;
 use crate::limits::{ANSWERS_MAX, PUBLISH_INTERVAL, REPLY_RETRY, SNAPSHOTS_AHEAD_MAX};
-use crate::operator::{Order, PlaneStatus};
+use crate::operator::{self, Order, PlaneStatus};
 use crate::outbox::Outbox;
 use crate::shards::Shards;
 use crate::subscribing::{Roll, Wanted, Way};
@@ -59,17 +59,17 @@ struct Asker {
 }
 
 /// An answer that is true once every shard has adopted `version`.
-#[derive(Debug)]
 struct Answer {
     version: u64,
-    to: Asker,
     what: Settled,
 }
 
-#[derive(Debug)]
+/// What is true then, and who is told.
 enum Settled {
-    Subscribed(Arc<Subscription>),
-    Ended(SubscriptionId),
+    Subscribed(Asker, Arc<Subscription>),
+    Ended(Asker, SubscriptionId),
+    /// A group, by one of its subscriptions.
+    GroupEnded(operator::Answer<Result<(), Refusal>>, SubscriptionId),
 }
 
 impl<S: Shards> Plane<S> {
@@ -137,7 +137,7 @@ impl<S: Shards> Plane<S> {
         self.link.close();
         let gone = || Refusal::new(Code::Unavailable, "the control plane has stopped");
         for answer in std::mem::take(&mut self.answers) {
-            self.outbox.push(answer.to.shard, answer.refused(gone()));
+            answer.refused(gone(), &mut self.outbox);
         }
         while let Some(request) = self.link.receive() {
             match request {
@@ -157,7 +157,7 @@ impl<S: Shards> Plane<S> {
         self.outbox.send(&self.shards);
     }
 
-    /// Answers who looks in, as of the last turn.
+    /// Answers an operator who looks in, as of the last turn, and does what he orders.
     pub fn on_order(&mut self, order: Order) {
         match order {
             Order::Status(answer) => answer(PlaneStatus {
@@ -166,6 +166,7 @@ impl<S: Shards> Plane<S> {
                 adopted_version: self.adopted_by_all(),
                 waiting_answers: self.answers.len(),
             }),
+            Order::EndGroup { group, answer } => self.on_end_group(group, answer),
         }
     }
 
@@ -207,7 +208,7 @@ impl<S: Shards> Plane<S> {
             return self.outbox.push(to.shard, to.subscribed(Ok(subscription)));
         }
         let version = self.newest();
-        self.answers.push_back(Answer { version, to, what: Settled::Subscribed(subscription) });
+        self.answers.push_back(Answer { version, what: Settled::Subscribed(to, subscription) });
     }
 
     fn subscribe(&mut self, wanted: &Wanted) -> Result<Arc<Subscription>, Refusal> {
@@ -247,7 +248,21 @@ impl<S: Shards> Plane<S> {
         self.remove(id);
         assert!(self.next.subscription(id).is_none(), "what ended is in no later version");
         let version = self.newest();
-        self.answers.push_back(Answer { version, to, what: Settled::Ended(id) });
+        self.answers.push_back(Answer { version, what: Settled::Ended(to, id) });
+    }
+
+    /// Ends all subscriptions of a group. One that is gone was ended by another.
+    fn on_end_group(&mut self, group: GroupId, answer: operator::Answer<Result<(), Refusal>>) {
+        if let Err(refusal) = self.check_room() {
+            return answer(Err(refusal));
+        }
+        let known = self.next.subscriptions_of(group);
+        let ids: Vec<SubscriptionId> = known.into_iter().map(|known| known.id).collect();
+        let Some(first) = ids.first().copied() else { return answer(Ok(())) };
+        ids.into_iter().for_each(|id| self.remove(id));
+        assert!(self.next.subscriptions_of(group).is_empty(), "what ended is in no later version");
+        let version = self.newest();
+        self.answers.push_back(Answer { version, what: Settled::GroupEnded(answer, first) });
     }
 
     fn remove(&mut self, id: SubscriptionId) {
@@ -352,14 +367,16 @@ impl<S: Shards> Plane<S> {
         let newest = self.newest();
         for mut answer in std::mem::take(&mut self.answers) {
             let lost = match &answer.what {
-                Settled::Subscribed(new) => {
+                Settled::Subscribed(_, new) => {
                     new.is_durable() && self.next.subscription(new.id).is_none()
                 }
-                Settled::Ended(id) => self.next.subscription(*id).is_some(),
+                Settled::Ended(_, id) | Settled::GroupEnded(_, id) => {
+                    self.next.subscription(*id).is_some()
+                }
             };
             if lost {
                 let refusal = Refusal::new(Code::Unavailable, "the catalog cannot be written");
-                self.outbox.push(answer.to.shard, answer.refused(refusal));
+                answer.refused(refusal, &mut self.outbox);
             } else {
                 answer.version = answer.version.min(newest);
                 self.answers.push_back(answer);
@@ -371,7 +388,7 @@ impl<S: Shards> Plane<S> {
     fn release(&mut self) {
         let adopted = self.adopted_by_all();
         while let Some(answer) = self.answers.pop_front_if(|answer| answer.version <= adopted) {
-            self.outbox.push(answer.to.shard, answer.settled());
+            answer.settled(&mut self.outbox);
         }
         while self.held.pop_front_if(|snapshot| snapshot.version() < adopted).is_some() {}
     }
@@ -388,17 +405,21 @@ impl Asker {
 }
 
 impl Answer {
-    fn settled(self) -> ControlReply {
+    fn settled(self, outbox: &mut Outbox) {
         match self.what {
-            Settled::Subscribed(subscription) => self.to.subscribed(Ok(subscription)),
-            Settled::Ended(_) => self.to.unsubscribed(Ok(())),
+            Settled::Subscribed(to, subscription) => {
+                outbox.push(to.shard, to.subscribed(Ok(subscription)));
+            }
+            Settled::Ended(to, _) => outbox.push(to.shard, to.unsubscribed(Ok(()))),
+            Settled::GroupEnded(answer, _) => answer(Ok(())),
         }
     }
 
-    fn refused(self, refusal: Refusal) -> ControlReply {
+    fn refused(self, refusal: Refusal, outbox: &mut Outbox) {
         match self.what {
-            Settled::Subscribed(_) => self.to.subscribed(Err(refusal)),
-            Settled::Ended(_) => self.to.unsubscribed(Err(refusal)),
+            Settled::Subscribed(to, _) => outbox.push(to.shard, to.subscribed(Err(refusal))),
+            Settled::Ended(to, _) => outbox.push(to.shard, to.unsubscribed(Err(refusal))),
+            Settled::GroupEnded(answer, _) => answer(Err(refusal)),
         }
     }
 }

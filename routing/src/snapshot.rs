@@ -111,12 +111,7 @@ impl RoutingSnapshot {
     /// All subscriptions of a group, by rising number; none when there is no such group.
     #[must_use]
     pub fn subscriptions_of(&self, group: GroupId) -> Vec<&Arc<Subscription>> {
-        let mut subscriptions = Vec::new();
-        if let Some(group) = self.table.groups.get(hash_of(&group), &group) {
-            group.for_each(&mut |_, subscription| subscriptions.push(subscription));
-        }
-        subscriptions.sort_unstable_by_key(|subscription| subscription.id);
-        subscriptions
+        self.table.subscriptions_of(group)
     }
 
     /// Visits every group with its name, in no order.
@@ -171,6 +166,12 @@ impl SnapshotEditor {
         self.table.group_by_name(name)
     }
 
+    /// All subscriptions of a group, by rising number, as edited so far.
+    #[must_use]
+    pub fn subscriptions_of(&self, group: GroupId) -> Vec<&Arc<Subscription>> {
+        self.table.subscriptions_of(group)
+    }
+
     /// How many subscriptions there are, as edited so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -205,6 +206,15 @@ impl SnapshotEditor {
 impl Table {
     fn subscription(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
         self.by_id.get(hash_of(&id), &id).map(|known| &known.subscription)
+    }
+
+    fn subscriptions_of(&self, group: GroupId) -> Vec<&Arc<Subscription>> {
+        let mut subscriptions = Vec::new();
+        if let Some(group) = self.groups.get(hash_of(&group), &group) {
+            group.for_each(&mut |_, subscription| subscriptions.push(subscription));
+        }
+        subscriptions.sort_unstable_by_key(|subscription| subscription.id);
+        subscriptions
     }
 
     fn find(&self, group_name: &str, filter: &TopicFilter) -> Option<&Arc<Subscription>> {

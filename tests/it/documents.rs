@@ -123,6 +123,13 @@ fn admin_port_is_as_documented() {
     assert!(topic.starts_with("{\"name\":\"demo/hello\",\"events\":10,"), "{topic}");
     assert!(subscription.starts_with("{\"name\":\"billing\",\"durable\":true"), "{subscription}");
     assert!(subscription.contains("\"filters\":[\"demo/#\"]"), "{subscription}");
+    let [dry, done, gone] = &lines_of(&blocks[2], &server)[..] else { panic!("three answers") };
+    assert!(dry.starts_with("{\"dry_run\":true,\"subscription\":{\"name\":\"billing\""), "{dry}");
+    assert!(
+        done.starts_with("{\"dry_run\":false,\"subscription\":{\"name\":\"billing\""),
+        "{done}"
+    );
+    assert!(gone.contains("\"code\":\"not_found\""), "{gone}");
     assert!(server.stop().success());
 }
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use codec::refusal::Code;
+use controlplane::operator::Order;
 use dataplane::inquiry::{GroupReport, Inquiry, MEMBERS_MAX, MembersReport, PlaceReport};
 use dataplane::mail::MemberId;
 use routing::snapshot::RoutingSnapshot;
 use routing::subscription::{GroupId, Mode, Subscription};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use tracing::info;
 
-use super::{AskedName, AskedQuery, Page, PageQuery, wish};
+use super::{AskedName, AskedQuery, Page, PageQuery, checked, wish};
 use crate::ask;
 use crate::clock::wall_now;
 use crate::problem::Problem;
@@ -114,11 +116,46 @@ pub(crate) async fn subscription(
     Ok(Json(look_at(&sources, &name).await?.1))
 }
 
+/// How a subscription is to be deleted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeleteQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What was deleted, or would be.
+#[derive(Serialize)]
+pub(crate) struct Deleted {
+    dry_run: bool,
+    /// As it was.
+    subscription: SubscriptionBody,
+}
+
+/// Ends a subscription for all its members and forgets its place in every log. A dry run only says what would go.
+pub(crate) async fn delete(
+    State(desk): State<Arc<Desk>>,
+    name: AskedName,
+    query: AskedQuery<DeleteQuery>,
+) -> Result<Json<Deleted>, Problem> {
+    let (name, DeleteQuery { dry_run }) = (super::name(name)?, checked(query)?);
+    let sources = desk.sources()?;
+    let (group, subscription) = look_at(&sources, &name).await?;
+    if !dry_run {
+        let end = |answer| Order::EndGroup { group, answer };
+        let ended = ask::control(&sources.control, end).await;
+        ended.ok_or_else(|| Problem::from(Code::Unavailable))??;
+        info!(
+            subscription = name,
+            lag_events = subscription.item.lag_events,
+            "deleted by an operator"
+        );
+    }
+    Ok(Json(Deleted { dry_run, subscription }))
+}
+
 /// All that there is to tell of one subscription, and its group.
-pub(crate) async fn look_at(
-    sources: &Sources,
-    name: &str,
-) -> Result<(GroupId, SubscriptionBody), Problem> {
+async fn look_at(sources: &Sources, name: &str) -> Result<(GroupId, SubscriptionBody), Problem> {
     let routing = routing(sources).await?;
     let unknown = || Problem::new(Code::NotFound, format!("there is no subscription {name:?}"));
     let group = group_of(&routing, name).ok_or_else(unknown)?;

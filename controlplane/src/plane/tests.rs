@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use super::Plane;
 use crate::catalog::Catalog;
 use crate::limits::{CLIENT_SUBSCRIPTIONS_MAX, PUBLISH_INTERVAL, SNAPSHOTS_AHEAD_MAX};
+use crate::operator::Order;
 use crate::shards::Shards;
 
 const SESSION: SessionKey = SessionKey { slot: 3, life: 9 };
@@ -475,4 +476,42 @@ fn closing_refuses_what_waits() {
     }
     assert!(!rig.link.is_open());
     assert!(rig.link.send(request).is_err());
+}
+
+/// An operator who is told that a group is gone relies on it: on every shard, in the catalog, with all its filters; and
+/// one who is told that it failed finds it as it was.
+#[test]
+fn an_operator_ends_a_whole_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(&catalog_in(&folder), 2, 64);
+    let one = rig.subscribe(&DURABLE).unwrap();
+    let other = rig.subscribe(&Ask { filter: "b", ..DURABLE }).unwrap();
+    let stays = rig.subscribe(&Ask { group: Some("others"), ..DURABLE }).unwrap();
+    (0..2).for_each(|shard| drop(rig.take(shard)));
+    let (sender, answers) = std::sync::mpsc::channel();
+    let end = |rig: &mut Rig| {
+        let sender = sender.clone();
+        let answer = Box::new(move |result| sender.send(result).unwrap());
+        rig.plane.on_order(Order::EndGroup { group: one.group, answer });
+        rig.next_interval();
+    };
+
+    rig.plane.catalog.fail_next = true;
+    end(&mut rig);
+    assert_eq!(answers.try_recv().unwrap().unwrap_err().code, Code::Unavailable);
+    assert!(rig.take(0).is_empty(), "no version says that it ended");
+    assert_eq!(rig.subscribe(&DURABLE).unwrap().id, one.id, "the group is known as before");
+
+    end(&mut rig);
+    let snapshot = rig.take_snapshot(0);
+    assert_eq!(snapshot.changes(), [Change::Removed(one.clone()), Change::Removed(other)]);
+    rig.adopt(0, snapshot.version());
+    assert!(answers.try_recv().is_err(), "one shard still has it");
+    rig.adopt(1, snapshot.version());
+    assert_eq!(answers.try_recv().unwrap(), Ok(()));
+    end(&mut rig);
+    assert_eq!(answers.try_recv().unwrap(), Ok(()), "gone is gone");
+    drop(rig);
+    let rig = Rig::start_unadopted(&catalog_in(&folder), 1, 64);
+    assert_eq!(rig.take_snapshot(0).changes(), [Change::Added(stays)]);
 }
