@@ -26,6 +26,10 @@ cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo test --workspace --locked
 
+# The driver that is not built by default. As a release build, because a development build optimises even what only runs in the
+# compiler.
+cargo check --release --locked -p loadtest --features iggy
+
 # No hot path may need more instructions than the baseline says.
 cargo run --release --locked -p benches --bin guard
 
