@@ -50,6 +50,7 @@ impl Disk for BlockingDisk {
                 let read = read_blocks(storage, file, at, len as usize);
                 (ticket, Completed::Read(read.map(Bytes::from)))
             }
+            DiskOp::Sync { ticket, file } => (ticket, Completed::Synced(storage.sync(file))),
             DiskOp::Chore { ticket, chore } => (ticket, Completed::Chore(chore(storage))),
         };
         self.completions.push_back(Completion { log, ticket, result });

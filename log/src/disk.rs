@@ -57,7 +57,8 @@ pub enum DiskOp {
         at: u64,
         /// What; its address and its length are multiples of 4096.
         bytes: Bytes,
-        /// The completion must mean that the bytes survive a power loss (`RWF_DSYNC`).
+        /// The completion must mean that the bytes survive a power loss (`RWF_DSYNC`). Else it means that they survive
+        /// the process.
         durable: bool,
     },
     /// Read bytes into a new 4096-aligned buffer ([`crate::aligned::AlignedBuf`]). What is past the end of the file
@@ -71,6 +72,14 @@ pub enum DiskOp {
         at: u64,
         /// How many bytes, a multiple of 4096.
         len: u32,
+    },
+    /// Make what was written to a file durable (`fdatasync`). When it has returned, every write to the file that had
+    /// returned before this was submitted survives a power loss. It says nothing of any other write.
+    Sync {
+        /// Comes back with the completion.
+        ticket: Ticket,
+        /// Which file.
+        file: FileId,
     },
     /// Blocking work for a helper thread.
     Chore {
@@ -97,6 +106,7 @@ impl fmt::Debug for DiskOp {
             DiskOp::Read { ticket, file, at, len } => {
                 write!(f, "Read({ticket:?} {file:?} at {at} len {len})")
             }
+            DiskOp::Sync { ticket, file } => write!(f, "Sync({ticket:?} {file:?})"),
             DiskOp::Chore { ticket, .. } => write!(f, "Chore({ticket:?})"),
         }
     }
@@ -119,7 +129,7 @@ impl DiskOp {
                 assert!(*len > 0 && is_block(u64::from(*len)), "whole blocks are read");
                 assert!(is_block(*at), "a read starts at a block");
             }
-            DiskOp::Chore { .. } => {}
+            DiskOp::Sync { .. } | DiskOp::Chore { .. } => {}
         }
     }
 
@@ -129,6 +139,7 @@ impl DiskOp {
         match self {
             DiskOp::Write { ticket, .. }
             | DiskOp::Read { ticket, .. }
+            | DiskOp::Sync { ticket, .. }
             | DiskOp::Chore { ticket, .. } => *ticket,
         }
     }
@@ -153,6 +164,8 @@ pub enum Completed {
     Written(io::Result<()>),
     /// A read.
     Read(io::Result<Bytes>),
+    /// A sync. One that failed has made nothing durable, nor would another.
+    Synced(io::Result<()>),
     /// A chore.
     Chore(ChoreDone),
 }

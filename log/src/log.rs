@@ -2,9 +2,11 @@
 //!
 //! Lives on its shard's core, shares nothing, never waits: [`Log::append`] copies into the open commit, [`Log::run`]
 //! submits, [`Log::on_completion`] learns. Nothing here reads a clock or takes a lock; every call does a bounded
-//! amount of work. The steps of a commit are in `commits`, the work beside the path of an event in `upkeep`.
+//! amount of work. The steps of a commit are in `commits` and `flights`, the work beside the path of an event in
+//! `upkeep`.
 
 mod commits;
+mod flights;
 pub mod held;
 pub mod place;
 mod upkeep;
@@ -25,14 +27,15 @@ use crate::checkpoint::Checkpointer;
 use crate::control::Record;
 use crate::cursor::{Cursor, CursorMark, Cursors};
 use crate::disk::{Completed, Disk, LogKey, Ticket};
-use crate::options::LogOptions;
+use crate::options::{LogOptions, Sync};
 use crate::positions::LogPositions;
 use crate::publishers::Publishers;
 use crate::reader::Reads;
 use crate::segments::{Prepared, Segments};
 use crate::topics::Topics;
 
-use self::commits::{Closed, Flight, OpenCommit};
+use self::commits::{Closed, OpenCommit};
+use self::flights::Flights;
 use self::upkeep::Upkeep;
 
 /// One log. See the module.
@@ -60,7 +63,7 @@ pub struct Log {
     chunk: Option<ChunkTail>,
     open: Option<OpenCommit>,
     closed: VecDeque<Closed>,
-    flights: VecDeque<Flight>,
+    flights: Flights,
     /// Number of the next commit to be opened.
     pub(crate) next_commit: u64,
     /// Every commit before this one is durable.
@@ -71,6 +74,8 @@ pub struct Log {
     last_commit_is_mark: bool,
     /// Highest time seen; append times never decrease.
     pub(crate) now: Timestamp,
+    /// The time at the last run.
+    ran_at: Timestamp,
     /// When a commit was last closed.
     active_at: Timestamp,
     /// When the oldest change of a cursor that is not written was first seen by `run`.
@@ -138,13 +143,14 @@ impl Log {
             chunk: None,
             open: None,
             closed: VecDeque::with_capacity(4),
-            flights: VecDeque::with_capacity(4),
+            flights: Flights::default(),
             next_commit: parts.next_commit,
             durable_commit_end: parts.next_commit,
             first_commit: parts.next_commit,
             // What recovery synced is not yet marked as durable.
             last_commit_is_mark: parts.sealed || parts.next_commit == 1,
             now: parts.last_time,
+            ran_at: Timestamp(0),
             active_at: parts.last_time,
             cursors_dirty_since: None,
             wanted_bytes: 0,
@@ -363,14 +369,20 @@ impl Log {
         self.shutting_down && (stopped || (written && self.checkpointer.is_done()))
     }
 
-    /// Does what is due: closes and submits commits, submits chores. Returns the bytes submitted.
+    /// Does what is due: closes and submits commits, submits a sync and chores. Returns the bytes submitted.
     pub fn run(&mut self, now: Timestamp, disk: &mut impl Disk) -> u32 {
         self.now = self.now.max(now);
+        // A clock that was set back stands still for its callers until it is where it was.
+        let clock_stands = self.now <= self.ran_at;
+        self.ran_at = self.now;
         if matches!(self.state, LogState::Stopped(_)) {
             return 0;
         }
         self.open_due_commit();
         let submitted = self.submit_commits(disk);
+        if self.options.sync == Sync::Behind {
+            self.submit_sync(clock_stands, disk);
+        }
         self.submit_upkeep(disk);
         submitted
     }
@@ -379,6 +391,7 @@ impl Log {
     pub fn on_completion(&mut self, ticket: Ticket, result: Completed, disk: &mut impl Disk) {
         match result {
             Completed::Written(result) => self.on_written(ticket, result),
+            Completed::Synced(result) => self.on_synced(ticket, result),
             Completed::Read(result) => self.reads.arrived(ticket, result),
             Completed::Chore(done) => self.on_chore(ticket, done, disk),
         }

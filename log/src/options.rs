@@ -21,6 +21,17 @@ const _: () = {
     assert!(PREPARE_AT_OPEN_BYTES <= SEGMENT_BYTES_MIN, "a start prepares one segment at most");
 };
 
+/// How the writes of commits become durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// Each write is a synced one: it returns when it is durable. For whoever waits for that.
+    #[default]
+    EachWrite,
+    /// Writes return when they survive the process, and syncs of the file run behind them. For whoever waits for less:
+    /// many commits share a sync, and nobody waits for it.
+    Behind,
+}
+
 /// Options of one log.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -30,6 +41,16 @@ pub struct LogOptions {
     pub commit_bytes_max: usize,
     /// Most commits in flight.
     pub commits_in_flight_max: usize,
+    /// What makes commits durable.
+    pub sync: Sync,
+    /// With [`Sync::Behind`], a sync begins at the latest when the oldest commit that it covers was written so long ago:
+    /// that, and the time of a sync, is what a power loss may take back.
+    pub sync_after: Duration,
+    /// With [`Sync::Behind`], a sync begins when so many bytes are written and not durable.
+    pub sync_bytes: u64,
+    /// With [`Sync::Behind`], commits wait while so many bytes are on their way or written and not durable; one of any
+    /// size always goes. What is not durable stays in the cache, so it is no more than that may hold.
+    pub unsynced_bytes_max: u64,
     /// Most bytes of recent commits that are kept in memory for readers at the tail.
     pub cache_bytes: usize,
     /// Most bytes that all readers of the log may have read ahead or asked for; one batch of any size always goes.
@@ -60,6 +81,10 @@ impl Default for LogOptions {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             commit_bytes_max: 4 << 20,
             commits_in_flight_max: 2,
+            sync: Sync::EachWrite,
+            sync_after: Duration::from_millis(10),
+            sync_bytes: 8 << 20,
+            unsynced_bytes_max: 32 << 20,
             cache_bytes: 64 << 20,
             read_bytes_max: 64 << 20,
             checkpoint_every_bytes: SEGMENT_BYTES_DEFAULT / 2,
@@ -87,6 +112,9 @@ impl LogOptions {
             .next_multiple_of(BLOCK_BYTES)
             .min((self.segment_bytes / 2) as usize / BLOCK_BYTES * BLOCK_BYTES);
         self.commits_in_flight_max = self.commits_in_flight_max.clamp(1, 8);
+        self.unsynced_bytes_max =
+            self.unsynced_bytes_max.min(self.cache_bytes as u64).max(self.commit_bytes_max as u64);
+        self.sync_bytes = self.sync_bytes.min(self.unsynced_bytes_max / 2);
         self.reserve_bytes =
             self.reserve_bytes.clamp(4 * block, self.segment_bytes / 8).next_multiple_of(block);
         self.checkpoint_every_bytes =

@@ -77,7 +77,15 @@ impl LogPositions {
         self.check();
     }
 
-    /// Every commit before `end` has returned from its synced write.
+    /// Every commit before `end` has returned from its write, which was not a synced one.
+    pub(crate) fn written(&mut self, end: Position) {
+        assert!(self.written_end <= end, "what is written stays written");
+        assert!(end <= self.submitted_end, "only what was submitted can be written");
+        self.written_end = end;
+        self.check();
+    }
+
+    /// Every commit before `end` has returned from its synced write, or from the sync behind its write.
     pub(crate) fn synced(&mut self, end: Position) {
         assert!(self.durable_end <= end, "durability never moves back");
         assert!(end <= self.submitted_end, "only what was submitted can be durable");

@@ -202,7 +202,7 @@ impl RecoveryTask<'_> {
         let highest = opened.last().map_or(0, |last| last.number);
         let kept = self.replay_segments(&names, &opened, first, &base, &mut progress)?;
         let discarded = opened.split_off(kept);
-        self.finish_tail(&mut progress.sealed, discarded)?;
+        self.finish_tail(&mut progress.sealed, discarded, base.segment)?;
         progress.check_end(base.commit_end, highest);
         progress.join_ends();
         self.write_damage_reports(&progress.report)?;
@@ -545,8 +545,14 @@ impl RecoveryTask<'_> {
         Ok(false)
     }
 
-    /// Makes the tail final: cut, synced, without the segments behind it and without an empty last one.
-    fn finish_tail(&self, sealed: &mut Vec<Sealed>, discarded: Vec<Opened>) -> io::Result<()> {
+    /// Makes the tail final: cut, without the segments behind it and without an empty last one. What was replayed is
+    /// synced: a process that was killed may have written in more than one segment what no sync had reached.
+    fn finish_tail(
+        &self,
+        sealed: &mut Vec<Sealed>,
+        discarded: Vec<Opened>,
+        replayed_from: u64,
+    ) -> io::Result<()> {
         let kept = sealed.last().map_or(0, |last| last.number);
         assert!(
             discarded.iter().all(|discarded| kept < discarded.number),
@@ -560,15 +566,16 @@ impl RecoveryTask<'_> {
             gone.push((last.number, last.file));
             sealed.pop();
         }
-        if let Some(last) = sealed.last_mut() {
-            if !last.quarantined {
-                let len = block_ceil(last.end_bytes);
-                if len < last.allocated {
-                    self.storage.set_len(last.file, len)?;
-                    last.allocated = len;
-                }
+        if let Some(last) = sealed.last_mut().filter(|last| !last.quarantined) {
+            let len = block_ceil(last.end_bytes);
+            if len < last.allocated {
+                self.storage.set_len(last.file, len)?;
+                last.allocated = len;
             }
-            self.storage.sync(last.file)?;
+        }
+        let last = sealed.last().map_or(0, |last| last.number);
+        for one in sealed.iter().filter(|one| one.number >= replayed_from.min(last)) {
+            self.storage.sync(one.file)?;
         }
         for (number, file) in gone {
             self.storage.close(file);

@@ -1,6 +1,7 @@
 //! A disk in memory that behaves as badly as a disk may, from a seed.
 //!
-//! What was synced and returned survives a power loss. Everything else may, in any combination, survive whole, be
+//! What was synced and returned survives a power loss: a synced write, and with a sync those writes to its file that had
+//! returned before it was submitted, and no other. Everything else may, in any combination, survive whole, be
 //! lost, or be torn at 512 bytes. Changes of folders survive in order up to some point. Operations complete in any
 //! order, and may fail.
 
@@ -52,6 +53,8 @@ impl SimRandom {
 
 #[derive(Clone, Debug)]
 struct Unsynced {
+    /// Rises with each write that returns without being durable.
+    number: u64,
     at: usize,
     /// What the sectors held before.
     before: Vec<u8>,
@@ -83,6 +86,7 @@ struct State {
     locked: BTreeSet<PathBuf>,
     lock_files: BTreeMap<u32, PathBuf>,
     next_inode: u64,
+    next_write: u64,
     /// Most bytes that all files may take.
     capacity: Option<u64>,
     /// After so many more changes the power is gone: everything fails.
@@ -107,6 +111,8 @@ pub struct SimDiskCounts {
     pub reordered: u64,
     /// Operations refused for lack of space.
     pub no_space: u64,
+    /// Syncs that returned.
+    pub syncs: u64,
 }
 
 /// Files in memory. Clones share them.
@@ -296,6 +302,8 @@ impl State {
             self.counts.no_space += 1;
             return Err(io::ErrorKind::StorageFull.into());
         }
+        let number = self.next_write;
+        self.next_write += 1;
         let file = self.file(file)?;
         let at = at as usize;
         let before = file.bytes.get(at..end.min(file.bytes.len()).max(at)).unwrap_or(&[]).to_vec();
@@ -306,8 +314,21 @@ impl State {
         if synced {
             file.durable_len = file.durable_len.max(end);
         } else {
-            file.unsynced.push(Unsynced { at, before, after_len: bytes.len() });
+            file.unsynced.push(Unsynced { number, at, before, after_len: bytes.len() });
         }
+        Ok(())
+    }
+
+    /// Makes the writes to a file durable that returned before write `before` did.
+    fn sync_before(&mut self, file: FileId, before: u64) -> io::Result<()> {
+        self.changing()?;
+        self.counts.syncs += 1;
+        let file = self.file(file)?;
+        let is_covered = |write: &Unsynced| write.number < before;
+        let ends = file.unsynced.iter().filter(|write| is_covered(write));
+        let end = ends.map(|write| write.at + write.after_len).max();
+        file.durable_len = file.durable_len.max(end.unwrap_or(0)).min(file.bytes.len());
+        file.unsynced.retain(|write| !is_covered(write));
         Ok(())
     }
 }
@@ -462,11 +483,21 @@ impl Storage for SimStorage {
 pub struct SimDisk {
     storage: SimStorage,
     random: SimRandom,
-    queue: Vec<(LogKey, DiskOp)>,
+    queue: Vec<Queued>,
     /// One write in so many fails; 0: none.
     write_fails_one_in: u64,
     /// The same for reads.
     read_fails_one_in: u64,
+    /// The same for syncs.
+    sync_fails_one_in: u64,
+}
+
+#[derive(Debug)]
+struct Queued {
+    log: LogKey,
+    op: DiskOp,
+    /// Writes from this one on had not returned as it was submitted.
+    write_end: u64,
 }
 
 impl SimDisk {
@@ -479,6 +510,7 @@ impl SimDisk {
             queue: Vec::new(),
             write_fails_one_in: 0,
             read_fails_one_in: 0,
+            sync_fails_one_in: 0,
         }
     }
 
@@ -490,6 +522,11 @@ impl SimDisk {
     /// Makes one read in `n` fail from now on; 0: none.
     pub fn fail_reads_one_in(&mut self, n: u64) {
         self.read_fails_one_in = n;
+    }
+
+    /// Makes one sync in `n` fail from now on; 0: none.
+    pub fn fail_syncs_one_in(&mut self, n: u64) {
+        self.sync_fails_one_in = n;
     }
 
     /// Operations that have not completed.
@@ -507,22 +544,33 @@ impl SimDisk {
         if at > 0 {
             self.storage.state().counts.reordered += 1;
         }
-        let (log, op) = self.queue.remove(at);
+        Some(self.complete(at))
+    }
+
+    /// Completes the operation that was submitted last, if it is one of these.
+    pub fn complete_last(&mut self, is: impl Fn(&DiskOp) -> bool) -> Option<Completion> {
+        let at = self.queue.iter().rposition(|queued| is(&queued.op))?;
+        Some(self.complete(at))
+    }
+
+    fn complete(&mut self, at: usize) -> Completion {
+        let Queued { log, op, write_end } = self.queue.remove(at);
         let ticket = op.ticket();
         let result = match op {
             DiskOp::Write { file, at, bytes, durable, .. } => {
                 Completed::Written(self.write(file, at, &bytes, durable))
             }
             DiskOp::Read { file, at, len, .. } => Completed::Read(self.read(file, at, len)),
+            DiskOp::Sync { file, .. } => Completed::Synced(self.sync(file, write_end)),
             DiskOp::Chore { chore, .. } => Completed::Chore(chore(&self.storage)),
         };
-        Some(Completion { log, ticket, result })
+        Completion { log, ticket, result }
     }
 
     /// Power is lost: what is on its way may have reached the disk, or not, or in part.
     pub fn power_loss(&mut self) {
-        for (_, op) in self.queue.drain(..) {
-            if let DiskOp::Write { file, at, bytes, .. } = op {
+        for queued in self.queue.drain(..) {
+            if let DiskOp::Write { file, at, bytes, .. } = queued.op {
                 let _ = self.storage.state().write(file, at, &bytes, false);
             }
         }
@@ -541,6 +589,26 @@ impl SimDisk {
         self.storage.state().write(file, at, bytes, durable)
     }
 
+    fn sync(&mut self, file: FileId, write_end: u64) -> io::Result<()> {
+        let mut state = self.storage.state();
+        if self.sync_fails_one_in > 0 && self.random.one_in(self.sync_fails_one_in) {
+            state.counts.failed += 1;
+            return Err(io::Error::other("the simulated disk failed"));
+        }
+        state.sync_before(file, write_end)
+    }
+
+    /// The process is killed: what was under way has happened or not, and what was written stays.
+    pub fn kill(&mut self) {
+        for queued in std::mem::take(&mut self.queue) {
+            if let DiskOp::Write { file, at, bytes, .. } = queued.op
+                && self.random.one_in(2)
+            {
+                let _ = self.storage.state().write(file, at, &bytes, false);
+            }
+        }
+    }
+
     fn read(&mut self, file: FileId, at: u64, len: u32) -> io::Result<Bytes> {
         if self.read_fails_one_in > 0 && self.random.one_in(self.read_fails_one_in) {
             self.storage.state().counts.failed += 1;
@@ -557,8 +625,9 @@ impl Disk for SimDisk {
     fn submit(&mut self, log: LogKey, op: DiskOp) {
         op.check();
         let known =
-            self.queue.iter().any(|(of, other)| *of == log && other.ticket() == op.ticket());
+            self.queue.iter().any(|other| other.log == log && other.op.ticket() == op.ticket());
         assert!(!known, "a ticket is unique while its operation runs");
-        self.queue.push((log, op));
+        let write_end = self.storage.state().next_write;
+        self.queue.push(Queued { log, op, write_end });
     }
 }

@@ -1,5 +1,6 @@
 //! The log against a model, on the simulated disk and on real files.
 
+mod behind;
 mod crash;
 mod damage;
 mod files;

@@ -48,6 +48,8 @@ faults! {
     SlowDisk => "disk slow",
     /// A write failed.
     WriteFailed => "write failed",
+    /// A sync behind commits failed.
+    SyncFailed => "sync failed",
     /// A chore failed.
     ChoreFailed => "chore failed",
     /// A read failed once.
@@ -90,8 +92,10 @@ faults! {
     SettledInPart => "delivery settled in part",
     /// A subscriber settled something twice.
     SettledTwice => "delivery settled twice",
-    /// Events that were acknowledged at a level below `durable` are gone, as that level allows.
-    AckedLost => "acknowledged below durable, lost",
+    /// Events that were acknowledged as `received` are gone, as that level allows.
+    ReceivedLost => "acknowledged as received, lost",
+    /// Events that were acknowledged as `written` are gone with the power, as that level allows.
+    WrittenLost => "acknowledged as written, lost",
     /// A batch without an answer was sent again, the very same.
     SentAgain => "batch sent again",
     /// A batch that its publisher knew to be acknowledged was sent again.
@@ -114,6 +118,8 @@ pub struct Tally {
     faults: Vec<u64>,
     /// Shard cycles run.
     pub cycles: u64,
+    /// Syncs behind commits that returned.
+    pub syncs: u64,
     /// Events published, each attempt counted.
     pub published: u64,
     /// Events whose publisher was told that they are durable.
@@ -160,6 +166,7 @@ impl Tally {
             self.add_faults(*fault, other.count(*fault));
         }
         self.cycles += other.cycles;
+        self.syncs += other.syncs;
         self.published += other.published;
         self.acknowledged += other.acknowledged;
         self.acknowledged_written += other.acknowledged_written;
@@ -177,6 +184,7 @@ impl Tally {
     pub fn rows(&self) -> Vec<(&'static str, u64)> {
         let mut rows: Vec<_> =
             Fault::ALL.iter().map(|fault| (fault.name(), self.count(*fault))).collect();
+        rows.push(("syncs behind commits", self.syncs));
         rows.push(("events published", self.published));
         rows.push(("events acknowledged as durable", self.acknowledged));
         rows.push(("events acknowledged as written", self.acknowledged_written));

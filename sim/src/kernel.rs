@@ -45,6 +45,7 @@ impl Disk for SimKernel<'_> {
             DiskOp::Read { at, len, .. } => {
                 self.trace.note(format_args!("  {log} read {ticket} at {at} len {len}"));
             }
+            DiskOp::Sync { .. } => self.trace.note(format_args!("  {log} sync {ticket}")),
             DiskOp::Chore { .. } => self.trace.note(format_args!("  {log} chore {ticket}")),
         }
         self.queue.submit(log, op, self.now_us, self.tally);
@@ -56,7 +57,7 @@ impl Kernel for SimKernel<'_> {
         let completion = self.queue.next_completion(self.disk, self.now_us, self.tally)?;
         let (log, ticket) = (completion.log, completion.ticket.0);
         let ok = match &completion.result {
-            Completed::Written(result) => result.is_ok(),
+            Completed::Written(result) | Completed::Synced(result) => result.is_ok(),
             Completed::Read(result) => result.is_ok(),
             Completed::Chore(_) => true,
         };

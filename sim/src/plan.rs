@@ -1,13 +1,14 @@
 //! What a seed means: the shape of the node, its work, its faults and its clients.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use codec::ack::AckLevel;
 use codec::ids::{Offset, Partition, Timestamp};
 use codec::limits::PARTITIONS;
 use codec::murmur2::partition_of;
 use dataplane::options::ShardOptions;
-use log::options::LogOptions;
+use log::options::{LogOptions, Sync};
 use routing::subscription::{Mode, Start};
 use routing::topic::{TopicFilter, TopicName};
 
@@ -188,6 +189,12 @@ impl Plan {
             self.publishers.iter_mut().for_each(|publisher| publisher.data_bytes_max = 4_000);
         }
         self.log.read_bytes_max = random.pick(&[256 << 10, 64 << 20, 64 << 20]);
+        // Whoever waits for durable may do so with syncs behind the writes, too: nothing shows better what these cover.
+        let is_behind = self.shard.ack != Durable || random.chance(200);
+        self.log.sync = if is_behind { Sync::Behind } else { Sync::EachWrite };
+        self.log.sync_after = Duration::from_micros(random.pick(&[0, 500, 10_000, 100_000]));
+        self.log.sync_bytes = random.pick(&[4 << 10, 64 << 10, 8 << 20]);
+        self.log.unsynced_bytes_max = random.pick(&[16 << 10, 256 << 10, 32 << 20]);
         self
     }
 }
@@ -320,8 +327,8 @@ fn log_options(random: &mut Random) -> LogOptions {
         commits_in_flight_max: random.pick(&[1, 2, 2, 4]),
         cache_bytes: random.pick(&[0, 64 << 10, 4 << 20]),
         checkpoint_every_bytes: random.pick(&[256 << 10, 1 << 20]),
-        idle_mark_after: std::time::Duration::from_millis(random.between(50, 1_000)),
-        cursor_commit_after: std::time::Duration::from_millis(random.between(5, 100)),
+        idle_mark_after: Duration::from_millis(random.between(50, 1_000)),
+        cursor_commit_after: Duration::from_millis(random.between(5, 100)),
         ..LogOptions::default()
     }
 }

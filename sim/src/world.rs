@@ -361,7 +361,7 @@ impl World {
 
     /// The node goes down and comes back.
     fn restart(&mut self, disaster: Disaster) -> Checked {
-        let Disaster { power, shards, mut recovery_steps, .. } = disaster;
+        let Disaster { mut power, shards, mut recovery_steps, .. } = disaster;
         let before = self.node.count();
         self.scene.trace.note(format_args!(
             "{} the node goes down, power lost {power}, comes back with {shards} shards",
@@ -377,6 +377,7 @@ impl World {
                 (Err(violation), None) => return Err(violation),
                 (Err(_), Some(_)) => {
                     self.scene.tally.hit(Fault::PowerLossInRecovery);
+                    power = true;
                     self.disk.files().lose_power(&mut self.random);
                 }
             }
@@ -448,7 +449,10 @@ impl World {
         }
         let ledger = &mut self.scene.ledger;
         let lost = whole::note_absent(ledger, &audit, allowed);
-        self.scene.tally.add_faults(Fault::AckedLost, lost);
+        let level = self.scene.plan.shard.ack;
+        let is_written = level == AckLevel::Written;
+        let fault = if is_written { Fault::WrittenLost } else { Fault::ReceivedLost };
+        self.scene.tally.add_faults(fault, lost);
         resent::check(ledger, &audit)?;
         whole::check(ledger, &audit)?;
         acknowledged::check(ledger, &audit)?;

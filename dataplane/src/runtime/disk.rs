@@ -28,7 +28,7 @@ pub(super) struct Place {
     pub(super) at: u64,
 }
 
-/// One read or write.
+/// One read, write or sync.
 struct Operation {
     place: Place,
     /// Bytes of the buffer that are done: the kernel may do less than it was asked.
@@ -37,8 +37,15 @@ struct Operation {
 }
 
 enum Buffer {
-    Write { bytes: Bytes, durable: bool },
-    Read { into: AlignedBuf },
+    Write {
+        bytes: Bytes,
+        durable: bool,
+    },
+    Read {
+        into: AlignedBuf,
+    },
+    /// There is none: the whole file is synced.
+    Sync,
 }
 
 enum Step {
@@ -56,6 +63,11 @@ impl InFlight {
     /// Asks for a read of `len` bytes.
     pub(super) fn read(&mut self, ring: &mut Ring, place: Place, len: u32) {
         self.start(ring, place, Buffer::Read { into: AlignedBuf::zeroed(len as usize) });
+    }
+
+    /// Asks for what was written to a file to be made durable. The place's byte does not matter.
+    pub(super) fn sync(&mut self, ring: &mut Ring, place: Place) {
+        self.start(ring, place, Buffer::Sync);
     }
 
     /// Takes the completion of operation `index`. `None` when it goes on: the kernel had done a part.
@@ -82,6 +94,7 @@ impl InFlight {
                 into.truncate(done);
                 Completed::Read(result.map(|()| into.into()))
             }
+            Buffer::Sync => Completed::Synced(result),
         };
         Some(Completion { log: place.log, ticket: place.ticket, result })
     }
@@ -122,6 +135,7 @@ impl InFlight {
                 // the completion; moving the handle does not move it.
                 unsafe { ring.read(place.fd, at, start, len, Token::Disk(index)) }
             }
+            Buffer::Sync => ring.sync(place.fd, Token::Disk(index)),
         }
     }
 }
@@ -138,6 +152,11 @@ impl Operation {
         let (len, is_read) = match &self.buffer {
             Buffer::Write { bytes, .. } => (bytes.len(), false),
             Buffer::Read { into } => (into.as_slice().len(), true),
+            // Whatever the reason, a sync that has failed is not tried again.
+            Buffer::Sync if result < 0 => {
+                return Step::Over(Err(io::Error::from_raw_os_error(-result)));
+            }
+            Buffer::Sync => return Step::Over(Ok(())),
         };
         if result == -libc::EINTR || result == -libc::EAGAIN {
             return Step::Goes;
@@ -205,6 +224,27 @@ mod tests {
             let Completed::Read(Ok(got)) = read.result else { panic!("{read:?}") };
             assert_eq!(got[..], bytes[at..][..expected], "{ticket}");
         }
+    }
+
+    /// A sync must end once, well on a file and with the kernel's reason on what cannot be synced: the log counts what
+    /// it covers as durable, or stops.
+    #[test]
+    fn syncs_end_with_what_the_kernel_says() {
+        let file = tempfile::tempfile().unwrap();
+        let (mut ring, mut in_flight) = (Ring::new().unwrap(), InFlight::default());
+        let block = || AlignedBuf::zeroed(BLOCK_BYTES).into();
+        in_flight.write(&mut ring, place(&file, 0, 1), block(), false);
+        let written = finish(&mut ring, &mut in_flight).pop().unwrap();
+        assert!(matches!(written.result, Completed::Written(Ok(()))), "{written:?}");
+        in_flight.sync(&mut ring, place(&file, 0, 2));
+        let synced = finish(&mut ring, &mut in_flight).pop().unwrap();
+        assert!(matches!(synced.result, Completed::Synced(Ok(()))), "{synced:?}");
+        assert_eq!(synced.ticket, Ticket(2));
+        let null = File::open("/dev/null").unwrap();
+        in_flight.sync(&mut ring, place(&null, 0, 3));
+        let failed = finish(&mut ring, &mut in_flight).pop().unwrap();
+        let Completed::Synced(Err(error)) = failed.result else { panic!("{failed:?}") };
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 
     /// An operation on a file that does not take it must end with the kernel's reason: the log stops on it.

@@ -97,6 +97,10 @@ impl Disk for RingKernel {
                 self.counters.disk_read_bytes.add(len as u64);
                 self.in_flight.read(&mut self.ring, place, len);
             }
+            DiskOp::Sync { ticket, file } => {
+                let place = self.place(log, ticket, file, 0);
+                self.in_flight.sync(&mut self.ring, place);
+            }
             DiskOp::Chore { ticket, chore } => self.chores.submit(log, ticket, chore),
         }
     }

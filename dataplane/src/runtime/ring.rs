@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 /// Submissions that fit before the kernel must be entered. More may be in flight.
@@ -141,7 +141,7 @@ impl Ring {
         self.push(&entry, Token::MailFailed(u32::from(shard)));
     }
 
-    /// Asks for bytes to be written at `at`; with `durable` the completion comes after they are on the device.
+    /// Asks for bytes to be written at `at`; with `durable` the completion comes after they are safe on the device.
     ///
     /// # Safety
     /// `bytes` must stay where they are, unchanged, until the token's completion has come.
@@ -157,6 +157,12 @@ impl Ring {
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         let entry = opcode::Write::new(Fd(fd), bytes.as_ptr(), bytes.len() as u32);
         self.push(&entry.offset(at).rw_flags(flags).build(), token);
+    }
+
+    /// Asks for what was written to a file to be made durable, with what is needed to read it.
+    pub(super) fn sync(&mut self, fd: RawFd, token: Token) {
+        let entry = opcode::Fsync::new(Fd(fd)).flags(FsyncFlags::DATASYNC);
+        self.push(&entry.build(), token);
     }
 
     /// Asks for bytes at `at` to be read into `into`.

@@ -117,6 +117,7 @@ impl Shard {
                 log.release_memory(&mut self.tail);
                 return work;
             }
+            let before = self.tail.position();
             match log.read(&mut self.tail, end, &mut |_| true, kernel) {
                 ReadStep::Batch(batch) => self.route(active, &batch),
                 ReadStep::Pending => {
@@ -131,14 +132,24 @@ impl Shard {
                     return self.tail_rests(wait_us, work);
                 }
                 ReadStep::More => {}
-                // The reader stands behind the gap now.
-                ReadStep::Expired { .. } => {}
+                ReadStep::Expired { start } => self.tail_was_overtaken(before, start),
                 ReadStep::Damaged { start, end } => {
                     tracing::error!(log = %log.key(), %start, %end, "events are damaged on disk");
                 }
             }
         }
         TAIL_BATCHES_PER_CYCLE
+    }
+
+    /// Retention took `from..to` before it was routed: while a disk gave nothing, say. The reader stands behind the gap
+    /// now, and so do all groups at the tail.
+    fn tail_was_overtaken(&mut self, from: Position, to: Position) {
+        assert!(from < to, "a gap is of something");
+        let active = self.active_index();
+        let at_tail = self.groups.values().filter(|group| group.places[active].at_tail).count();
+        self.stats.passed_positions += (to.0 - from.0) * at_tail as u64;
+        let log = self.logs[active].key();
+        tracing::warn!(%log, start = %from, end = %to, groups = at_tail, "retention took events before groups came to them");
     }
 
     /// Routing from the tail goes on after a while, whatever the disk finishes meanwhile: a place that it does not give

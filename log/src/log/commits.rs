@@ -1,9 +1,6 @@
-//! The life of a commit: opened on a fresh block, filled, closed, in flight, durable.
+//! The life of a commit up to its flight: opened on a fresh block, filled, closed. The rest of it is in `flights`.
 //!
-//! A durable block is never written again. `durable_end` moves only when the synced write of every commit up to it
-//! has returned; a write that failed is never retried.
-
-use std::io;
+//! A durable block is never written again.
 
 use bytes::Bytes;
 use codec::header::{BatchHeader, HEADER_BYTES};
@@ -16,13 +13,12 @@ use crate::batch::{LogState, NoAppend};
 use crate::cache::CachedCommit;
 use crate::control::CommitRecord;
 use crate::cursor::CursorMark;
-use crate::disk::{Disk, DiskOp, Ticket};
 use crate::scan::COMMIT_HEAD_BYTES;
 use crate::storage::FileId;
 
 /// Most commits that are closed and wait for their turn.
 pub(super) const CLOSED_MAX: usize = 2;
-/// The log never asks to be woken sooner than this.
+/// The log never asks to be woken sooner than this, but for a sync.
 const WAKEUP_AFTER_MIN_US: u64 = 10_000;
 /// How much of a commit changed cursors may take beside batches.
 const CURSORS_BYTES_MAX: usize = 1 << 20;
@@ -47,22 +43,12 @@ pub(crate) struct OpenCommit {
 /// A commit that waits to be submitted.
 #[derive(Debug)]
 pub(crate) struct Closed {
-    number: u64,
-    file: FileId,
-    at: u64,
-    bytes: Bytes,
-    end: Position,
-    cursors: CursorMark,
-}
-
-/// A commit on its way to the disk.
-#[derive(Debug)]
-pub(crate) struct Flight {
-    ticket: Ticket,
-    number: u64,
-    end: Position,
-    cursors: CursorMark,
-    returned: bool,
+    pub(super) number: u64,
+    pub(super) file: FileId,
+    pub(super) at: u64,
+    pub(super) bytes: Bytes,
+    pub(super) end: Position,
+    pub(super) cursors: CursorMark,
 }
 
 /// Where a batch goes.
@@ -264,41 +250,13 @@ impl Log {
         let mark = (!self.last_commit_is_mark).then(|| self.mark_due_at());
         let due = [self.cursors_due_at(), mark, self.upkeep.retry_at()].into_iter().flatten().min();
         // What was due already and could not be done waits for a completion, or for space: no hurry.
-        due.map(|due| due.max(Timestamp(self.now.0 + WAKEUP_AFTER_MIN_US)))
-    }
-
-    /// Closes the open commit if one may fly, and submits what waits.
-    pub(super) fn submit_commits(&mut self, disk: &mut impl Disk) -> u32 {
-        let mut submitted = 0;
-        while self.flights.len() < self.options.commits_in_flight_max {
-            if self.closed.is_empty() {
-                if self.open.is_none() {
-                    break;
-                }
-                self.close_commit();
-            }
-            submitted += self.submit_closed(disk);
-        }
-        submitted
-    }
-
-    fn submit_closed(&mut self, disk: &mut impl Disk) -> u32 {
-        let Some(closed) = self.closed.pop_front() else { return 0 };
-        let ticket = self.take_ticket();
-        let Closed { number, file, at, bytes, end, cursors } = closed;
-        let len = bytes.len();
-        let last = self.flights.back().map_or(self.durable_commit_end, |last| last.number + 1);
-        assert_eq!(number, last, "commits are submitted in order, each once");
-        let flight = Flight { ticket, number, end, cursors, returned: false };
-        self.flights.push_back(flight);
-        assert!(self.flights.len() <= self.options.commits_in_flight_max, "few commits fly");
-        self.positions.submitted(end);
-        disk.submit(self.key, DiskOp::Write { ticket, file, at, bytes, durable: true });
-        u32::try_from(len).expect("a commit is far below 4 GiB")
+        let due = due.map(|due| due.max(Timestamp(self.now.0 + WAKEUP_AFTER_MIN_US)));
+        // A sync that is due can always be submitted.
+        [due, self.sync_due_at()].into_iter().flatten().min()
     }
 
     /// Ends the open commit: cursors ride along, head and padding are written.
-    fn close_commit(&mut self) {
+    pub(super) fn close_commit(&mut self) {
         self.add_cursors();
         let Some(open) = self.open.take() else { return };
         assert_eq!(open.number + 1, self.next_commit, "the open commit is the newest");
@@ -377,32 +335,6 @@ impl Log {
             self.write_control(&body);
         }
         self.scratch = body;
-    }
-
-    /// A commit's write has returned.
-    pub(super) fn on_written(&mut self, ticket: Ticket, result: io::Result<()>) {
-        let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) else {
-            return;
-        };
-        if let Err(error) = result {
-            let number = flight.number;
-            // What was on its way beside it never counts, whatever it returns.
-            self.flights.clear();
-            self.closed.clear();
-            self.stop(format!("commit {number} failed: {error}"));
-            return;
-        }
-        assert!(!flight.returned, "a write returns once");
-        flight.returned = true;
-        while self.flights.front().is_some_and(|flight| flight.returned) {
-            let Some(flight) = self.flights.pop_front() else { break };
-            assert_eq!(flight.number, self.durable_commit_end, "commits become durable in order");
-            self.durable_commit_end = flight.number + 1;
-            self.positions.synced(flight.end);
-            self.cursors.synced(flight.cursors);
-            self.cache.synced(flight.number);
-        }
-        self.check_commits();
     }
 
     /// Whether `position` is in the open commit.

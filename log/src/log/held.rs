@@ -14,7 +14,9 @@ pub struct LogHeld {
     pub unsynced_bytes: usize,
     /// Bytes beyond which what is durable goes.
     pub cached_bytes_max: usize,
-    /// Commits that are open, closed or in flight.
+    /// Bytes beyond which commits wait until what is written is durable.
+    pub unsynced_bytes_max: u64,
+    /// Commits that are open, closed or on their way to the disk.
     pub commits: usize,
     /// Most of them.
     pub commits_max: usize,
@@ -42,7 +44,8 @@ impl Log {
             cached_bytes,
             unsynced_bytes,
             cached_bytes_max: self.options.cache_bytes,
-            commits: usize::from(self.open.is_some()) + self.closed.len() + self.flights.len(),
+            unsynced_bytes_max: self.options.unsynced_bytes_max,
+            commits: usize::from(self.open.is_some()) + self.closed.len() + self.flights.flying(),
             // A commit that is too large for what is in flight waits beside those that are closed.
             commits_max: 1 + CLOSED_MAX + self.options.commits_in_flight_max,
             buffers_bytes: self.pool.in_use_bytes(),

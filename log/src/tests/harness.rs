@@ -8,6 +8,7 @@ use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
 
 use crate::batch::{NoAppend, StoredBatch};
 use crate::cursor::{Cursor, CursorMark};
+use crate::disk::{Completion, DiskOp};
 use crate::folder::{self, Folder, FolderOptions, ShardLogs};
 use crate::log::Log;
 use crate::options::LogOptions;
@@ -138,6 +139,23 @@ impl Bench {
     /// Completes one operation if there is one.
     pub(super) fn complete(&mut self) -> bool {
         let Some(done) = self.disk.complete_one() else { return false };
+        self.on_done(done);
+        true
+    }
+
+    /// Completes the newest write that is under way, or the newest sync.
+    pub(super) fn complete_newest(&mut self, is_sync: bool) -> bool {
+        let is = |op: &DiskOp| match op {
+            DiskOp::Write { .. } => !is_sync,
+            DiskOp::Sync { .. } => is_sync,
+            DiskOp::Read { .. } | DiskOp::Chore { .. } => false,
+        };
+        let Some(done) = self.disk.complete_last(is) else { return false };
+        self.on_done(done);
+        true
+    }
+
+    fn on_done(&mut self, done: Completion) {
         self.log.on_completion(done.ticket, done.result, &mut self.disk);
         let durable = self.log.durable_cursor_mark();
         let (now_durable, later) = self.cursors.drain(..).partition(|c| c.2 <= durable);
@@ -147,7 +165,6 @@ impl Bench {
             self.durable_cursors.retain(|(known, _)| *known != group);
             self.durable_cursors.push((group, cursor));
         }
-        true
     }
 
     pub(super) fn settle(&mut self) {
@@ -158,6 +175,15 @@ impl Bench {
             }
         }
         panic!("the log does not come to rest");
+    }
+
+    /// The process is killed and comes back: everything that was written is there.
+    pub(super) fn kill(&mut self) {
+        let written_end = self.log.positions().written_end();
+        self.disk.kill();
+        self.reopen();
+        assert!(self.log.positions().end() >= written_end, "what is written survives the process");
+        self.keep_found();
     }
 
     /// Power loss and restart; `cut_opening` is where the power goes again while the folder is opened.
@@ -175,7 +201,12 @@ impl Bench {
         self.reopen();
         let positions = self.log.positions();
         assert!(positions.durable_end() >= durable_end, "durable events survive");
-        // Events that were not durable are whole or absent: what is left is a prefix of what was sent.
+        self.keep_found();
+    }
+
+    /// After a restart: events that were not durable are whole or absent, and what is left is a prefix of what was sent.
+    fn keep_found(&mut self) {
+        let positions = self.log.positions();
         self.sent.retain(|sent| sent.position < positions.end());
         let end = self.sent.last().map(|s| s.position.plus(u64::from(s.count)));
         assert!(end.is_none_or(|end| end == positions.end()), "no event is there in part");

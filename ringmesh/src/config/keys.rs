@@ -99,7 +99,7 @@ keys! {
     log.folder_bytes_max: "How much the data folder may take. At the limit publishing is refused (disk_full); reading and\nacknowledging go on. none: as much as the disk has.",
         |text| optional_size(text, 16 * MIB..=u64::MAX), show_optional_size;
 
-    delivery.ack: "When an event counts as taken, so that its publisher is answered and subscribers see it: durable\n(synced: survives a power loss), written (survives the process; as every\nwrite is a synced one, it comes when durable does) or received (in memory).",
+    delivery.ack: "When an event counts as taken, so that its publisher is answered and subscribers see it: durable\n(synced: survives a power loss), written (survives the process; synced some 10 ms later, so a power\nloss may take back that much) or received (in memory, on its way to the disk).",
         |text| choice(text, &[AckLevel::Durable, AckLevel::Written, AckLevel::Received].map(|level| (level.name(), level))), |value: &AckLevel| value.name().to_owned();
     delivery.ack_deadline: "When a delivery that its subscriber did not acknowledge is delivered again.",
         |text| time(text, 10 * MS..=DAY), |value: &Duration| show_time(*value);

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use codec::ack::AckLevel;
 use dataplane::options::ShardOptions;
 use dataplane::runtime::{Idle as RuntimeIdle, RuntimeOptions};
 use doors::native::NativeOptions;
 use log::folder::FolderOptions;
-use log::options::LogOptions;
+use log::options::{LogOptions, Sync};
 
 use super::memory::Memory;
 use crate::config::{Config, Idle};
@@ -30,6 +31,11 @@ pub(super) fn folder(
         indexes_mapped_bytes_max: bytes(memory.shard.mapped),
         checkpoint_every_bytes: config.log.segment_bytes / 2,
         retention_bytes: config.log.retention_bytes,
+        sync: match config.delivery.ack {
+            AckLevel::Durable => Sync::EachWrite,
+            // Nobody waits for the sync, so nobody pays for one of his own.
+            AckLevel::Written | AckLevel::Received => Sync::Behind,
+        },
         ..LogOptions::default()
     };
     FolderOptions { shards, log, node_id_if_new, folder_bytes_max: config.log.folder_bytes_max }

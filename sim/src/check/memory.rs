@@ -157,6 +157,11 @@ fn check_log(log: &LogHeld, load: &Load) -> Checked {
     if durable > 0 && log.cached_bytes > log.cached_bytes_max {
         violated!(CHECK, "a log keeps durable commits beyond its limit: {log:?}");
     }
+    // A commit of any size goes alone, and some wait beside what is on its way; each has a buffer.
+    let waiting = (log.commits_max * log.buffer_bytes) as u64;
+    if log.unsynced_bytes as u64 > log.unsynced_bytes_max + waiting {
+        violated!(CHECK, "a log has too much that is not durable: {log:?}");
+    }
     if log.commits > log.commits_max {
         violated!(CHECK, "a log has too many commits under way: {log:?}");
     }

@@ -29,7 +29,7 @@ pub struct QueueOptions {
 /// Why a shard's disk ends an operation badly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The next write fails.
+    /// The next write or sync fails.
     Write,
     /// The next chore fails.
     Chore,
@@ -43,14 +43,18 @@ struct Waiting {
     due_us: u64,
     log: LogKey,
     op: DiskOp,
+    /// Of a sync: the writes to its file whose ends had been seen as it was submitted.
+    covers: Vec<u64>,
 }
 
 #[derive(Debug)]
 struct Ended {
     number: u64,
     completion: Completion,
-    /// A synced write, durable as soon as its end is seen.
-    confirms: Option<(FileId, u64)>,
+    /// Changes that are durable as soon as this end is seen: a synced write, or what a sync covers.
+    confirms: Option<(FileId, Vec<u64>)>,
+    /// A write that is not, for the next sync.
+    written: Option<(FileId, u64)>,
 }
 
 /// The operations of one shard.
@@ -59,6 +63,8 @@ pub struct Queue {
     options: QueueOptions,
     waiting: Vec<Waiting>,
     ended: VecDeque<Ended>,
+    /// Writes that are not durable and whose ends were seen.
+    written: Vec<(FileId, u64)>,
     random: Random,
     next_number: u64,
     failure: Option<Failure>,
@@ -76,6 +82,7 @@ impl Queue {
             options,
             waiting: Vec::new(),
             ended: VecDeque::new(),
+            written: Vec::new(),
             random,
             next_number: 0,
             failure: None,
@@ -118,7 +125,16 @@ impl Queue {
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.waiting.push(Waiting { number, due_us: now_us + time, log, op });
+        let covers = match &op {
+            DiskOp::Sync { file, .. } => self
+                .written
+                .iter()
+                .filter(|(of, _)| of == file)
+                .map(|(_, change)| *change)
+                .collect(),
+            _ => Vec::new(),
+        };
+        self.waiting.push(Waiting { number, due_us: now_us + time, log, op, covers });
         self.most = self.most.max(self.waiting.len());
     }
 
@@ -142,10 +158,13 @@ impl Queue {
         if self.waiting.iter().any(|waiting| earlier(waiting.number)) {
             tally.hit(Fault::OutOfOrder);
         }
-        if let Some((file, change)) = ended.confirms
-            && let Ok((bytes, _)) = disk.files().bytes(file.0)
-        {
-            bytes.confirm(change);
+        if let Some((file, changes)) = ended.confirms {
+            self.written.retain(|(of, change)| *of != file || !changes.contains(change));
+            confirm(disk, file, &changes);
+        }
+        self.written.extend(ended.written);
+        if matches!(ended.completion.result, Completed::Synced(Ok(()))) {
+            tally.syncs += 1;
         }
         Some(ended.completion)
     }
@@ -185,7 +204,7 @@ impl Queue {
             let waiting = self.waiting.remove(index);
             let (number, log, ticket) = (waiting.number, waiting.log, waiting.op.ticket());
             let failed = self.fails(&waiting.op, now_us, tally);
-            let (result, confirms) = match failed {
+            let (result, change) = match failed {
                 Some(result) => {
                     // A write that failed may still have written.
                     if self.random.chance(500) {
@@ -196,7 +215,13 @@ impl Queue {
                 None => execute(disk, waiting.op),
             };
             let completion = Completion { log, ticket, result };
-            self.ended.push_back(Ended { number, completion, confirms });
+            let (confirms, written) = match change {
+                Some(Change::Durable(file, change)) => (Some((file, vec![change])), None),
+                Some(Change::Written(file, change)) => (None, Some((file, change))),
+                Some(Change::Synced(file)) => (Some((file, waiting.covers)), None),
+                None => (None, None),
+            };
+            self.ended.push_back(Ended { number, completion, confirms, written });
         }
     }
 
@@ -218,6 +243,11 @@ impl Queue {
                 tally.hit(Fault::WriteFailed);
                 Some(Completed::Written(Err(error())))
             }
+            (DiskOp::Sync { .. }, Some(Failure::Write)) => {
+                self.failure = None;
+                tally.hit(Fault::SyncFailed);
+                Some(Completed::Synced(Err(error())))
+            }
             (DiskOp::Chore { .. }, Some(Failure::Chore)) => {
                 self.failure = None;
                 tally.hit(Fault::ChoreFailed);
@@ -228,15 +258,39 @@ impl Queue {
     }
 }
 
-/// Runs an operation. A synced write comes with what its seen end confirms.
-fn execute(disk: &SimDisk, op: DiskOp) -> (Completed, Option<(FileId, u64)>) {
+/// What an operation has done to a file.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    /// A synced write.
+    Durable(FileId, u64),
+    /// Another write.
+    Written(FileId, u64),
+    /// A sync.
+    Synced(FileId),
+}
+
+/// Runs an operation.
+fn execute(disk: &SimDisk, op: DiskOp) -> (Completed, Option<Change>) {
     match op {
         DiskOp::Write { file, at, bytes, durable, .. } => match write(disk, file, at, &bytes) {
-            Ok(change) => (Completed::Written(Ok(())), durable.then_some((file, change))),
+            Ok(change) if durable => {
+                (Completed::Written(Ok(())), Some(Change::Durable(file, change)))
+            }
+            Ok(change) => (Completed::Written(Ok(())), Some(Change::Written(file, change))),
             Err(error) => (Completed::Written(Err(error)), None),
         },
         DiskOp::Read { file, at, len, .. } => (Completed::Read(read(disk, file, at, len)), None),
+        DiskOp::Sync { file, .. } => match disk.files().step(13, u64::from(file.0)) {
+            Ok(()) => (Completed::Synced(Ok(())), Some(Change::Synced(file))),
+            Err(error) => (Completed::Synced(Err(error)), None),
+        },
         DiskOp::Chore { chore, .. } => (Completed::Chore(chore(disk)), None),
+    }
+}
+
+fn confirm(disk: &SimDisk, file: FileId, changes: &[u64]) {
+    if let Ok((bytes, _)) = disk.files().bytes(file.0) {
+        changes.iter().for_each(|change| bytes.confirm(*change));
     }
 }
 
@@ -281,11 +335,16 @@ impl<'a> AtOnce<'a> {
 impl log::disk::Disk for AtOnce<'_> {
     fn submit(&mut self, log: LogKey, op: DiskOp) {
         let ticket = op.ticket();
-        let (result, confirms) = execute(self.disk, op);
-        if let Some((file, change)) = confirms
-            && let Ok((bytes, _)) = self.disk.files().bytes(file.0)
-        {
-            bytes.confirm(change);
+        let (result, change) = execute(self.disk, op);
+        match change {
+            Some(Change::Durable(file, change)) => confirm(self.disk, file, &[change]),
+            // Nothing is under way beside it, so it covers all.
+            Some(Change::Synced(file)) => {
+                if let Ok((bytes, _)) = self.disk.files().bytes(file.0) {
+                    bytes.sync();
+                }
+            }
+            Some(Change::Written(..)) | None => {}
         }
         self.ended.push_back(Completion { log, ticket, result });
     }

@@ -1,0 +1,278 @@
+//! The life of a commit from its flight on: submitted, written, durable.
+//!
+//! `durable_end` moves only when every commit up to it is known to be durable, and what failed is never tried again:
+//!
+//! * with [`Sync::EachWrite`] a commit is durable as its write returns, which is a synced one;
+//! * with [`Sync::Behind`] its write returning makes it *written*; durable makes it a sync of its file that was
+//!   submitted after that. One sync runs at a time, and it covers commits of one file: `durable_end` passes into the
+//!   next segment only when the one before it is synced.
+
+use std::collections::VecDeque;
+use std::io;
+
+use codec::ids::{Position, Timestamp};
+
+use super::commits::Closed;
+use super::{Log, micros};
+use crate::cursor::CursorMark;
+use crate::disk::{Disk, DiskOp, Ticket};
+use crate::options::Sync;
+use crate::storage::FileId;
+
+/// A commit that was given to the disk and is not known to be durable.
+#[derive(Debug)]
+struct Flight {
+    ticket: Ticket,
+    number: u64,
+    file: FileId,
+    bytes: u64,
+    end: Position,
+    cursors: CursorMark,
+    returned: bool,
+    /// When it was first known that its write and those before it had returned.
+    written_at: Timestamp,
+}
+
+/// A sync on its way.
+#[derive(Clone, Copy, Debug)]
+struct Syncing {
+    ticket: Ticket,
+    /// It covers the commits before this one: their writes had returned as it was submitted.
+    commit_end: u64,
+}
+
+/// Commits that were submitted and are not durable, in their order.
+///
+/// Invariant: the writes of the first `written` of them have returned, that of the next has not.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    commits: VecDeque<Flight>,
+    written: usize,
+    /// Bytes of all of them.
+    bytes: u64,
+    /// Bytes of those that are written.
+    written_bytes: u64,
+    syncing: Option<Syncing>,
+}
+
+impl Flights {
+    pub(super) fn is_empty(&self) -> bool {
+        self.commits.is_empty()
+    }
+
+    /// Commits that are not durable.
+    pub(super) fn len(&self) -> usize {
+        self.commits.len()
+    }
+
+    /// Commits whose writes, or those of earlier ones, have not returned.
+    pub(super) fn flying(&self) -> usize {
+        self.commits.len() - self.written
+    }
+
+    fn submitted(&mut self, flight: Flight) {
+        let last = self.commits.back();
+        assert!(
+            last.is_none_or(|last| last.number + 1 == flight.number),
+            "commits are submitted in order, each once"
+        );
+        self.bytes += flight.bytes;
+        self.commits.push_back(flight);
+    }
+
+    /// A write has returned. `false`: of a commit that counts no more.
+    fn returned(&mut self, ticket: Ticket) -> bool {
+        let mut flying = self.commits.range_mut(self.written..);
+        let Some(flight) = flying.find(|flight| flight.ticket == ticket) else { return false };
+        assert!(!flight.returned, "a write returns once");
+        flight.returned = true;
+        true
+    }
+
+    /// The number of a commit whose write is under way.
+    fn number(&self, ticket: Ticket) -> Option<u64> {
+        let mut flying = self.commits.range(self.written..);
+        flying.find(|flight| flight.ticket == ticket).map(|flight| flight.number)
+    }
+
+    /// The oldest commit, if its write has returned: with synced writes it is durable.
+    fn pop_returned(&mut self) -> Option<Flight> {
+        self.commits.front().filter(|flight| flight.returned)?;
+        self.pop()
+    }
+
+    /// Moves the border of what is written over all that has returned. Returns where that ends if it has moved.
+    fn written(&mut self, now: Timestamp) -> Option<Position> {
+        let mut end = None;
+        while let Some(flight) = self.commits.get_mut(self.written).filter(|next| next.returned) {
+            flight.written_at = now;
+            end = Some(flight.end);
+            self.written_bytes += flight.bytes;
+            self.written += 1;
+        }
+        assert!(self.written_bytes <= self.bytes, "what is written was submitted");
+        end
+    }
+
+    /// A sync is submitted: it covers what is written of the oldest commit's file, which comes back.
+    fn sync_submitted(&mut self, ticket: Ticket) -> FileId {
+        assert!(self.syncing.is_none(), "one sync runs at a time");
+        let mut written = self.commits.range(..self.written);
+        let first = written.next().expect("a sync has something to cover");
+        let of_file = written.take_while(|flight| flight.file == first.file);
+        let commit_end = of_file.last().map_or(first.number, |last| last.number) + 1;
+        self.syncing = Some(Syncing { ticket, commit_end });
+        first.file
+    }
+
+    /// The sync has ended: the commits before the returned one were covered. `None`: it counts no more.
+    fn sync_ended(&mut self, ticket: Ticket) -> Option<u64> {
+        let ended = self.syncing.take_if(|syncing| syncing.ticket == ticket)?;
+        Some(ended.commit_end)
+    }
+
+    /// The oldest commit, if it is one that a sync has covered.
+    fn pop_covered(&mut self, commit_end: u64) -> Option<Flight> {
+        self.commits.front().filter(|flight| flight.number < commit_end)?;
+        assert!(self.written > 0, "a sync covers only writes that have returned");
+        self.written -= 1;
+        let flight = self.pop()?;
+        self.written_bytes -= flight.bytes;
+        Some(flight)
+    }
+
+    fn pop(&mut self) -> Option<Flight> {
+        let flight = self.commits.pop_front()?;
+        self.bytes -= flight.bytes;
+        assert!(self.bytes > 0 || self.commits.is_empty(), "a commit has bytes");
+        Some(flight)
+    }
+}
+
+impl Log {
+    /// Closes the open commit if one may fly, and submits what waits.
+    pub(super) fn submit_commits(&mut self, disk: &mut impl Disk) -> u32 {
+        let mut submitted = 0;
+        while self.flights.flying() < self.options.commits_in_flight_max {
+            if self.closed.is_empty() {
+                if self.open.is_none() {
+                    break;
+                }
+                self.close_commit();
+            }
+            if self.is_held_up() {
+                break;
+            }
+            submitted += self.submit_closed(disk);
+        }
+        submitted
+    }
+
+    /// Whether the next commit must wait until more of what is written is durable. Appends find no room soon after.
+    fn is_held_up(&self) -> bool {
+        let is_behind = self.options.sync == Sync::Behind && !self.flights.is_empty();
+        let unsynced_bytes = |next: &Closed| self.flights.bytes + next.bytes.len() as u64;
+        let max = self.options.unsynced_bytes_max;
+        is_behind && self.closed.front().is_some_and(|next| unsynced_bytes(next) > max)
+    }
+
+    fn submit_closed(&mut self, disk: &mut impl Disk) -> u32 {
+        let Some(closed) = self.closed.pop_front() else { return 0 };
+        let ticket = self.take_ticket();
+        let Closed { number, file, at, bytes, end, cursors } = closed;
+        let len = u32::try_from(bytes.len()).expect("a commit is far below 4 GiB");
+        assert_eq!(
+            number,
+            self.durable_commit_end + self.flights.len() as u64,
+            "commits are submitted in order, each once"
+        );
+        self.flights.submitted(Flight {
+            ticket,
+            number,
+            file,
+            bytes: u64::from(len),
+            end,
+            cursors,
+            returned: false,
+            written_at: Timestamp(0),
+        });
+        assert!(self.flights.flying() <= self.options.commits_in_flight_max, "few commits fly");
+        self.positions.submitted(end);
+        let durable = self.options.sync == Sync::EachWrite;
+        disk.submit(self.key, DiskOp::Write { ticket, file, at, bytes, durable });
+        len
+    }
+
+    /// A commit's write has returned.
+    pub(super) fn on_written(&mut self, ticket: Ticket, result: io::Result<()>) {
+        if let Err(error) = result {
+            let Some(number) = self.flights.number(ticket) else { return };
+            return self.stop_writing(format!("commit {number} failed: {error}"));
+        }
+        if !self.flights.returned(ticket) {
+            return;
+        }
+        match self.options.sync {
+            Sync::EachWrite => {
+                while let Some(flight) = self.flights.pop_returned() {
+                    self.became_durable(&flight);
+                }
+            }
+            Sync::Behind => {
+                if let Some(end) = self.flights.written(self.now) {
+                    self.positions.written(end);
+                }
+            }
+        }
+        self.check_commits();
+    }
+
+    /// When the next sync is to begin: `None` while nothing waits for one, or one is under way.
+    pub(super) fn sync_due_at(&self) -> Option<Timestamp> {
+        let oldest = self.flights.commits.front().filter(|_| self.flights.written > 0)?;
+        let due = oldest.written_at.0.saturating_add(micros(self.options.sync_after));
+        self.flights.syncing.is_none().then_some(Timestamp(due))
+    }
+
+    /// Submits a sync if one is due. A clock that stands still says nothing of the time that has passed: then it is.
+    pub(super) fn submit_sync(&mut self, clock_stands: bool, disk: &mut impl Disk) {
+        let Some(due) = self.sync_due_at() else { return };
+        let is_due = due <= self.now || clock_stands || self.shutting_down;
+        let is_much = self.flights.written_bytes >= self.options.sync_bytes;
+        if is_due || is_much || self.is_held_up() {
+            let ticket = self.take_ticket();
+            let file = self.flights.sync_submitted(ticket);
+            disk.submit(self.key, DiskOp::Sync { ticket, file });
+        }
+    }
+
+    /// A sync has ended.
+    pub(super) fn on_synced(&mut self, ticket: Ticket, result: io::Result<()>) {
+        let Some(commit_end) = self.flights.sync_ended(ticket) else { return };
+        if let Err(error) = result {
+            // The system may have dropped what it could not write: a second sync would succeed and mean nothing.
+            let first = self.durable_commit_end;
+            return self.stop_writing(format!("syncing commits from {first} on failed: {error}"));
+        }
+        while let Some(flight) = self.flights.pop_covered(commit_end) {
+            self.became_durable(&flight);
+        }
+        assert!(commit_end <= self.durable_commit_end, "a sync that returned covers what it said");
+        self.check_commits();
+    }
+
+    fn became_durable(&mut self, flight: &Flight) {
+        assert_eq!(flight.number, self.durable_commit_end, "commits become durable in order");
+        self.durable_commit_end = flight.number + 1;
+        self.positions.synced(flight.end);
+        self.cursors.synced(flight.cursors);
+        self.cache.synced(flight.number);
+    }
+
+    /// A write or a sync has failed. What is on its way beside it never counts, whatever it returns.
+    fn stop_writing(&mut self, why: String) {
+        self.flights = Flights::default();
+        self.closed.clear();
+        self.stop(why);
+    }
+}
