@@ -47,8 +47,12 @@ fn run(block: &str, server: &Server) -> Output {
          case \" $* \" in *' --example github_webhooks '*) exec {} {address};; esac
          while [ \"$1\" != -- ]; do shift; done
          shift
-         exec {BINARY} \"$@\" --server {address}",
-        example.display()
+         case \"$1\" in
+             publish|subscribe) exec {BINARY} \"$@\" --server {address};;
+             *) exec {BINARY} \"$@\" --admin {};;
+         esac",
+        example.display(),
+        server.admin()
     );
     script(shims.path(), "cargo", &cargo);
     script(shims.path(), "npm", "true");
@@ -130,6 +134,10 @@ fn admin_port_is_as_documented() {
         "{done}"
     );
     assert!(gone.contains("\"code\":\"not_found\""), "{gone}");
+    let commands = lines_of(&blocks[3], &server);
+    assert!(commands.iter().any(|line| line == "demo/hello"), "{commands:?}");
+    assert!(commands.iter().any(|line| line.starts_with("partition  first")), "{commands:?}");
+    assert!(commands.iter().any(|line| line.starts_with("subscription")), "{commands:?}");
     assert!(server.stop().success());
 }
 

@@ -11,6 +11,7 @@ mod full;
 mod garbage;
 mod harness;
 mod memory;
+mod nouns;
 mod peer;
 mod peers;
 mod real_input;

@@ -38,6 +38,14 @@ pub enum Command {
     Publish(PublishArgs),
     /// Receive events and print them
     Subscribe(SubscribeArgs),
+    /// Look at topics
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Look at subscriptions, or end one
+    #[command(subcommand)]
+    Subscription(SubscriptionCommand),
+    /// How far each subscription is behind
+    Lag(ListArgs),
     /// Print what a file of a log holds, and verify it
     Inspect(InspectArgs),
 }
@@ -169,6 +177,79 @@ pub struct SubscribeArgs {
     /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// How to reach a server's admin port, and how what it tells is printed.
+#[derive(Args, Debug, Clone)]
+pub struct AdminArgs {
+    /// Address of the server's admin port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10106", env = "RINGMESH_ADMIN")]
+    pub admin: String,
+    /// How long to wait for an answer
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub timeout: Duration,
+    /// How results are printed: a table, or one JSON object a line
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// A list.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// The server.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// One thing by its name.
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// Its name
+    pub name: String,
+    /// The server.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `topic`
+#[derive(Subcommand, Debug)]
+#[command(after_help = "Examples:\n  \
+    ringmesh topic list\n  \
+    ringmesh topic show demo/hello -o json")]
+pub enum TopicCommand {
+    /// The names of all topics
+    List(ListArgs),
+    /// A topic's partitions and their offsets
+    Show(ShowArgs),
+}
+
+/// `subscription`
+#[derive(Subcommand, Debug)]
+#[command(after_help = "Examples:\n  \
+    ringmesh subscription list\n  \
+    ringmesh subscription show billing\n  \
+    ringmesh subscription delete billing --dry-run\n\n\
+    A subscription is called by its group.")]
+pub enum SubscriptionCommand {
+    /// All subscriptions: filters, members, lag
+    List(ListArgs),
+    /// A subscription's cursors and members
+    Show(ShowArgs),
+    /// End a subscription for all its members and forget its place
+    Delete(DeleteArgs),
+}
+
+/// `subscription delete`
+#[derive(Args, Debug)]
+pub struct DeleteArgs {
+    /// Its name
+    pub name: String,
+    /// Only say what would go
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The server.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 /// `inspect`

@@ -1,17 +1,20 @@
 //! The commands of the binary, in the order of `ringmesh --help`.
 
+pub mod admin;
 pub mod args;
 pub mod batches;
 pub mod connection;
 pub mod events;
 pub mod failure;
 pub mod inspect;
+pub mod nouns;
 pub mod output;
 pub mod publish;
 pub mod serve;
 pub mod signals;
 pub mod start;
 pub mod subscribe;
+pub mod table;
 
 use std::process::ExitCode;
 
@@ -26,6 +29,9 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Publish(arguments) => publish::run(&arguments),
         Command::Subscribe(arguments) => subscribe::run(&arguments),
+        Command::Topic(command) => nouns::topic(&command),
+        Command::Subscription(command) => nouns::subscription(&command),
+        Command::Lag(arguments) => nouns::lag(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
     };
     match result {

@@ -220,7 +220,9 @@ impl Loaded {
     fn add_environment(&mut self, environment: &[(OsString, OsString)]) -> Result<(), ConfigError> {
         for (name, value) in environment {
             let name = name.to_string_lossy();
-            if !name.starts_with("RINGMESH_") || is_service_link(&name) {
+            // The one variable that is the commands', not the server's.
+            let is_other = name == "RINGMESH_ADMIN" || is_service_link(&name);
+            if !name.starts_with("RINGMESH_") || is_other {
                 continue;
             }
             let Some(index) = KEYS.iter().position(|key| key.variable() == name) else {

@@ -119,6 +119,7 @@ fn service_links_are_not_ours() {
     for name in [
         "RINGMESH_SERVICE_HOST",
         "RINGMESH_SERVICE_PORT_NATIVE",
+        "RINGMESH_ADMIN",
         "RINGMESH_PORT",
         "RINGMESH_PORT_10300_TCP_ADDR",
         "PATH",

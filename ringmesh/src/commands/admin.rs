@@ -1,0 +1,182 @@
+//! The way to a server's admin port: one HTTP/1.1 request on a connection of its own, answered by JSON.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use codec::refusal::{Code, Refusal};
+use serde_json::Value;
+
+use super::args::AdminArgs;
+use super::failure::{Exit, Failure};
+
+/// Most of an answer that is read: a page of the largest list is far below.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// A server's admin port.
+pub struct AdminPort<'a> {
+    arguments: &'a AdminArgs,
+}
+
+impl<'a> AdminPort<'a> {
+    /// The port that the command line names. Nothing is sent yet.
+    #[must_use]
+    pub fn new(arguments: &'a AdminArgs) -> Self {
+        AdminPort { arguments }
+    }
+
+    /// Asks for what is at a path of the API.
+    ///
+    /// # Errors
+    /// The server cannot be reached, does not answer in time, or refuses.
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.request("GET", path)
+    }
+
+    /// Deletes what is at a path of the API.
+    ///
+    /// # Errors
+    /// As [`AdminPort::get`].
+    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.request("DELETE", path)
+    }
+
+    /// Gives every item of a list to `visit`, page by page.
+    ///
+    /// # Errors
+    /// As [`AdminPort::get`], or `visit` fails.
+    pub fn each(
+        &self,
+        list: &str,
+        mut visit: impl FnMut(&Value) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut after = String::new();
+        loop {
+            let page = self.get(&format!("{list}?limit=1000{after}"))?;
+            page["items"].as_array().into_iter().flatten().try_for_each(&mut visit)?;
+            let Some(next) = page["next"].as_str() else { return Ok(()) };
+            after = format!("&after={}", encoded(next));
+        }
+    }
+
+    fn request(&self, method: &str, path: &str) -> Result<Value, Failure> {
+        let (address, patience) = (&self.arguments.admin, self.arguments.timeout);
+        let answer = exchange(
+            address,
+            patience,
+            &format!(
+                "{method} /api/v1/{path} HTTP/1.1\r\nhost: {address}\r\naccept: application/json\r\nconnection: close\r\n\r\n"
+            ),
+        );
+        let answer = answer.map_err(|error| unreachable(address, patience, &error))?;
+        let odd = || {
+            Failure::new(
+                Exit::Failed,
+                format!("what answers at {address} is no admin port of Ringmesh"),
+                "the ready line and addresses.json say where a server's admin port is",
+            )
+        };
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(odd)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok());
+        let body: Value = serde_json::from_str(body).map_err(|_| odd())?;
+        match status {
+            Some(200..300) => Ok(body),
+            _ => Err(refusal(&body).map_or_else(odd, |refusal| Failure::refused(&refusal))),
+        }
+    }
+}
+
+/// A name as it stands in a path or a query.
+#[must_use]
+pub fn encoded(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// The refusal that a problem tells.
+fn refusal(problem: &Value) -> Option<Refusal> {
+    let number = u16::try_from(problem["number"].as_u64()?).ok()?;
+    Some(Refusal::new(Code::from_number(number)?, problem["detail"].as_str().unwrap_or_default()))
+}
+
+/// Sends the request and reads the answer to its end, which the server says by closing.
+fn exchange(address: &str, patience: Duration, request: &str) -> io::Result<String> {
+    let until = Instant::now() + patience;
+    let left = || {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(left) }
+    };
+    let mut error = io::Error::new(io::ErrorKind::InvalidInput, "not of the form HOST:PORT");
+    for address in address.to_socket_addrs()? {
+        let mut stream = match TcpStream::connect_timeout(&address, left()?) {
+            Ok(stream) => stream,
+            Err(refused) => {
+                error = refused;
+                continue;
+            }
+        };
+        stream.set_write_timeout(Some(left()?))?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        let mut piece = [0; 16 << 10];
+        while (answer.len() as u64) < ANSWER_BYTES_MAX {
+            stream.set_read_timeout(Some(left()?))?;
+            let read = stream.read(&mut piece)?;
+            if read == 0 {
+                break;
+            }
+            answer.extend_from_slice(&piece[..read]);
+        }
+        return String::from_utf8(answer).map_err(|_| io::ErrorKind::InvalidData.into());
+    }
+    Err(error)
+}
+
+fn unreachable(address: &str, patience: Duration, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Failure::new(
+            Exit::TimedOut,
+            format!("the admin port at {address} did not answer within {patience:?}"),
+            "look at the server's log, or wait longer with --timeout",
+        ),
+        io::ErrorKind::InvalidInput => Failure::new(
+            Exit::Unreachable,
+            format!("{address:?} is no address of the form HOST:PORT"),
+            "give one with --admin, such as --admin 127.0.0.1:10106",
+        ),
+        _ => Failure::new(
+            Exit::Unreachable,
+            format!("no admin port answers at {address}: {error}"),
+            "start a server with `ringmesh serve`, or say where one is with --admin or RINGMESH_ADMIN",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name with a slash, a question mark or a percent sign must come to the server as it is.
+    #[test]
+    fn names_are_encoded() {
+        assert_eq!(encoded("a/b c?d%e&f#\u{e9}~"), "a%2Fb%20c%3Fd%25e%26f%23%C3%A9~");
+        assert_eq!(encoded("$ephemeral/4"), "%24ephemeral%2F4");
+    }
+
+    /// A refusal of a later server must not pass for success, and one of this table keeps its exit code.
+    #[test]
+    fn problems_are_refusals() {
+        let problem = serde_json::json!({"number": 201, "detail": "why"});
+        let refusal = refusal(&problem).unwrap();
+        assert_eq!((refusal.code, &*refusal.text), (Code::Unavailable, "why"));
+        assert!(super::refusal(&serde_json::json!({"number": 9999})).is_none());
+    }
+}
