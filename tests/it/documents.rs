@@ -48,6 +48,7 @@ fn run(block: &str, server: &Server) -> Output {
          while [ \"$1\" != -- ]; do shift; done
          shift
          case \"$1\" in
+             completions|man|config|doctor) exec {BINARY} \"$@\";;
              publish|subscribe) exec {BINARY} \"$@\" --server {address};;
              *) exec {BINARY} \"$@\" --admin {};;
          esac",
@@ -108,6 +109,25 @@ fn real_input_is_as_documented() {
     let counts: Vec<usize> =
         ["opened", "issues"].iter().map(|group| count(&table, group)).collect();
     assert_eq!(read_later.len(), counts.iter().sum::<usize>(), "what is read later");
+    assert!(server.stop().success());
+}
+
+/// Whoever looks for a command looks here; and what the document shows must work.
+#[test]
+fn command_line_is_as_documented() {
+    use clap::CommandFactory;
+    let text = std::fs::read_to_string(Path::new(ROOT).join("docs/cli.md"));
+    let text = text.expect("the document is there");
+    for command in ringmesh::commands::args::Cli::command().get_subcommands() {
+        let row = format!("\n| `{}", command.get_name());
+        assert!(text.contains(&row), "docs/cli.md has a row that begins with {row:?}");
+    }
+    let folder = folder::new();
+    let server = Server::start(folder.path());
+    let blocks = blocks("docs/cli.md");
+    assert_eq!(lines_of(&blocks[0], &server), Vec::<String>::new());
+    let page = std::fs::read_to_string(Path::new(ROOT).join("target/man1/ringmesh-publish.1"));
+    assert!(page.expect("it is written").contains("Partition key"), "a page of the command");
     assert!(server.stop().success());
 }
 

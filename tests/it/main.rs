@@ -17,5 +17,6 @@ mod peers;
 mod real_input;
 mod resend;
 mod sdk;
+mod shell;
 mod usage;
 mod wire;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::shell::{CompletionsArgs, ManArgs};
 use crate::config::units::{TIME_FORM, parse_time};
 
 /// An event mesh in one binary: takes events, keeps them durably, routes them by topic, delivers them.
@@ -48,6 +49,10 @@ pub enum Command {
     Lag(ListArgs),
     /// Print what a file of a log holds, and verify it
     Inspect(InspectArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Write a man page for each command
+    Man(ManArgs),
 }
 
 /// `serve`

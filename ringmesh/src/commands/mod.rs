@@ -11,6 +11,7 @@ pub mod nouns;
 pub mod output;
 pub mod publish;
 pub mod serve;
+pub mod shell;
 pub mod signals;
 pub mod start;
 pub mod subscribe;
@@ -33,6 +34,8 @@ pub fn run() -> ExitCode {
         Command::Subscription(command) => nouns::subscription(&command),
         Command::Lag(arguments) => nouns::lag(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Completions(arguments) => shell::completions(&arguments),
+        Command::Man(arguments) => shell::man(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,6 +10,23 @@ use codec::event::{DataKind, Event};
 use serde::Serialize;
 
 use super::args::Output;
+use super::failure::{Exit, Failure};
+
+/// Writes all of it to standard output or fails; a reader that has gone away, such as `head`, wants no more.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
+            Exit::Failed,
+            format!("standard output cannot be written: {error}"),
+            "",
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// Standard output without the library's buffer: a line is on its way when the call returns.
 pub struct Printer {

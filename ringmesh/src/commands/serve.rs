@@ -1,12 +1,13 @@
 //! `ringmesh serve`: reads the configuration, runs a server until it is told to stop.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use tracing::info;
 
 use super::args::ServeArgs;
 use super::failure::{Exit, Failure};
+use super::output::print;
 use super::signals::Stop;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::server::{Server, StartError};
@@ -20,7 +21,7 @@ pub fn run(arguments: ServeArgs) -> Result<(), Failure> {
     let loaded = Loaded::load(&sources(arguments, std::env::vars_os().collect()))
         .map_err(|error| Failure::new(Exit::Usage, error.to_string(), ""))?;
     if print_only {
-        return print(&config::print(&loaded));
+        return print(config::print(&loaded).as_bytes());
     }
     write_logs(&loaded.config);
     keep_memory_small();
@@ -33,13 +34,14 @@ pub fn run(arguments: ServeArgs) -> Result<(), Failure> {
     let folder = folder.unwrap_or(loaded.config.server.data);
     let shards = server.shards();
     let admin = server.admin().map_or_else(String::new, |admin| format!(", admin port on {admin}"));
-    print(&format!(
+    let ready = format!(
         "ringmesh {} is ready: {shards} shard{} on {}, native door on {}{admin}\n",
         env!("CARGO_PKG_VERSION"),
         if shards == 1 { "" } else { "s" },
         folder.display(),
         server.address(),
-    ))?;
+    );
+    print(ready.as_bytes())?;
     stop.wait_for_signal();
     info!("shutting down: what was taken is written and answered");
     server.shut_down();
@@ -73,19 +75,6 @@ fn sources(arguments: ServeArgs, environment: Vec<(OsString, OsString)>) -> Sour
     flag("--admin", "admin.listen", arguments.admin);
     flag("--shards", "server.shards", arguments.shards);
     Sources { file: arguments.config, environment, flags }
-}
-
-/// Writes whole or fails; a reader that has gone away wants no more.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
-            Exit::Failed,
-            format!("standard output cannot be written: {error}"),
-            "",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// Lines about the server itself go to standard error; standard output has only the ready line.
