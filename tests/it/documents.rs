@@ -131,6 +131,18 @@ fn command_line_is_as_documented() {
     assert!(server.stop().success());
 }
 
+/// A key that is explained wrongly is set wrongly.
+#[test]
+fn configuration_is_as_documented() {
+    let text = std::fs::read_to_string(Path::new(ROOT).join("docs/configuration.md"));
+    let text = text.expect("the document is there");
+    let folder = folder::new();
+    let server = Server::start(folder.path());
+    let printed = lines_of(&blocks("docs/configuration.md")[0], &server).join("\n");
+    assert!(text.contains(&format!("```text\n{printed}\n```")), "it prints:\n{printed}");
+    assert!(server.stop().success());
+}
+
 /// What the document shows must be what an operator gets.
 #[test]
 fn admin_port_is_as_documented() {

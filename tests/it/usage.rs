@@ -9,7 +9,7 @@ use crate::harness::{BINARY, run};
 /// A script decides by the exit code, and a person by the text: each mistake has its own.
 #[test]
 fn mistakes_are_told_apart() {
-    let table: [(&[&str], i32, &[&str]); 14] = [
+    let table: [(&[&str], i32, &[&str]); 16] = [
         (&[], 2, &["Usage: ringmesh <COMMAND>", "Exit codes: 0 done"]),
         (&["serve", "--colour"], 2, &["unexpected argument '--colour'"]),
         (&["serve", "--set", "log.segmnt_bytes=1MiB"], 2, &["did you mean log.segment_bytes?"]),
@@ -25,6 +25,8 @@ fn mistakes_are_told_apart() {
             2,
             &["/nowhere cannot be read", "DATA that begins with @"],
         ),
+        (&["config", "show", "--shards", "0"], 2, &["server.shards cannot be \"0\""]),
+        (&["config", "explain", "log.segmnt_bytes"], 2, &["did you mean log.segment_bytes?"]),
         (&["publish", "t", "--count", "3"], 2, &["<DATA | @FILE>"]),
         (&["publish", "t", "x", "--batch", "9000"], 2, &["9000 is not in 1..=8192"]),
         (&["subscribe"], 2, &["<FILTER>"]),
@@ -95,4 +97,39 @@ fn printed_configuration_is_taken_back_and_documented() {
         document.contains(&printed),
         "docs/configuration.md shows what --print-config prints:\n{printed}"
     );
+}
+
+/// Whoever looks for the reason of a value must be sent to the flag, variable or file that set it.
+#[test]
+fn shown_configuration_tells_who_set_what() {
+    let folder = folder::new();
+    let path = folder.path().join("ringmesh.toml");
+    std::fs::write(&path, "[log]\nsegment_bytes = \"2MiB\"\n[server]\nshards = 3\n").unwrap();
+    let mut command = Command::new(BINARY);
+    let file = path.to_str().unwrap();
+    command.args(["config", "show", "-o", "json", "--config", file, "--shards", "2"]);
+    command.env("RINGMESH_DELIVERY__ACK", "written");
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected = [
+        ("server.shards", "2", "flag", Some("--shards")),
+        ("log.segment_bytes", "2MiB", "file", Some(file)),
+        ("delivery.ack", "written", "environment", Some("RINGMESH_DELIVERY__ACK")),
+        ("log.cache_bytes", "64MiB", "default", None),
+    ];
+    for (key, value, origin, set_by) in expected {
+        let row = rows.iter().find(|row| row["key"] == key).unwrap();
+        let all = serde_json::json!(
+            {"key": key, "value": value, "origin": origin, "set_by": set_by}
+        );
+        assert_eq!(*row, all);
+    }
+    let table = run(&["config", "show", "--shards", "2"]).done();
+    assert_eq!(table.len(), rows.len() + 1, "a heading, and a line for each key");
+    let row = table.iter().find(|line| line.starts_with("server.shards")).unwrap();
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(words, ["server.shards", "2", "flag", "--shards"]);
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::config::ConfigCommand;
+use super::configuration::ConfigurationArgs;
 use super::shell::{CompletionsArgs, ManArgs};
 use crate::config::units::{TIME_FORM, parse_time};
 
@@ -49,6 +51,9 @@ pub enum Command {
     Lag(ListArgs),
     /// Print what a file of a log holds, and verify it
     Inspect(InspectArgs),
+    /// The configuration: what is in force, and what a key means
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Config(ConfigCommand),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write a man page for each command
@@ -66,24 +71,9 @@ pub enum Command {
     Flags win over the environment (RINGMESH_SECTION__KEY), that over the file, that over the defaults.\n\
     SIGTERM or SIGINT shuts the server down in order; what was acknowledged is never lost either way.")]
 pub struct ServeArgs {
-    /// Data folder, made if it is missing [default: ringmesh-data]
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// Where the native door listens; port 0 picks a free one [default: 127.0.0.1:10300]
-    #[arg(long, value_name = "ADDR")]
-    pub listen: Option<String>,
-    /// Where the admin port listens; port 0 picks a free one, off turns it off [default: 127.0.0.1:10106]
-    #[arg(long, value_name = "ADDR")]
-    pub admin: Option<String>,
-    /// Shards, one log and one thread each [default: one a core]
-    #[arg(long, value_name = "N")]
-    pub shards: Option<String>,
-    /// Configuration file (TOML); `--print-config` writes one
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Set any key of the configuration; may be given several times
-    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
-    pub set: Vec<(String, String)>,
+    /// What is set here.
+    #[command(flatten)]
+    pub configuration: ConfigurationArgs,
     /// Print the configuration in force as a commented file, and exit
     #[arg(long)]
     pub print_config: bool,
@@ -265,13 +255,6 @@ pub struct DeleteArgs {
 pub struct InspectArgs {
     /// The file: a segment (.rms), an index (.rmx) or a checkpoint
     pub file: PathBuf,
-}
-
-fn assignment(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("expected SECTION.KEY=VALUE, such as log.segment_bytes=64MiB")?;
-    Ok((key.trim().to_owned(), value.to_owned()))
 }
 
 fn time(text: &str) -> Result<Duration, String> {

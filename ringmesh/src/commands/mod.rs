@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod args;
 pub mod batches;
+pub mod config;
+pub mod configuration;
 pub mod connection;
 pub mod events;
 pub mod failure;
@@ -34,6 +36,7 @@ pub fn run() -> ExitCode {
         Command::Subscription(command) => nouns::subscription(&command),
         Command::Lag(arguments) => nouns::lag(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Config(command) => config::run(command),
         Command::Completions(arguments) => shell::completions(&arguments),
         Command::Man(arguments) => shell::man(&arguments),
     };

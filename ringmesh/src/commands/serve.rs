@@ -1,6 +1,5 @@
 //! `ringmesh serve`: reads the configuration, runs a server until it is told to stop.
 
-use std::ffi::OsString;
 use std::io::IsTerminal;
 
 use tracing::info;
@@ -9,7 +8,7 @@ use super::args::ServeArgs;
 use super::failure::{Exit, Failure};
 use super::output::print;
 use super::signals::Stop;
-use crate::config::{self, Config, Loaded, Sources};
+use crate::config::{self, Config};
 use crate::server::{Server, StartError};
 
 /// Runs the command.
@@ -18,8 +17,7 @@ use crate::server::{Server, StartError};
 /// The configuration is wrong, or the server cannot start or shut down as it should.
 pub fn run(arguments: ServeArgs) -> Result<(), Failure> {
     let print_only = arguments.print_config;
-    let loaded = Loaded::load(&sources(arguments, std::env::vars_os().collect()))
-        .map_err(|error| Failure::new(Exit::Usage, error.to_string(), ""))?;
+    let loaded = arguments.configuration.load()?;
     if print_only {
         return print(config::print(&loaded).as_bytes());
     }
@@ -60,21 +58,6 @@ fn keep_memory_small() {
 fn not_started(error: &StartError) -> Failure {
     let exit = if error.is_damage() { Exit::Damaged } else { Exit::Failed };
     Failure::new(exit, format!("the server does not start: {error}"), error.advice())
-}
-
-fn sources(arguments: ServeArgs, environment: Vec<(OsString, OsString)>) -> Sources {
-    let mut flags = Vec::new();
-    for (key, value) in arguments.set {
-        flags.push((format!("--set {key}"), key, value));
-    }
-    let mut flag = |name: &str, key: &str, value: Option<String>| {
-        flags.extend(value.map(|value| (name.to_owned(), key.to_owned(), value)));
-    };
-    flag("--data", "server.data", arguments.data.map(|path| path.to_string_lossy().into_owned()));
-    flag("--listen", "native.listen", arguments.listen);
-    flag("--admin", "admin.listen", arguments.admin);
-    flag("--shards", "server.shards", arguments.shards);
-    Sources { file: arguments.config, environment, flags }
 }
 
 /// Lines about the server itself go to standard error; standard output has only the ready line.

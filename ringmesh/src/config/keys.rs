@@ -173,15 +173,16 @@ fn show_auto<T: Display>(value: &Option<T>) -> String {
 }
 
 fn size(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
-    let Some(Size(bytes)) = Size::parse(text) else { return Err(SIZE_FORM.to_owned()) };
-    if range.contains(&bytes) {
-        return Ok(bytes);
-    }
     let least = Size(*range.start());
-    Err(match *range.end() {
+    let allowed = match *range.end() {
         u64::MAX => format!("at least {least}"),
         most => format!("from {least} to {}", Size(most)),
-    })
+    };
+    match Size::parse(text) {
+        Some(Size(bytes)) if range.contains(&bytes) => Ok(bytes),
+        Some(_) => Err(allowed),
+        None => Err(format!("{SIZE_FORM}, {allowed}")),
+    }
 }
 
 fn narrow(bytes: u64) -> Result<u32, String> {
@@ -215,11 +216,12 @@ fn show_optional_size(bytes: &Option<u64>) -> String {
 }
 
 fn time(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
-    let Some(value) = parse_time(text) else { return Err(TIME_FORM.to_owned()) };
-    if range.contains(&value) {
-        return Ok(value);
+    let allowed = format!("from {} to {}", show_time(*range.start()), show_time(*range.end()));
+    match parse_time(text) {
+        Some(value) if range.contains(&value) => Ok(value),
+        Some(_) => Err(allowed),
+        None => Err(format!("{TIME_FORM}, {allowed}")),
     }
-    Err(format!("from {} to {}", show_time(*range.start()), show_time(*range.end())))
 }
 
 fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {

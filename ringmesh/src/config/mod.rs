@@ -3,6 +3,7 @@
 //! [`keys`] is the one table of what can be set; the file, the environment, `--set`, `--print-config` and
 //! docs/configuration.md all follow it. What is not in it is refused by name, from every source.
 
+mod explain;
 mod keys;
 mod print;
 mod sources;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use explain::{Explained, explain};
 pub use print::print;
 pub use sources::{ConfigError, Loaded, Origin, Setting, Sources};
 

@@ -22,7 +22,7 @@ pub struct Sources {
 /// Where a value in force came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// Nobody set it; of a key that is asked for, that nobody has tried to set it.
     Default,
     /// The configuration file.
     File(PathBuf),
@@ -30,6 +30,30 @@ pub enum Origin {
     Environment(String),
     /// This flag.
     Flag(String),
+}
+
+impl Origin {
+    /// `default`, `file`, `environment` or `flag`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Origin::Default => "default",
+            Origin::File(_) => "file",
+            Origin::Environment(_) => "environment",
+            Origin::Flag(_) => "flag",
+        }
+    }
+
+    /// Which file, variable or flag it was.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        match self {
+            Origin::Default => None,
+            Origin::File(path) => Some(path.display().to_string()),
+            Origin::Environment(name) => Some(name.clone()),
+            Origin::Flag(flag) => Some(flag.clone()),
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -119,11 +143,12 @@ impl fmt::Display for ConfigError {
                         write!(f, "unknown variable {name} in the environment")?
                     }
                     Origin::Flag(_) => write!(f, "unknown key {name} in a flag")?,
+                    Origin::Default => write!(f, "unknown key {name}")?,
                     origin => write!(f, "unknown key {name} in {origin}")?,
                 }
                 match nearest {
                     Some(nearest) => write!(f, ": did you mean {nearest}?"),
-                    None => write!(f, "; `ringmesh serve --print-config` lists all keys"),
+                    None => write!(f, "; `ringmesh config show` lists all keys"),
                 }
             }
             ConfigError::Value { origin, key, value, allowed } => {
@@ -304,4 +329,9 @@ fn unknown_in_file(origin: Origin, path: &str, name: &str) -> ConfigError {
     let elsewhere = KEYS.iter().find(|key| key.name == name).map(Key::path);
     let nearest = elsewhere.or_else(|| nearest_of(path, Key::path));
     ConfigError::UnknownKey { origin, name: path.to_owned(), nearest }
+}
+
+/// A key that is asked for, with or without its section.
+pub(super) fn unknown_asked(name: &str) -> ConfigError {
+    unknown_in_file(Origin::Default, name, name)
 }

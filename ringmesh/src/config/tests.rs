@@ -71,6 +71,8 @@ fn every_key_takes_its_own_value() {
         let shown = (key.show)(&config);
         assert_eq!((key.set)(&mut config, &shown), Ok(()), "{}", key.path());
         assert_eq!(config, Config::default(), "{}", key.path());
+        let takes = explain(&key.path()).unwrap().takes;
+        assert!(!takes.is_empty(), "{} refuses an empty text, and says what it takes", key.path());
         assert!(!key.doc.is_empty() && key.doc.ends_with('.'), "{} is explained", key.path());
     }
 }
@@ -91,7 +93,7 @@ fn unknown_keys_are_refused_by_name() {
         ("shards = 1", "unknown key shards in FILE: did you mean server.shards?"),
         (
             "[colour]\nred = 1",
-            "unknown key [colour] in FILE; `ringmesh serve --print-config` lists all keys",
+            "unknown key [colour] in FILE; `ringmesh config show` lists all keys",
         ),
     ];
     for (text, expected) in table {
@@ -146,7 +148,7 @@ fn bad_values_are_refused_with_what_is_allowed() {
         (
             "native.hello_timeout",
             "10",
-            "native.hello_timeout cannot be \"10\" (from the flag --set native.hello_timeout); allowed: a number and one of us, ms, s, m, h, d",
+            "native.hello_timeout cannot be \"10\" (from the flag --set native.hello_timeout); allowed: a number and one of us, ms, s, m, h, d, from 1ms to 1d",
         ),
         (
             "delivery.ack",
@@ -177,4 +179,31 @@ fn unreadable_files_are_refused() {
     assert!(matches!(Loaded::load(&sources), Err(ConfigError::File { .. })));
     let (_folder, sources) = with_file("[log\n");
     assert!(matches!(Loaded::load(&sources), Err(ConfigError::Syntax { .. })));
+}
+
+/// Whoever asks for a key by half of its name must be led to it, and not to another.
+#[test]
+fn keys_are_explained() {
+    let explained = explain("log.segment_bytes").unwrap();
+    assert_eq!(explain("RINGMESH_LOG__SEGMENT_BYTES").unwrap(), explained);
+    assert_eq!(
+        (explained.default.as_str(), explained.key.as_str()),
+        ("256MiB", "log.segment_bytes")
+    );
+    assert!(explained.takes.ends_with("GB, TB, from 1MiB to 4GiB"), "{}", explained.takes);
+    let takes = |key: &str| explain(key).unwrap().takes;
+    assert_eq!(
+        takes("native.idle_timeout"),
+        "a number and one of us, ms, s, m, h, d, from 1ms to 1d"
+    );
+    assert_eq!(takes("delivery.ack"), "durable, written or received");
+    assert!(takes("log.retention_bytes").ends_with("TB, at least 4MiB"));
+    let table = [
+        ("segment_bytes", "unknown key segment_bytes: did you mean log.segment_bytes?"),
+        ("log.segmetn_bytes", "unknown key log.segmetn_bytes: did you mean log.segment_bytes?"),
+        ("colour", "unknown key colour; `ringmesh config show` lists all keys"),
+    ];
+    for (name, expected) in table {
+        assert_eq!(explain(name).unwrap_err().to_string(), expected);
+    }
 }

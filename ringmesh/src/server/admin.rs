@@ -13,7 +13,7 @@ use super::StartError;
 use super::error::ADMIN_FLAG;
 use super::memory::Memory;
 use super::port::claim;
-use crate::config::{Config, Loaded, Origin};
+use crate::config::{Config, Loaded};
 
 /// Opens the admin port, unless it is off. It answers from here on, that the server is not ready.
 pub(super) fn start(config: &Config) -> Result<Option<Admin>, StartError> {
@@ -52,12 +52,7 @@ pub(super) fn sources(
     control: ControlHandle,
 ) -> Sources {
     let configuration = loaded.settings().map(|setting| {
-        let (origin, set_by) = match setting.origin {
-            Origin::Default => ("default", None),
-            Origin::File(path) => ("file", Some(path.display().to_string())),
-            Origin::Environment(name) => ("environment", Some(name.clone())),
-            Origin::Flag(flag) => ("flag", Some(flag.clone())),
-        };
+        let (origin, set_by) = (setting.origin.kind(), setting.origin.name());
         Setting { key: setting.key, value: setting.value, origin, set_by, text: setting.text }
     });
     Sources { shards, control, facts, configuration: configuration.collect() }
