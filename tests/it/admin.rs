@@ -251,6 +251,25 @@ fn slow_clients_are_closed() {
     assert!(server.stop().success());
 }
 
+/// A client that asks for ever and takes no answer must not hold its place, nor memory for what it was answered.
+#[test]
+fn clients_that_take_nothing_are_closed() {
+    let folder = folder::new();
+    let flags = ["--shards", "1", "--set", "admin.idle_timeout=300ms"];
+    let server = Server::start_with(folder.path(), &flags);
+    let mut deaf = TcpStream::connect(server.admin()).expect("it is open");
+    deaf.set_write_timeout(Some(PATIENCE)).expect("a time-out can be set");
+    let asked = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(100);
+    let end = loop {
+        if let Err(error) = deaf.write_all(&asked) {
+            break error;
+        }
+    };
+    assert_ne!(end.kind(), std::io::ErrorKind::WouldBlock, "it is still open");
+    assert_eq!(get(&server, "/healthz").status, 200);
+    assert!(server.stop().success());
+}
+
 /// What the API tells must be what was done, to the event.
 #[test]
 fn api_tells_what_there_is() {
