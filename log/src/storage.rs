@@ -133,7 +133,7 @@ pub(crate) fn read_blocks(
 ///
 /// # Errors
 /// The folder cannot be written at all.
-pub(crate) fn probe_direct(storage: &dyn Storage, dir: &Path) -> io::Result<bool> {
+pub fn probe_direct(storage: &dyn Storage, dir: &Path) -> io::Result<bool> {
     let path = dir.join("direct.probe");
     let file = match storage.open(&path, OpenMode::Create, true) {
         Ok(file) => file,

@@ -125,7 +125,14 @@ fn command_line_is_as_documented() {
     let folder = folder::new();
     let server = Server::start(folder.path());
     let blocks = blocks("docs/cli.md");
-    assert_eq!(lines_of(&blocks[0], &server), Vec::<String>::new());
+    let checks = lines_of(&blocks[0], &server).join("\n");
+    for check in
+        ["io_uring", "memlock", "open_files", "cores", "memory", "clock", "folder", "space"]
+    {
+        assert!(checks.contains(&format!(" {check} ")), "{check} in {checks}");
+        assert!(text.contains(&format!("\n| `{check}` | ")), "{check} is documented");
+    }
+    assert_eq!(lines_of(&blocks[1], &server), Vec::<String>::new());
     let page = std::fs::read_to_string(Path::new(ROOT).join("target/man1/ringmesh-publish.1"));
     assert!(page.expect("it is written").contains("Partition key"), "a page of the command");
     assert!(server.stop().success());

@@ -3,6 +3,7 @@
 mod admin;
 mod commands;
 mod control_plane;
+mod doctor;
 mod documents;
 mod durability;
 mod ending;

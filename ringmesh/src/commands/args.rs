@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::config::ConfigCommand;
 use super::configuration::ConfigurationArgs;
+use super::doctor::DoctorArgs;
 use super::shell::{CompletionsArgs, ManArgs};
 use crate::config::units::{TIME_FORM, parse_time};
 
@@ -54,6 +55,8 @@ pub enum Command {
     /// The configuration: what is in force, and what a key means
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Config(ConfigCommand),
+    /// Tell whether this machine can run a server, and what to change
+    Doctor(DoctorArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write a man page for each command
@@ -257,7 +260,7 @@ pub struct InspectArgs {
     pub file: PathBuf,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let time = parse_time(text).ok_or_else(|| format!("expected {TIME_FORM}, such as 5s"))?;
     if time.is_zero() { Err("expected more than 0s".to_owned()) } else { Ok(time) }
 }

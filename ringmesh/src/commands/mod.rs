@@ -6,6 +6,7 @@ pub mod batches;
 pub mod config;
 pub mod configuration;
 pub mod connection;
+pub mod doctor;
 pub mod events;
 pub mod failure;
 pub mod inspect;
@@ -37,6 +38,7 @@ pub fn run() -> ExitCode {
         Command::Lag(arguments) => nouns::lag(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Config(command) => config::run(command),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Completions(arguments) => shell::completions(&arguments),
         Command::Man(arguments) => shell::man(&arguments),
     };

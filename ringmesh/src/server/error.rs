@@ -11,9 +11,9 @@ use log::folder::OpenError;
 use super::memory::TooLittle;
 
 /// The flag that sets where the native door listens.
-pub(super) const LISTEN_FLAG: &str = "--listen";
+pub(crate) const LISTEN_FLAG: &str = "--listen";
 /// The flag that sets where the admin port listens.
-pub(super) const ADMIN_FLAG: &str = "--admin";
+pub(crate) const ADMIN_FLAG: &str = "--admin";
 
 /// Why a server does not start.
 #[derive(Debug)]

@@ -13,6 +13,7 @@
 //! of topics, subscriptions and groups' places have limits of their own, by number.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use codec::limits::BATCH_BYTES_MAX;
 
@@ -35,29 +36,29 @@ pub const OVERSHOOT_BYTES: u64 = 4 * BATCH_BYTES_MAX as u64;
 
 /// What one shard may keep in memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ShardMemory {
-    pub(super) cache: u64,
+pub(crate) struct ShardMemory {
+    pub(crate) cache: u64,
     /// Deliveries that were made and not settled; half of it also bounds the log's buffers that they keep in use.
-    pub(super) deliveries: u64,
-    pub(super) read_ahead: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) read_ahead: u64,
     /// The largest commit; several are in memory at one time.
-    pub(super) commit: u64,
+    pub(crate) commit: u64,
     /// Batches on their way to other shards, for each of these.
-    pub(super) remote: u64,
+    pub(crate) remote: u64,
     /// What sessions keep of their peers' bytes: frames that are not whole.
-    pub(super) input: u64,
+    pub(crate) input: u64,
     /// The index of the active segment, in memory.
-    pub(super) index: u64,
+    pub(crate) index: u64,
     /// Indexes of sealed segments that are mapped.
-    pub(super) mapped: u64,
+    pub(crate) mapped: u64,
 }
 
 /// The process's memory, divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
-    pub(super) budget: u64,
-    pub(super) connections_max: u32,
-    pub(super) shard: ShardMemory,
+pub(crate) struct Memory {
+    pub(crate) budget: u64,
+    pub(crate) connections_max: u32,
+    pub(crate) shard: ShardMemory,
 }
 
 /// The budget does not suffice.
@@ -82,7 +83,7 @@ impl fmt::Display for TooLittle {
 
 impl Memory {
     /// Divides the budget of a configuration.
-    pub(super) fn divide(config: &Config, shards: u16) -> Result<Memory, TooLittle> {
+    pub(crate) fn divide(config: &Config, shards: u16) -> Result<Memory, TooLittle> {
         assert!(shards > 0, "a server has a shard");
         let shares = u64::from(shards) * SHARD_BYTES_MIN;
         let auto = || {
@@ -145,15 +146,26 @@ impl ShardMemory {
 }
 
 /// The memory that the process may take: the machine's, or its container's if that is less.
-fn machine_bytes() -> u64 {
+pub(crate) fn machine_bytes() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let machine = read("/proc/meminfo").and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
     });
-    let paths = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let container = paths.iter().filter_map(|path| read(path)?.trim().parse().ok()).min();
+    let version_1 = PathBuf::from("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    let group = read("/proc/self/cgroup").unwrap_or_default();
+    let files = limit_files(&group).into_iter().chain([version_1]);
+    let container =
+        files.filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok()).min();
     machine.into_iter().chain(container).min().unwrap_or(MACHINE_BYTES_UNKNOWN)
+}
+
+/// The files that limit the memory of the process's cgroup (version 2) and of those above it, from what
+/// /proc/self/cgroup says. In a container its own is the root; a unit of systemd has one further down.
+fn limit_files(group: &str) -> Vec<PathBuf> {
+    let own = group.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let folders = Path::new(own).ancestors();
+    folders.map(|folder| Path::new("/sys/fs/cgroup").join(folder).join("memory.max")).collect()
 }
 
 /// 90 % of the files that the process may open.
@@ -217,5 +229,26 @@ mod tests {
         assert_eq!(memory.shard.cache, Config::default().log.cache_bytes);
         assert_eq!(memory.shard.commit, 4 << 20);
         assert!(Memory::divide(&Config::default(), 1).is_ok(), "this machine runs a shard");
+    }
+
+    /// A unit's own limit that is overlooked lets the server take what the kernel kills it for.
+    #[test]
+    fn limits_of_all_groups_above_count() {
+        let paths = |group: &str| {
+            let files = limit_files(group).into_iter();
+            files.map(|file| file.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            paths("0::/system.slice/ringmesh.service\n"),
+            [
+                "/sys/fs/cgroup/system.slice/ringmesh.service/memory.max",
+                "/sys/fs/cgroup/system.slice/memory.max",
+                "/sys/fs/cgroup/memory.max",
+            ]
+        );
+        let root = ["/sys/fs/cgroup/memory.max"];
+        for group in ["0::/\n", "4:memory:/x\n", ""] {
+            assert_eq!(paths(group), root, "{group:?}");
+        }
     }
 }

@@ -12,10 +12,10 @@
 
 mod addresses;
 mod admin;
-mod error;
+pub(crate) mod error;
 pub mod memory;
-mod options;
-mod port;
+pub(crate) mod options;
+pub(crate) mod port;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -94,7 +94,7 @@ pub(super) fn runtime(
 
 /// Shards unless configured: one for each core that the process may use, one fewer from four up, which leaves a core to
 /// the kernel's work and the control plane.
-pub(super) fn shards(config: &Config) -> u16 {
+pub(crate) fn shards(config: &Config) -> u16 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let derived = if cores >= 4 { cores - 1 } else { cores };
     let most = usize::from(dataplane::options::SHARDS_MAX);

@@ -14,14 +14,14 @@ const BACKLOG: i32 = 1_024;
 
 /// A claimed port.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(crate) struct Port {
     socket: Socket,
     flag: &'static str,
     listen: SocketAddr,
 }
 
 /// Claims the address that `flag` sets. A port that somebody listens on is refused here.
-pub(super) fn claim(flag: &'static str, listen: SocketAddr) -> Result<Port, StartError> {
+pub(crate) fn claim(flag: &'static str, listen: SocketAddr) -> Result<Port, StartError> {
     let bound = Port::bind(listen);
     let socket = bound.map_err(|error| StartError::Port { flag, listen, error })?;
     Ok(Port { socket, flag, listen })

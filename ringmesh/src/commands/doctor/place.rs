@@ -1,0 +1,143 @@
+//! Where a server would stand: its ports and its folder.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::storage::file::FileStorage;
+use log::storage::{Storage, probe_direct};
+
+use super::super::admin::AdminPort;
+use super::super::args::{AdminArgs, Output, ServerArgs};
+use super::super::connection;
+use super::super::failure::{Exit, Failure};
+use super::Finding;
+use crate::config::Config;
+use crate::config::units::Size;
+use crate::server::error::{ADMIN_FLAG, LISTEN_FLAG};
+use crate::server::port;
+
+/// The native door's port: free, or a Ringmesh answers there.
+pub(super) fn native_port(config: &Config, timeout: Duration) -> Finding {
+    let listen = config.native.listen;
+    judge_port("native_port", LISTEN_FLAG, listen, || {
+        let server = ServerArgs { server: listen.to_string(), timeout };
+        connection::block_on(async {
+            connection::connect(connection::options(&server)).await.map(drop)
+        })
+    })
+}
+
+/// The admin port in the same way, unless it is off.
+pub(super) fn admin_port(config: &Config, timeout: Duration) -> Option<Finding> {
+    let listen = config.admin.listen?;
+    Some(judge_port("admin_port", ADMIN_FLAG, listen, || {
+        let admin = AdminArgs { admin: listen.to_string(), timeout, output: Output::Json };
+        // Of all there is it needs no shard and no control plane to answer, so a busy server answers, too.
+        let document = AdminPort::new(&admin).get("openapi.json")?;
+        if document["info"]["title"] == "Ringmesh admin API" {
+            return Ok(());
+        }
+        Err(Failure::new(Exit::Failed, "what answers has another API", ""))
+    }))
+}
+
+fn judge_port(
+    check: &'static str,
+    flag: &'static str,
+    listen: SocketAddr,
+    ask: impl FnOnce() -> Result<(), Failure>,
+) -> Finding {
+    let Err(error) = port::claim(flag, listen) else {
+        return Finding::ok(check, format!("{listen} is free"));
+    };
+    match ask() {
+        Err(failure) if failure.exit != Exit::Refused => {
+            let finding = format!("{error}, and not Ringmesh: {}", failure.message);
+            Finding::fail(check, finding, error.advice())
+        }
+        // Whoever refuses in its words is one, too.
+        _ => Finding::ok(check, format!("a Ringmesh server answers at {listen}")),
+    }
+}
+
+/// Whether the folder can be written, and past the page cache.
+pub(super) fn folder(config: &Config) -> Finding {
+    let data = &config.server.data;
+    let folder = existing(data);
+    let shown = folder.display();
+    match probe_direct(&FileStorage::new(), &folder) {
+        Ok(true) => Finding::ok("folder", format!("{shown} can be written, with O_DIRECT")),
+        Ok(false) => Finding::warn(
+            "folder",
+            format!(
+                "the file system of {shown} has no O_DIRECT: commits go through the page cache"
+            ),
+            "use ext4 or xfs: commits are faster there",
+        ),
+        Err(error) => Finding::fail(
+            "folder",
+            format!("{shown} cannot be written: {error}"),
+            "look at the path, its owner and its permissions, or choose another folder with --data",
+        ),
+    }
+}
+
+/// Whether the disk has room for the files that the logs write next.
+pub(super) fn space(config: &Config, shards: u16) -> Finding {
+    let folder = existing(&config.server.data);
+    match FileStorage::new().free_bytes(&folder) {
+        Ok(free) => judge_space(free, 2 * u64::from(shards) * config.log.segment_bytes),
+        Err(error) => Finding::warn(
+            "space",
+            format!("the disk of {} does not say how much is free: {error}", folder.display()),
+            "look at it with `df`",
+        ),
+    }
+}
+
+fn judge_space(free: u64, next: u64) -> Finding {
+    let fact = format!("{} MiB are free", free >> 20);
+    if free >= next {
+        return Finding::ok("space", fact);
+    }
+    Finding::warn(
+        "space",
+        format!("only {fact}; the next two files of each log take {}", Size(next)),
+        "give the folder a larger disk, or lower log.segment_bytes or log.retention_bytes: a full disk refuses events",
+    )
+}
+
+/// The folder, or the nearest one above it that is there.
+fn existing(data: &Path) -> PathBuf {
+    let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    let there = data.ancestors().find(|folder| folder.exists());
+    there.unwrap_or(Path::new("/")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    /// A disk that is nearly full must be told of before events are refused.
+    #[test]
+    fn little_space_is_told() {
+        assert_eq!(judge_space(512 << 20, 512 << 20).result, Verdict::Ok);
+        assert_eq!(judge_space((512 << 20) - 1, 512 << 20).result, Verdict::Warn);
+    }
+
+    /// The check must leave the folder as it was, and not make one that is only asked about.
+    #[test]
+    fn nothing_is_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.server.data = folder.path().join("not/yet");
+        let finding = super::folder(&config);
+        assert_ne!(finding.result, Verdict::Fail, "{finding:?}");
+        assert!(finding.finding.contains(&folder.path().display().to_string()), "{finding:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        config.server.data = PathBuf::from("/proc/ringmesh");
+        assert_eq!(super::folder(&config).result, Verdict::Fail);
+    }
+}
