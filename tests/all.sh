@@ -9,6 +9,8 @@ npm ci --prefix tests/octokit --no-audit --no-fund
 # Checks the form of the metrics.
 command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; }
 command -v curl >/dev/null || { apt-get update && apt-get install -y curl; }
+# Reads the unit of the service; it need not run.
+command -v systemd-analyze >/dev/null || { apt-get update && apt-get install -y --no-install-recommends systemd; }
 # Holds the admin API against its document.
 if [ ! -x target/schemathesis/bin/schemathesis ]; then
     python3 -c 'import ensurepip' 2>/dev/null || { apt-get update && apt-get install -y python3-venv; }

@@ -13,6 +13,7 @@ mod garbage;
 mod harness;
 mod memory;
 mod nouns;
+mod packaging;
 mod peer;
 mod peers;
 mod real_input;
