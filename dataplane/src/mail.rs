@@ -9,6 +9,7 @@ use bytes::Bytes;
 use codec::header::BatchHeader;
 use codec::ids::{Offset, Partition};
 use codec::refusal::Refusal;
+use log::landing::{Landing, Source};
 use routing::subscription::{GroupId, SubscriptionId};
 
 use crate::control::ControlReply;
@@ -28,7 +29,7 @@ pub struct MemberId {
 }
 
 /// A batch on its way to the shard that owns its partition.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RemotePublish {
     /// Shard of the publisher's session.
     pub from: u16,
@@ -42,8 +43,45 @@ pub struct RemotePublish {
     pub partition: Partition,
     /// The publisher's header.
     pub header: BatchHeader,
-    /// The body, copied out of the receive buffer: the one copy more that crossing a core costs.
-    pub body: Bytes,
+    /// The body.
+    pub body: RemoteBody,
+}
+
+/// A body on its way to another shard.
+#[derive(Debug)]
+pub enum RemoteBody {
+    /// Copied out of the receive buffer: the one copy more that crossing a core costs.
+    Copied(Bytes),
+    /// Received into the commit that it is to be; there until it is appended.
+    Landed(Option<Landing>),
+}
+
+impl RemotePublish {
+    /// Bytes of the body.
+    #[must_use]
+    pub fn body_bytes(&self) -> u32 {
+        self.header.body_len
+    }
+}
+
+impl RemoteBody {
+    /// Where a log finds the body.
+    pub(crate) fn source(&mut self) -> Source<'_> {
+        match self {
+            RemoteBody::Copied(bytes) => Source::Bytes(bytes),
+            RemoteBody::Landed(landing) => Source::Landing(landing),
+        }
+    }
+}
+
+impl From<Source<'_>> for RemoteBody {
+    /// Copies what cannot be taken along.
+    fn from(source: Source<'_>) -> Self {
+        match source {
+            Source::Bytes(body) => RemoteBody::Copied(Bytes::copy_from_slice(body)),
+            Source::Landing(landing) => RemoteBody::Landed(landing.take()),
+        }
+    }
 }
 
 /// What became of a [`RemotePublish`].
@@ -81,7 +119,7 @@ pub struct Settle {
 }
 
 /// One message between shards, or from the control plane to a shard.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Mail {
     /// From the control plane.
     Control(ControlReply),

@@ -8,6 +8,7 @@ use codec::ids::{Offset, Partition};
 use codec::refusal::Refusal;
 use log::batch::StoredBatch;
 use log::disk::LogKey;
+pub use log::landing::Landing;
 use routing::subscription::{Mode, Start};
 use routing::topic::TopicFilter;
 
@@ -158,6 +159,17 @@ pub enum Feed {
 pub trait Session {
     /// Bytes from the peer. The session takes all of them and keeps a partial frame itself, within its limits.
     fn on_bytes(&mut self, bytes: &[u8], shard: &mut Shard, out: &mut Outbound) -> Feed;
+
+    /// Where the peer's next bytes are to go, if the session has a place for them: [`Session::on_placed`] says how many
+    /// there are, what came beyond them goes to [`Session::on_bytes`].
+    fn place(&mut self) -> Option<&mut [u8]> {
+        None
+    }
+
+    /// Bytes from the peer, at the start of [`Session::place`].
+    fn on_placed(&mut self, _bytes: usize, _shard: &mut Shard, _out: &mut Outbound) -> Feed {
+        Feed::More
+    }
 
     /// Something the shard says.
     fn on_event(&mut self, event: SessionEvent, shard: &mut Shard, out: &mut Outbound) -> Feed;

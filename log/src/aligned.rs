@@ -18,6 +18,14 @@ pub const BLOCK_BYTES: usize = 4096;
 
 /// Most chunks that wait, unused, to be used again.
 const CHUNKS_KEPT_MAX: usize = 3;
+/// The smallest chunk that is made for one large batch, and the largest that is kept to be used again.
+const SINGLE_BYTES: (usize, usize) = (32 << 10, 2 << 20);
+/// Sizes of such chunks to each doubling: at most a fifth of one is unused.
+const SINGLE_STEPS: usize = 4;
+/// Most chunks of one such size that wait, unused, to be used again, and most bytes of all unused chunks beside those of
+/// the usual size. As many as a busy log writes at once: memory that was used just now is in the processor's cache.
+const SINGLES_KEPT_MAX: usize = 32;
+const SINGLES_KEPT_BYTES_MAX: usize = 8 << 20;
 
 /// Rounds up to whole blocks.
 pub(crate) const fn block_ceil(bytes: u64) -> u64 {
@@ -106,29 +114,98 @@ impl fmt::Debug for AlignedBuf {
 pub(crate) struct ChunkPool {
     free: ArrayQueue<AlignedBuf>,
     chunk_bytes: usize,
+    /// Unused chunks for single batches, by their sizes.
+    free_singles: Vec<ArrayQueue<AlignedBuf>>,
     in_use_bytes: AtomicUsize,
+    kept_singles_bytes: AtomicUsize,
+    /// Of those in use, what is only being received into.
+    pub(crate) landing_bytes: AtomicUsize,
+}
+
+/// Which of the sizes of chunks for single batches holds `bytes`, and that size; `None` where each has its own.
+fn single_size(bytes: usize) -> Option<(usize, usize)> {
+    let (least, most) = SINGLE_BYTES;
+    let mut size = least;
+    for index in 0.. {
+        if bytes <= size {
+            return Some((index, size));
+        }
+        let doubling = least << (index / SINGLE_STEPS);
+        size += doubling / SINGLE_STEPS;
+        if size > most {
+            break;
+        }
+    }
+    None
 }
 
 impl ChunkPool {
     pub(crate) fn new(chunk_bytes: usize) -> Arc<Self> {
         assert!(chunk_bytes.is_multiple_of(BLOCK_BYTES), "commits are whole blocks");
-        let free = ArrayQueue::new(CHUNKS_KEPT_MAX);
-        Arc::new(ChunkPool { free, chunk_bytes, in_use_bytes: AtomicUsize::new(0) })
+        let sizes = single_size(SINGLE_BYTES.1).map_or(0, |(last, _)| last + 1);
+        Arc::new(ChunkPool {
+            free: ArrayQueue::new(CHUNKS_KEPT_MAX),
+            chunk_bytes,
+            free_singles: (0..sizes).map(|_| ArrayQueue::new(SINGLES_KEPT_MAX)).collect(),
+            in_use_bytes: AtomicUsize::new(0),
+            kept_singles_bytes: AtomicUsize::new(0),
+            landing_bytes: AtomicUsize::new(0),
+        })
     }
 
     /// A chunk of the usual size, or larger if one batch needs more.
     pub(crate) fn take(self: &Arc<Self>, at_least: usize) -> ChunkTail {
         let usual = at_least <= self.chunk_bytes;
-        let memory = if usual { self.free.pop() } else { None };
+        let kept = if usual { self.free.pop() } else { None };
         let is_usual = |memory: &AlignedBuf| memory.len == self.chunk_bytes;
-        assert!(memory.as_ref().is_none_or(is_usual), "only chunks of the usual size are kept");
+        assert!(kept.as_ref().is_none_or(is_usual), "only chunks of the usual size are kept");
         let len = if usual { self.chunk_bytes } else { at_least.next_multiple_of(BLOCK_BYTES) };
-        let memory = memory.unwrap_or_else(|| AlignedBuf::zeroed(len));
-        assert!(memory.len >= at_least, "a chunk takes what it was taken for");
-        self.in_use_bytes.fetch_add(memory.len, Ordering::Relaxed);
-        let chunk = Chunk { start: memory.memory, len: memory.len, memory: Some(memory) };
+        self.tail_of(kept, len, at_least)
+    }
+
+    /// A chunk for one batch alone, not much larger than asked for: whoever is slow to fill it, or to let go of it,
+    /// holds no more than that.
+    pub(crate) fn take_single(self: &Arc<Self>, at_least: usize) -> ChunkTail {
+        let size = single_size(at_least);
+        let kept = size.and_then(|(index, _)| self.free_singles[index].pop());
+        if let Some(kept) = &kept {
+            self.kept_singles_bytes.fetch_sub(kept.len, Ordering::Relaxed);
+        }
+        let len = size.map_or(at_least.next_multiple_of(BLOCK_BYTES), |(_, len)| len);
+        self.tail_of(kept, len, at_least)
+    }
+
+    fn tail_of(
+        self: &Arc<Self>,
+        kept: Option<AlignedBuf>,
+        len: usize,
+        at_least: usize,
+    ) -> ChunkTail {
+        let memory = kept.unwrap_or_else(|| AlignedBuf::zeroed(len));
+        assert!(memory.len == len && len >= at_least, "a chunk takes what it was taken for");
+        self.in_use_bytes.fetch_add(len, Ordering::Relaxed);
+        let chunk = Chunk { start: memory.memory, len, memory: Some(memory) };
         let chunk = Arc::new(PooledChunk { chunk, pool: Arc::clone(self) });
         ChunkTail { chunk, start: 0, lent_end: None }
+    }
+
+    /// Takes back a chunk that nobody refers to any more: kept if there is a place for it, else freed.
+    fn give_back(&self, memory: AlignedBuf) {
+        let len = memory.len;
+        let before = self.in_use_bytes.fetch_sub(len, Ordering::Relaxed);
+        assert!(len <= before, "only what is in use is given back");
+        if len == self.chunk_bytes {
+            // A full pool drops the memory.
+            let _ = self.free.push(memory);
+            return;
+        }
+        let Some((index, _)) = single_size(len).filter(|(_, size)| *size == len) else { return };
+        // Counted first: who takes it at once finds it counted.
+        let kept = self.kept_singles_bytes.fetch_add(len, Ordering::Relaxed);
+        let is_too_much = kept + len > SINGLES_KEPT_BYTES_MAX;
+        if is_too_much || self.free_singles[index].push(memory).is_err() {
+            self.kept_singles_bytes.fetch_sub(len, Ordering::Relaxed);
+        }
     }
 
     /// Size of a chunk, unless one batch needs more.
@@ -136,14 +213,15 @@ impl ChunkPool {
         self.chunk_bytes
     }
 
-    /// Bytes of all chunks that someone still holds.
+    /// Bytes of all chunks that someone still holds, but for those that are only being received into.
     pub(crate) fn in_use_bytes(&self) -> usize {
-        self.in_use_bytes.load(Ordering::Relaxed)
+        let landing = self.landing_bytes.load(Ordering::Relaxed);
+        self.in_use_bytes.load(Ordering::Relaxed).saturating_sub(landing)
     }
 
     /// Bytes of the chunks that are kept to be used again.
     pub(crate) fn kept_bytes(&self) -> usize {
-        self.free.len() * self.chunk_bytes
+        self.free.len() * self.chunk_bytes + self.kept_singles_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -167,12 +245,7 @@ unsafe impl Sync for PooledChunk {}
 impl Drop for PooledChunk {
     fn drop(&mut self) {
         if let Some(memory) = self.chunk.memory.take() {
-            let before = self.pool.in_use_bytes.fetch_sub(memory.len, Ordering::Relaxed);
-            assert!(memory.len <= before, "only what is in use is given back");
-            if memory.len == self.pool.chunk_bytes {
-                // A full pool drops the memory.
-                let _ = self.pool.free.push(memory);
-            }
+            self.pool.give_back(memory);
         }
     }
 }
@@ -228,6 +301,28 @@ impl ChunkTail {
         unsafe { std::slice::from_raw_parts_mut(slot.as_ptr(), len) }
     }
 
+    /// Bytes `from..to` of the commit, as far as they are written; to look at while it goes on.
+    pub(crate) fn written(&self, from: usize, to: usize) -> &[u8] {
+        assert!(from <= to && to <= self.room(), "a commit stays in its chunk");
+        // SAFETY: the range is within the chunk, asserted above, whose memory is initialised from the start.
+        let start = unsafe { self.chunk.chunk.start.add(self.start + from) };
+        // SAFETY: `self`, the only writer, is borrowed for as long as the slice is.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), to - from) }
+    }
+
+    /// Has `pool` count a chunk of which nothing is lent yet, and take it back in the end.
+    pub(crate) fn move_to(&mut self, pool: &Arc<ChunkPool>) {
+        if Arc::ptr_eq(&self.chunk.pool, pool) {
+            return;
+        }
+        let chunk = Arc::get_mut(&mut self.chunk).expect("nothing of the chunk is lent yet");
+        let len = chunk.chunk.len;
+        pool.in_use_bytes.fetch_add(len, Ordering::Relaxed);
+        let before = std::mem::replace(&mut chunk.pool, Arc::clone(pool));
+        let in_use = before.in_use_bytes.fetch_sub(len, Ordering::Relaxed);
+        assert!(len <= in_use, "only what is in use moves");
+    }
+
     /// Lends `from..to` (from the start of the commit) of a commit that goes on. `from` must be behind the head.
     pub(crate) fn lend(&mut self, from: usize, to: usize, head_len: usize) -> Bytes {
         assert!(
@@ -264,5 +359,43 @@ impl ChunkTail {
 impl fmt::Debug for ChunkTail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ChunkTail(start {}, room {})", self.start, self.room())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever is slow to fill a chunk for one batch must hold little more than that batch: sizes follow each other
+    /// closely, and no size is missed.
+    #[test]
+    fn a_single_chunk_is_not_much_larger_than_its_batch() {
+        let (least, most) = SINGLE_BYTES;
+        for bytes in (least..=most).step_by(BLOCK_BYTES) {
+            let (index, size) = single_size(bytes).unwrap();
+            assert!(size >= bytes && size - bytes <= bytes / 4, "{bytes} in {size}");
+            assert_eq!(single_size(size), Some((index, size)), "a size is its own");
+        }
+        assert_eq!(single_size(most + 1), None);
+    }
+
+    /// Memory that is used again must be counted as kept, no more of it than allowed, and as in use by its new log when
+    /// it moves.
+    #[test]
+    fn single_chunks_are_kept_and_counted() {
+        let (pool, other) = (ChunkPool::new(1 << 20), ChunkPool::new(1 << 20));
+        let taken: Vec<ChunkTail> = (0..100).map(|_| pool.take_single(100 << 10)).collect();
+        let size = taken[0].room();
+        assert_eq!((pool.in_use_bytes(), pool.kept_bytes()), (100 * size, 0));
+        drop(taken);
+        assert_eq!((pool.in_use_bytes(), pool.kept_bytes()), (0, SINGLES_KEPT_MAX * size));
+        let mut again = pool.take_single(size);
+        assert_eq!(pool.kept_bytes(), (SINGLES_KEPT_MAX - 1) * size);
+        again.move_to(&other);
+        assert_eq!((pool.in_use_bytes(), other.in_use_bytes()), (0, size));
+        drop(again);
+        assert_eq!((other.in_use_bytes(), other.kept_bytes()), (0, size));
+        drop((0..20).map(|_| pool.take_single(2 << 20)).collect::<Vec<_>>());
+        assert!(pool.kept_bytes() <= SINGLES_KEPT_BYTES_MAX, "{}", pool.kept_bytes());
     }
 }

@@ -42,7 +42,7 @@ impl Disk for BlockingDisk {
         let storage = &*self.storage;
         let (ticket, result) = match op {
             DiskOp::Write { ticket, file, at, bytes, durable } => {
-                let written = storage.write_at(file, at, &bytes);
+                let written = storage.write_at(file, at, &bytes.joined());
                 let synced = if durable { storage.sync(file) } else { Ok(()) };
                 (ticket, Completed::Written(written.and(synced)))
             }

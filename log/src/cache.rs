@@ -57,6 +57,12 @@ impl TailCache {
         self.evict();
     }
 
+    /// Keeps at most `bytes_max` from now on.
+    pub(crate) fn limit(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+        self.evict();
+    }
+
     /// Bytes of the commits that are kept.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::aligned::BLOCK_BYTES;
+use crate::aligned::{AlignedBuf, BLOCK_BYTES};
 use crate::chores::ChoreOutcome;
 use crate::storage::{FileId, Storage};
 
@@ -55,8 +55,8 @@ pub enum DiskOp {
         file: FileId,
         /// Byte in the file, a multiple of 4096.
         at: u64,
-        /// What; its address and its length are multiples of 4096.
-        bytes: Bytes,
+        /// What.
+        bytes: Blocks,
         /// The completion must mean that the bytes survive a power loss (`RWF_DSYNC`). Else it means that they survive
         /// the process.
         durable: bool,
@@ -90,6 +90,67 @@ pub enum DiskOp {
     },
 }
 
+/// The bytes of one write, in pieces that come one after the other. The address and the length of each are multiples of
+/// 4096.
+#[derive(Clone, Debug)]
+pub struct Blocks {
+    first: Bytes,
+    /// No memory as long as there is one piece.
+    further: Vec<Bytes>,
+    len: usize,
+}
+
+impl Blocks {
+    /// Most pieces of one write: few enough for the kernel's table of them to be small.
+    pub const PIECES_MAX: usize = 64;
+
+    /// Adds a piece.
+    pub fn push(&mut self, piece: Bytes) {
+        self.len += piece.len();
+        self.further.push(piece);
+    }
+
+    /// Bytes of all pieces.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "there is always something to write")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many pieces there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        1 + self.further.len()
+    }
+
+    /// The pieces, in their order.
+    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.first).chain(&self.further)
+    }
+
+    /// All bytes in one piece, copied if there are several.
+    #[must_use]
+    pub fn joined(&self) -> Bytes {
+        if self.further.is_empty() {
+            return self.first.clone();
+        }
+        let mut joined = AlignedBuf::zeroed(self.len);
+        let mut rest = joined.as_mut_slice();
+        for piece in self.pieces() {
+            let (place, behind) = rest.split_at_mut(piece.len());
+            place.copy_from_slice(piece);
+            rest = behind;
+        }
+        joined.into()
+    }
+}
+
+impl From<Bytes> for Blocks {
+    fn from(first: Bytes) -> Self {
+        Blocks { len: first.len(), first, further: Vec::new() }
+    }
+}
+
 /// Blocking work that a log has done elsewhere.
 pub type Chore = Box<dyn FnOnce(&dyn Storage) -> ChoreDone + Send>;
 
@@ -118,12 +179,15 @@ impl DiskOp {
         let is_block = |at: u64| at.is_multiple_of(BLOCK_BYTES as u64);
         match self {
             DiskOp::Write { at, bytes, .. } => {
-                assert!(
-                    !bytes.is_empty() && is_block(bytes.len() as u64),
-                    "whole blocks are written"
-                );
                 assert!(is_block(*at), "a write starts at a block");
-                assert!(is_block(bytes.as_ptr() as u64), "direct writes take aligned memory");
+                assert!(bytes.count() <= Blocks::PIECES_MAX, "a write has few pieces");
+                for piece in bytes.pieces() {
+                    assert!(
+                        !piece.is_empty() && is_block(piece.len() as u64),
+                        "whole blocks are written"
+                    );
+                    assert!(is_block(piece.as_ptr() as u64), "direct writes take aligned memory");
+                }
             }
             DiskOp::Read { at, len, .. } => {
                 assert!(*len > 0 && is_block(u64::from(*len)), "whole blocks are read");

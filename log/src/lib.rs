@@ -11,6 +11,7 @@ pub mod cursor;
 pub mod disk;
 pub mod folder;
 pub mod inspect;
+pub mod landing;
 pub mod log;
 pub mod options;
 pub mod positions;

@@ -27,6 +27,7 @@ use crate::checkpoint::Checkpointer;
 use crate::control::Record;
 use crate::cursor::{Cursor, CursorMark, Cursors};
 use crate::disk::{Completed, Disk, LogKey, Ticket};
+use crate::landing::{Landing, Source};
 use crate::options::{LogOptions, Sync};
 use crate::positions::LogPositions;
 use crate::publishers::Publishers;
@@ -37,6 +38,9 @@ use crate::topics::Topics;
 use self::commits::{Closed, OpenCommit};
 use self::flights::Flights;
 use self::upkeep::Upkeep;
+
+/// What is kept of the tail while nobody reads there: enough for who begins to.
+const UNREAD_TAIL_BYTES: usize = 1 << 20;
 
 /// One log. See the module.
 #[derive(Debug)]
@@ -269,6 +273,20 @@ impl Log {
         Ok(id)
     }
 
+    /// Whether anybody reads at the tail. While nobody does, next to nothing of it is kept in memory, and the few buffers
+    /// that commits take turns in stay in the processor's cache.
+    pub fn keep_tail(&mut self, is_read: bool) {
+        let most = if is_read { self.options.cache_bytes } else { UNREAD_TAIL_BYTES };
+        self.cache.limit(most.min(self.options.cache_bytes));
+    }
+
+    /// Memory to receive a large batch into where it is to stay: `len` bytes of a frame, of which `lead` come before the
+    /// batch. Another log of the folder may take it, too.
+    #[must_use]
+    pub fn landing(&self, lead: usize, len: usize) -> Landing {
+        Landing::new(&self.pool, lead, len)
+    }
+
     /// Appends a batch: stamps its header and copies its body, once, into the open commit. One with a sequence must be
     /// new ([`Log::stored`]).
     ///
@@ -282,13 +300,35 @@ impl Log {
         body: &[u8],
         now: Timestamp,
     ) -> Result<Appended, NoAppend> {
-        assert_eq!(header.body_len as usize, body.len(), "the header is this body's");
+        self.append_from(topic, partition, header, Source::Bytes(body), now)
+    }
+
+    /// As [`Log::append`]; a batch that landed becomes a commit of its own and is not copied.
+    ///
+    /// # Errors
+    /// As [`NoAppend`] says; nothing was changed, and nothing taken.
+    pub fn append_from(
+        &mut self,
+        topic: TopicId,
+        partition: Partition,
+        header: &BatchHeader,
+        mut source: Source<'_>,
+        now: Timestamp,
+    ) -> Result<Appended, NoAppend> {
+        let body_len = source.body().len();
+        assert_eq!(header.body_len as usize, body_len, "the header is this body's");
         assert!(header.count > 0 && header.content == ContentKind::Events, "batches hold events");
         assert!(topic.0 >= 1 && topic.0 <= self.topics.len(), "topics are created first");
         self.admits_events()?;
         self.now = self.now.max(now);
-        let len = batch_slot_bytes(body.len());
-        self.make_room(len, false)?;
+        let len = batch_slot_bytes(body_len);
+        let usual_chunk = match &mut source {
+            Source::Bytes(_) => {
+                self.make_room(len, false)?;
+                None
+            }
+            Source::Landing(landing) => Some(self.open_landed(len, landing)?),
+        };
         let place = self.place_batch(len);
         let base_position = self.positions.end();
         let state = self.topics.partition_mut(topic, partition).expect("the topic is there");
@@ -316,9 +356,14 @@ impl Log {
         };
         assert!(state.start <= base_offset, "what is appended has not expired");
         self.segments.active_index().appended(run, &mut state.last_run);
-        self.write_batch(place, &stamped, body);
+        let copied = if let Source::Bytes(body) = source { Some(body) } else { None };
+        self.write_batch(place, &stamped, copied);
         self.positions.appended(stamped.end_position());
         self.publishers.appended(&stamped);
+        if let Some(chunk) = usual_chunk {
+            self.close_commit();
+            self.chunk = chunk;
+        }
         Ok(Appended { base_position, base_offset, append_time: self.now })
     }
 

@@ -203,6 +203,13 @@ impl Log {
         reader.planning = None;
     }
 
+    /// Moves a reader on to `position`, past what nobody wants of it.
+    pub fn skip_to(&mut self, reader: &mut Reader, position: Position) {
+        assert!(reader.position <= position, "a reader goes on");
+        self.release_memory(reader);
+        (reader.position, reader.place, reader.failures) = (position, None, 0);
+    }
+
     /// Whether readers may ask the disk for more.
     #[must_use]
     pub fn has_read_room(&self) -> bool {

@@ -558,7 +558,7 @@ impl SimDisk {
         let ticket = op.ticket();
         let result = match op {
             DiskOp::Write { file, at, bytes, durable, .. } => {
-                Completed::Written(self.write(file, at, &bytes, durable))
+                Completed::Written(self.write(file, at, &bytes.joined(), durable))
             }
             DiskOp::Read { file, at, len, .. } => Completed::Read(self.read(file, at, len)),
             DiskOp::Sync { file, .. } => Completed::Synced(self.sync(file, write_end)),
@@ -571,7 +571,7 @@ impl SimDisk {
     pub fn power_loss(&mut self) {
         for queued in self.queue.drain(..) {
             if let DiskOp::Write { file, at, bytes, .. } = queued.op {
-                let _ = self.storage.state().write(file, at, &bytes, false);
+                let _ = self.storage.state().write(file, at, &bytes.joined(), false);
             }
         }
         self.storage.power_loss(&mut self.random);
@@ -604,7 +604,7 @@ impl SimDisk {
             if let DiskOp::Write { file, at, bytes, .. } = queued.op
                 && self.random.one_in(2)
             {
-                let _ = self.storage.state().write(file, at, &bytes, false);
+                let _ = self.storage.state().write(file, at, &bytes.joined(), false);
             }
         }
     }

@@ -58,6 +58,8 @@ faults! {
     ReadsFailing => "reads failing for a while",
     /// The disk was full.
     DiskFull => "disk full",
+    /// A batch was received where it was to stay, in a commit of its own.
+    Landed => "batch received in its place",
     /// A shard was not run for long.
     Stall => "shard stalled",
     /// Mail took long.

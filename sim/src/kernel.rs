@@ -37,7 +37,7 @@ impl Disk for SimKernel<'_> {
         let ticket = op.ticket().0;
         match &op {
             DiskOp::Write { at, bytes, durable, .. } => {
-                let (len, sum) = (bytes.len(), digest(bytes));
+                let (len, sum) = (bytes.len(), digest(&bytes.joined()));
                 self.trace.note(format_args!(
                     "  {log} write {ticket} at {at} len {len} sum {sum:08x} durable {durable}"
                 ));

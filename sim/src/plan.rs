@@ -133,6 +133,8 @@ pub struct Plan {
     pub read_fault_chance: u64,
     /// How often in a thousand looks at its connection a member leaves its group and comes back.
     pub leave_chance: u64,
+    /// How many in a thousand batches are received where they are to stay.
+    pub landed_per_mille: u64,
 }
 
 impl Plan {
@@ -170,6 +172,7 @@ impl Plan {
             rare_fault_chance: random.pick(&[0, 40, 120]),
             read_fault_chance: 0,
             leave_chance: 0,
+            landed_per_mille: 0,
         };
         // Drawn from numbers of their own, so that what else a seed means does not change with them.
         plan.with_extras(&mut random.clone().fork().fork())
@@ -195,6 +198,7 @@ impl Plan {
         self.log.sync_after = Duration::from_micros(random.pick(&[0, 500, 10_000, 100_000]));
         self.log.sync_bytes = random.pick(&[4 << 10, 64 << 10, 8 << 20]);
         self.log.unsynced_bytes_max = random.pick(&[16 << 10, 256 << 10, 32 << 20]);
+        self.landed_per_mille = random.pick(&[0, 0, 300, 1_000]);
         self
     }
 }

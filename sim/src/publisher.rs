@@ -230,8 +230,21 @@ impl Publisher {
             Err(error) => violated!(CHECK, "batch {} is made badly: {error}", made.id.0),
         };
         let topic = scene.plan.topics[made.intent.topic].text().clone();
-        match node.shard(home).publish(home.key, request, &topic, &batch) {
+        let lands = self.lands(request, scene.plan.landed_per_mille);
+        let shard = node.shard(home);
+        let admission = if lands {
+            let mut landing = shard.landing(0, made.bytes.len());
+            landing.copy(&made.bytes);
+            let mut landing = Some(landing);
+            shard.publish_landed(home.key, request, &topic, &batch.header, &mut landing)
+        } else {
+            shard.publish(home.key, request, &topic, &batch)
+        };
+        match admission {
             Ok(Admission::Taken) => {
+                if lands {
+                    scene.tally.hit(Fault::Landed);
+                }
                 let (id, count) = (made.id, made.intent.keys.len() as u64);
                 scene.trace.note(format_args!(
                     "publisher {} sends batch {} of {count}",
@@ -255,6 +268,13 @@ impl Publisher {
             }
             Err(refusal) => self.refused(made, &refusal, false, scene),
         }
+    }
+
+    /// Whether a publish is received where it is to stay. Decided by numbers that are there anyway, so that what else a
+    /// seed means does not change with it.
+    fn lands(&self, request: u64, per_mille: u64) -> bool {
+        let mixed = (request << 8 | self.number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        mixed % 1_000 < per_mille
     }
 
     /// A new attempt.

@@ -1,6 +1,6 @@
 //! One connection: its socket, its session and what waits to be sent. Idle, it holds no buffer.
 
-use std::io::{IoSlice, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 
@@ -10,6 +10,10 @@ use crate::session::{Session, SessionKey};
 
 /// Bytes that may wait for one peer before its session gets no more events and no more bytes.
 pub(super) const OUTBOUND_BYTES_HIGH: usize = 256 << 10;
+/// Most bytes read at once to a place that a session has for its bytes.
+const PLACED_BYTES_MAX: usize = 256 << 10;
+/// Bytes read beyond a place that a session has for its bytes: the head of what follows.
+const BEYOND_BYTES: usize = 4 << 10;
 /// Chunks of one vectored write.
 const SLICES: usize = 64;
 /// Bytes that a peer may still send after the close; they are thrown away.
@@ -93,10 +97,28 @@ pub(super) struct Flags {
     pub(super) is_ended: bool,
     /// The session wants no bytes.
     pub(super) is_paused: bool,
+    /// The last read went to a place of the session's own.
+    pub(super) had_place: bool,
     /// The kernel tells when the peer takes bytes again.
     pub(super) awaits_writable: bool,
     /// The shard holds events that were not fetched because too much was outbound.
     pub(super) is_held: bool,
+}
+
+/// What one read brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Arrived {
+    /// Bytes at the start of the session's own place.
+    pub(super) placed: usize,
+    /// Bytes that came beyond it, at the start of the scratch buffer.
+    pub(super) beyond: usize,
+}
+
+impl Arrived {
+    /// Whether the peer's stream has ended.
+    pub(super) fn is_end(self) -> bool {
+        self.placed + self.beyond == 0
+    }
 }
 
 impl Slot {
@@ -147,8 +169,44 @@ impl Connection {
         are_taken && self.flags.may_read
     }
 
+    /// Reads once: to the place that the session has for its bytes, else to `scratch`, there at most `bytes_max`.
+    pub(super) fn read(&mut self, scratch: &mut [u8], bytes_max: usize) -> io::Result<Arrived> {
+        let Connection { stream, session, flags, phase, .. } = self;
+        let mut place = if *phase == Phase::Open { session.place() } else { None };
+        let had_place = std::mem::replace(&mut flags.had_place, place.is_some());
+        let scratch_max = match &mut place {
+            // One read is bounded, and nothing can come beyond what is not read to its end.
+            Some(place) if place.len() > PLACED_BYTES_MAX => {
+                *place = &mut std::mem::take(place)[..PLACED_BYTES_MAX];
+                0
+            }
+            // After a large frame the head of the next one is all that is to be copied.
+            Some(_) => BEYOND_BYTES,
+            None if had_place => BEYOND_BYTES,
+            None => bytes_max,
+        };
+        let scratch = &mut scratch[..scratch_max];
+        let placed_max = place.as_ref().map_or(0, |place| place.len());
+        let wanted = placed_max + scratch.len();
+        let result = match &mut place {
+            Some(place) => {
+                stream.read_vectored(&mut [IoSliceMut::new(place), IoSliceMut::new(scratch)])
+            }
+            None => stream.read(scratch),
+        };
+        // A read that did not fill what was there for it has emptied the socket, and what comes later is told anew; but
+        // after a hang-up nothing more is told.
+        match &result {
+            Ok(read) => flags.may_read = *read == wanted || flags.is_hung_up,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => flags.may_read = false,
+            Err(_) => {}
+        }
+        let read = result?;
+        Ok(Arrived { placed: read.min(placed_max), beyond: read.saturating_sub(placed_max) })
+    }
+
     /// One vectored write of what comes next; how many bytes left.
-    pub(super) fn write_once(&mut self) -> std::io::Result<usize> {
+    pub(super) fn write_once(&mut self) -> io::Result<usize> {
         let written = {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let filled = self.out.fill(&mut slices);

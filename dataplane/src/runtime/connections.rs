@@ -12,7 +12,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +26,8 @@ use super::stats::Counters;
 use super::threads::abort;
 use crate::fence;
 use crate::kernel::Now;
-use crate::session::{Feed, SessionKey};
+use crate::outbound::Outbound;
+use crate::session::{Feed, Session, SessionKey};
 use crate::shard::Shard;
 
 /// Bytes read at once. Large enough that a batch of usual size comes in one piece.
@@ -314,19 +315,27 @@ impl Connections {
         if !connection.wants_bytes() {
             return false;
         }
-        match connection.stream.read(&mut self.scratch[..bytes_max]) {
-            Ok(0) => self.on_end_of_stream(index, step),
-            Ok(read) => {
-                // A read that did not fill the buffer has emptied the socket, and what comes later is told anew; but
-                // after a hang-up nothing more is told.
-                connection.flags.may_read = read == bytes_max || connection.flags.is_hung_up;
-                step.counters.bytes_in.add(read as u64);
-                self.on_bytes(index, read, step);
+        let read = match catch_unwind(AssertUnwindSafe(|| {
+            connection.read(&mut self.scratch, bytes_max)
+        })) {
+            Ok(read) => read,
+            Err(_) => {
+                self.on_panic(index, step);
+                return true;
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                connection.flags.may_read = false;
-                return false;
+        };
+        match read {
+            Ok(arrived) if arrived.is_end() => self.on_end_of_stream(index, step),
+            Ok(arrived) => {
+                step.counters.bytes_in.add((arrived.placed + arrived.beyond) as u64);
+                if arrived.placed > 0 {
+                    self.on_placed(index, arrived.placed, step);
+                }
+                if arrived.beyond > 0 {
+                    self.on_bytes(index, arrived.beyond, step);
+                }
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
             Err(error) if error.kind() == ErrorKind::Interrupted => self.mark_ready(index),
             Err(error) => {
                 debug!(%error, peer = %connection.peer, "a connection broke");
@@ -334,6 +343,11 @@ impl Connections {
             }
         }
         true
+    }
+
+    /// `bytes` bytes of a connection's were read to where its session wants them.
+    fn on_placed(&mut self, index: u32, bytes: usize, step: &mut Step<'_>) {
+        self.feed(index, step, |session, step, out| session.on_placed(bytes, step.shard, out));
     }
 
     /// The first `read` bytes of the scratch buffer are a connection's.
@@ -346,9 +360,23 @@ impl Connections {
             }
             return self.mark_ready_again(index);
         }
+        let scratch = std::mem::take(&mut self.scratch);
+        self.feed(index, step, |session, step, out| {
+            session.on_bytes(&scratch[..read], step.shard, out)
+        });
+        self.scratch = scratch;
+    }
+
+    /// Has a session take what was read.
+    fn feed(
+        &mut self,
+        index: u32,
+        step: &mut Step<'_>,
+        take: impl FnOnce(&mut dyn Session, &mut Step<'_>, &mut Outbound) -> Feed,
+    ) {
+        let Some(connection) = self.slots[index as usize].open() else { return };
         let Connection { session, out, .. } = connection;
-        let bytes = &self.scratch[..read];
-        let fed = catch_unwind(AssertUnwindSafe(|| session.on_bytes(bytes, step.shard, out)));
+        let fed = catch_unwind(AssertUnwindSafe(|| take(&mut **session, step, out)));
         match fed {
             Ok(Feed::More) => {}
             Ok(Feed::Paused) => connection.flags.is_paused = true,

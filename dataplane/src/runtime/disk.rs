@@ -6,9 +6,8 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use bytes::Bytes;
 use log::aligned::{AlignedBuf, BLOCK_BYTES};
-use log::disk::{Completed, Completion, LogKey, Ticket};
+use log::disk::{Blocks, Completed, Completion, LogKey, Ticket};
 
 use super::ring::{Ring, Token};
 
@@ -38,8 +37,10 @@ struct Operation {
 
 enum Buffer {
     Write {
-        bytes: Bytes,
+        bytes: Blocks,
         durable: bool,
+        /// Where the kernel finds what is left of several pieces.
+        table: Vec<libc::iovec>,
     },
     Read {
         into: AlignedBuf,
@@ -56,8 +57,8 @@ enum Step {
 
 impl InFlight {
     /// Asks for a write of `bytes`; with `durable` it is over when they are on the device.
-    pub(super) fn write(&mut self, ring: &mut Ring, place: Place, bytes: Bytes, durable: bool) {
-        self.start(ring, place, Buffer::Write { bytes, durable });
+    pub(super) fn write(&mut self, ring: &mut Ring, place: Place, bytes: Blocks, durable: bool) {
+        self.start(ring, place, Buffer::Write { bytes, durable, table: Vec::new() });
     }
 
     /// Asks for a read of `len` bytes.
@@ -123,10 +124,22 @@ impl InFlight {
         assert!(place.fd >= 0, "an operation is on an open file");
         let at = place.at + *done as u64;
         match buffer {
-            Buffer::Write { bytes, durable } => {
-                let rest = &bytes[*done..];
-                // SAFETY: `bytes` is immutable, shared memory that this table keeps until the completion.
-                unsafe { ring.write(place.fd, at, rest, *durable, Token::Disk(index)) }
+            Buffer::Write { bytes, durable, table } => {
+                let mut rest = rest_of(bytes, *done);
+                let first = rest.next().expect("something is left to be written");
+                let Some(second) = rest.next() else {
+                    // SAFETY: `bytes` is immutable, shared memory that this table keeps until the completion.
+                    return unsafe {
+                        ring.write(place.fd, at, first, *durable, Token::Disk(index))
+                    };
+                };
+                table.clear();
+                table.extend([first, second].into_iter().chain(rest).map(|piece| libc::iovec {
+                    iov_base: piece.as_ptr().cast_mut().cast(),
+                    iov_len: piece.len(),
+                }));
+                // SAFETY: as above; the table, too, stays as it is until the completion.
+                unsafe { ring.write_pieces(place.fd, at, table, *durable, Token::Disk(index)) }
             }
             Buffer::Read { into } => {
                 let rest = &mut into.as_mut_slice()[*done..];
@@ -138,6 +151,16 @@ impl InFlight {
             Buffer::Sync => ring.sync(place.fd, Token::Disk(index)),
         }
     }
+}
+
+/// The pieces of a write behind its first `done` bytes.
+fn rest_of(bytes: &Blocks, mut done: usize) -> impl Iterator<Item = &[u8]> {
+    let rest = bytes.pieces().map(move |piece| {
+        let skipped = done.min(piece.len());
+        done -= skipped;
+        &piece[skipped..]
+    });
+    rest.filter(|piece| !piece.is_empty())
 }
 
 impl Drop for InFlight {
@@ -190,6 +213,14 @@ mod tests {
         Place { log, ticket: Ticket(ticket), fd: file.as_raw_fd(), at }
     }
 
+    /// `bytes` in pieces of a block each.
+    fn blocks(bytes: &[u8]) -> Blocks {
+        let mut pieces = bytes.chunks(BLOCK_BYTES).map(|piece| AlignedBuf::copy_of(piece).into());
+        let mut blocks = Blocks::from(pieces.next().unwrap());
+        pieces.for_each(|piece| blocks.push(piece));
+        blocks
+    }
+
     fn finish(ring: &mut Ring, in_flight: &mut InFlight) -> Vec<Completion> {
         let (mut done, mut completions) = (Vec::new(), Vec::new());
         while in_flight.count() > 0 {
@@ -209,7 +240,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let (mut ring, mut in_flight) = (Ring::new().unwrap(), InFlight::default());
         let bytes: Vec<u8> = (0..3 * BLOCK_BYTES).map(|at| (at % 251) as u8).collect();
-        in_flight.write(&mut ring, place(&file, 0, 1), AlignedBuf::copy_of(&bytes).into(), true);
+        in_flight.write(&mut ring, place(&file, 0, 1), blocks(&bytes), true);
         let written = finish(&mut ring, &mut in_flight);
         assert!(matches!(
             &written[..],
@@ -232,7 +263,7 @@ mod tests {
     fn syncs_end_with_what_the_kernel_says() {
         let file = tempfile::tempfile().unwrap();
         let (mut ring, mut in_flight) = (Ring::new().unwrap(), InFlight::default());
-        let block = || AlignedBuf::zeroed(BLOCK_BYTES).into();
+        let block = || blocks(&[0; BLOCK_BYTES]);
         in_flight.write(&mut ring, place(&file, 0, 1), block(), false);
         let written = finish(&mut ring, &mut in_flight).pop().unwrap();
         assert!(matches!(written.result, Completed::Written(Ok(()))), "{written:?}");
@@ -247,17 +278,26 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 
+    /// The kernel may do a part of a write of several pieces and stop anywhere: the rest, and nothing else, is written.
+    #[test]
+    fn what_is_left_of_several_pieces() {
+        let bytes: Vec<u8> = (0..3 * BLOCK_BYTES).map(|at| (at % 251) as u8).collect();
+        let blocks = blocks(&bytes);
+        for done in [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 7, 3 * BLOCK_BYTES] {
+            assert_eq!(
+                rest_of(&blocks, done).collect::<Vec<_>>().concat(),
+                bytes[done..],
+                "{done}"
+            );
+        }
+    }
+
     /// An operation on a file that does not take it must end with the kernel's reason: the log stops on it.
     #[test]
     fn failures_come_back() {
         let file = File::open("/dev/null").unwrap();
         let (mut ring, mut in_flight) = (Ring::new().unwrap(), InFlight::default());
-        in_flight.write(
-            &mut ring,
-            place(&file, 0, 7),
-            AlignedBuf::zeroed(BLOCK_BYTES).into(),
-            true,
-        );
+        in_flight.write(&mut ring, place(&file, 0, 7), blocks(&[0; BLOCK_BYTES]), true);
         let failed = finish(&mut ring, &mut in_flight).pop().unwrap();
         let Completed::Written(Err(error)) = failed.result else { panic!("{failed:?}") };
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));

@@ -159,6 +159,24 @@ impl Ring {
         self.push(&entry.offset(at).rw_flags(flags).build(), token);
     }
 
+    /// As [`Ring::write`], of several pieces that come one after the other.
+    ///
+    /// # Safety
+    /// The table and what it names must stay where they are, unchanged, until the token's completion has come.
+    pub(super) unsafe fn write_pieces(
+        &mut self,
+        fd: RawFd,
+        at: u64,
+        pieces: &[libc::iovec],
+        durable: bool,
+        token: Token,
+    ) {
+        assert!(pieces.len() > 1, "one piece needs no table");
+        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        let entry = opcode::Writev::new(Fd(fd), pieces.as_ptr(), pieces.len() as u32);
+        self.push(&entry.offset(at).rw_flags(flags).build(), token);
+    }
+
     /// Asks for what was written to a file to be made durable, with what is needed to read it.
     pub(super) fn sync(&mut self, fd: RawFd, token: Token) {
         let entry = opcode::Fsync::new(Fd(fd)).flags(FsyncFlags::DATASYNC);

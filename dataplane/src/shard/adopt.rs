@@ -87,6 +87,7 @@ impl Shard {
         if !self.groups.contains_key(&id) {
             let group = self.new_group(subscription);
             self.groups.insert(id, group);
+            self.active_mut().keep_tail(true);
         }
         let known = self.groups[&id].subscriptions.iter();
         if known.clone().any(|known| known.subscription.id == subscription.id) {
@@ -194,6 +195,8 @@ impl Shard {
             let freed = group.members.in_flight_bytes();
             self.free_in_flight(freed);
             self.groups.remove(&subscription.group);
+            let is_read = !self.groups.is_empty();
+            self.active_mut().keep_tail(is_read);
             self.catching_up.retain(|(group, _)| *group != subscription.group);
             self.waiting_bytes.remove(&subscription.group);
             for log in &mut self.logs {

@@ -110,6 +110,13 @@ impl Shard {
         }
         let end = self.visible_end();
         let active = self.active_index();
+        if self.groups.is_empty() && !self.tail_waits {
+            // Nobody is to be told.
+            if self.tail.position() < end {
+                self.logs[active].skip_to(&mut self.tail, end);
+            }
+            return 0;
+        }
         for work in 0..TAIL_BATCHES_PER_CYCLE {
             let log = &mut self.logs[active];
             if self.tail.position() >= end {

@@ -139,7 +139,8 @@ impl Shard {
             logs.older.iter().all(|older| older.key().generation < logs.active.key().generation),
             "only the newest generation takes events"
         );
-        let ShardLogs { active, mut older } = logs;
+        let ShardLogs { mut active, mut older } = logs;
+        active.keep_tail(false);
         let tail = Reader::new(active.positions().end());
         older.push(active);
         Shard {

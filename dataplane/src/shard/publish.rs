@@ -4,18 +4,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use codec::batch::Batch;
 use codec::header::BatchHeader;
 use codec::ids::{Offset, Partition, Position, TopicId};
 use codec::limits::PARTITIONS;
 use codec::refusal::{Code, Refusal};
 use log::batch::{LogState, NoAppend};
+use log::landing::{Landing, Source};
 use log::publishers::Stored;
 use routing::topic::TopicName;
 
 use crate::fence::Fence;
-use crate::mail::{Mail, PublishOutcome, RemotePublish};
+use crate::mail::{Mail, PublishOutcome, RemoteBody, RemotePublish};
 use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISHES_MAX};
 use crate::session::{Admission, Asked, SessionEvent, SessionKey};
 use crate::shard::Shard;
@@ -84,7 +84,7 @@ impl Publishing {
 
     /// Batches and bytes of other shards' publishers that wait for room.
     pub fn arrived(&self) -> (usize, usize) {
-        (self.arrived.len(), self.arrived.iter().map(|publish| publish.body.len()).sum())
+        (self.arrived.len(), self.arrived.iter().map(|publish| publish.body_bytes() as usize).sum())
     }
 
     /// Batches that are appended and not acknowledged.
@@ -126,7 +126,7 @@ struct Append<'a> {
     topic: &'a Arc<str>,
     partition: Partition,
     header: &'a BatchHeader,
-    body: &'a [u8],
+    body: Source<'a>,
 }
 
 impl Shard {
@@ -141,14 +141,46 @@ impl Shard {
         topic: &Arc<str>,
         batch: &Batch<'_>,
     ) -> Result<Admission, Refusal> {
+        self.publish_from(key, request, topic, &batch.header, Source::Bytes(batch.body))
+    }
+
+    /// Memory to receive a large batch into ([`Shard::publish_landed`]): `len` bytes of a frame that has been admitted
+    /// ([`Shard::admit_frame`]), of which `lead` come before the batch.
+    #[must_use]
+    pub fn landing(&self, lead: usize, len: usize) -> Landing {
+        self.active().landing(lead, len)
+    }
+
+    /// Takes a batch that has been checked and stands in `landing`. That is taken, too, unless there was no room.
+    ///
+    /// # Errors
+    /// A refusal for the publisher; nothing was taken.
+    pub fn publish_landed(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        topic: &Arc<str>,
+        header: &BatchHeader,
+        landing: &mut Option<Landing>,
+    ) -> Result<Admission, Refusal> {
+        self.publish_from(key, request, topic, header, Source::Landing(landing))
+    }
+
+    fn publish_from(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        topic: &Arc<str>,
+        header: &BatchHeader,
+        body: Source<'_>,
+    ) -> Result<Admission, Refusal> {
         let _fence = Fence::default();
         if self.draining {
             return Err(Code::ShuttingDown.into());
         }
         let index = self.options.index;
-        let len = batch.header.batch_len() as u64;
         let Some(session) = self.sessions.get(key) else { return Ok(Admission::Taken) };
-        let partition = match batch.header.partition {
+        let partition = match header.partition {
             Partition::ANY => session.partition,
             partition if partition.0 < PARTITIONS => partition,
             unknown => {
@@ -156,30 +188,25 @@ impl Shard {
                 return Err(Refusal::new(Code::UnknownPartition, text));
             }
         };
-        if !self.has_turn(key, len) {
+        if !self.has_turn(key, header.batch_len() as u64) {
             return Ok(self.wait_for_room(key));
         }
         let owner = partition.0 % self.options.shards;
         if owner != index {
-            if !self.publishing.reserve(owner, batch.body.len()) {
+            if !self.publishing.reserve(owner, header.body_len as usize) {
                 return Ok(self.wait_for_room(key));
             }
             self.stats.forwarded_batches += 1;
-            let publish = RemotePublish {
-                from: index,
-                session: key,
-                request,
-                topic: topic.clone(),
-                partition,
-                header: batch.header,
-                body: Bytes::copy_from_slice(batch.body),
-            };
+            let (session, topic, header) = (key, topic.clone(), *header);
+            let body = RemoteBody::from(body);
+            let publish =
+                RemotePublish { from: index, session, request, topic, partition, header, body };
             self.outbox.push(owner, Mail::Publish(Box::new(publish)));
             return Ok(Admission::Taken);
         }
-        let (header, body) = (&batch.header, batch.body);
-        let append = Append { from: index, session: key, request, topic, partition, header, body };
-        match self.try_append(&append) {
+        let mut append =
+            Append { from: index, session: key, request, topic, partition, header, body };
+        match self.try_append(&mut append) {
             Ok(()) => Ok(Admission::Taken),
             Err(NoAppend::NoRoom) => Ok(self.wait_for_room(key)),
             Err(error) => {
@@ -192,17 +219,17 @@ impl Shard {
     /// From other shards, and then those sessions that wait for room.
     pub(super) fn admit(&mut self) -> u32 {
         let mut work = 0;
-        while let Some(publish) = self.publishing.arrived.pop_front() {
-            let append = Append {
+        while let Some(mut publish) = self.publishing.arrived.pop_front() {
+            let mut append = Append {
                 from: publish.from,
                 session: publish.session,
                 request: publish.request,
                 topic: &publish.topic,
                 partition: publish.partition,
                 header: &publish.header,
-                body: &publish.body,
+                body: publish.body.source(),
             };
-            match self.try_append(&append) {
+            match self.try_append(&mut append) {
                 Ok(()) => work += 1,
                 Err(NoAppend::NoRoom) => {
                     self.publishing.arrived.push_front(publish);
@@ -283,14 +310,14 @@ impl Shard {
             request: publish.request,
             partition: publish.partition,
             count: publish.header.count,
-            bytes: publish.body.len() as u32,
+            bytes: publish.body_bytes(),
             result,
         };
         let mail = Mail::Published { from: self.options.index, outcome: Box::new(outcome) };
         self.outbox.push(publish.from, mail);
     }
 
-    fn try_append(&mut self, append: &Append<'_>) -> Result<(), NoAppend> {
+    fn try_append(&mut self, append: &mut Append<'_>) -> Result<(), NoAppend> {
         let now = self.now.wall;
         let topic = self.active().topic_id(append.topic);
         if let Some(stored) = self.active().stored(topic, append.partition, append.header)? {
@@ -302,7 +329,8 @@ impl Shard {
             None => self.create_topic(append.topic)?,
         };
         let log = self.active_mut();
-        let done = log.append(topic, append.partition, append.header, append.body, now);
+        let source = append.body.by_ref();
+        let done = log.append_from(topic, append.partition, append.header, source, now);
         if let Err(NoAppend::NoRoom) = done {
             self.may_have_room = false;
         }
@@ -310,7 +338,7 @@ impl Shard {
         let count = append.header.count;
         self.stats.appended_batches += 1;
         self.stats.appended_events += u64::from(count);
-        self.stats.appended_bytes += append.body.len() as u64;
+        self.stats.appended_bytes += u64::from(append.header.body_len);
         let last = self.publishing.unacked.back();
         assert!(last.is_none_or(|last| last.end <= done.base_position), "positions rise");
         self.publishing.unacked.push_back(Unacked {
@@ -321,7 +349,7 @@ impl Shard {
             partition: append.partition,
             base_offset: done.base_offset,
             count,
-            bytes: append.body.len() as u32,
+            bytes: append.header.body_len,
         });
         Ok(())
     }
@@ -342,7 +370,7 @@ impl Shard {
             partition: append.partition,
             base_offset: stored.base_offset,
             count: append.header.count,
-            bytes: append.body.len() as u32,
+            bytes: append.header.body_len,
         };
         if stored.end <= self.visible_end() {
             self.acknowledge(unacked, None);

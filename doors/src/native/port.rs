@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use codec::batch::Batch;
+use codec::header::BatchHeader;
 use codec::ids::Partition;
 use codec::refusal::Refusal;
 use dataplane::selection::Selection;
-use dataplane::session::{Admission, SessionKey, SubscribeRequest, Verdict};
+use dataplane::session::{Admission, Landing, SessionKey, SubscribeRequest, Verdict};
 use dataplane::shard::Shard;
 
 /// A shard, as far as a session needs one. The methods are those of [`Shard`].
@@ -22,6 +23,15 @@ pub(super) trait Port {
         request: u64,
         topic: &Arc<str>,
         batch: &Batch<'_>,
+    ) -> Result<Admission, Refusal>;
+    fn landing(&self, lead: usize, len: usize) -> Landing;
+    fn publish_landed(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        topic: &Arc<str>,
+        header: &BatchHeader,
+        landing: &mut Option<Landing>,
     ) -> Result<Admission, Refusal>;
     fn subscribe(&mut self, key: SessionKey, wish: SubscribeRequest) -> Result<(), Refusal>;
     fn unsubscribe(&mut self, key: SessionKey, subscription: u64, end: bool);
@@ -56,6 +66,21 @@ impl Port for Shard {
         batch: &Batch<'_>,
     ) -> Result<Admission, Refusal> {
         Shard::publish(self, key, request, topic, batch)
+    }
+
+    fn landing(&self, lead: usize, len: usize) -> Landing {
+        Shard::landing(self, lead, len)
+    }
+
+    fn publish_landed(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        topic: &Arc<str>,
+        header: &BatchHeader,
+        landing: &mut Option<Landing>,
+    ) -> Result<Admission, Refusal> {
+        Shard::publish_landed(self, key, request, topic, header, landing)
     }
 
     fn subscribe(&mut self, key: SessionKey, wish: SubscribeRequest) -> Result<(), Refusal> {

@@ -1,25 +1,29 @@
 //! One connection of the native protocol: a state machine from bytes to requests, and from the shard's events to bytes.
 //!
 //! Lives on the core of its shard. Invariants: whole frames are taken straight from the runtime's scratch buffer, and
-//! only a partial frame is kept (`input`), with what follows it while the shard has no room; every publish that was
-//! taken stands in `window` until it is answered; nothing a peer sends can make this code panic.
+//! only a partial frame is kept (`input`), with what follows it while the shard has no room; a large publish is received
+//! where it is to stay (`landing`) as soon as its length is known; every publish that was taken stands in `window` until
+//! it is answered; nothing a peer sends can make this code panic.
+
+mod feeding;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use codec::batch::Batch;
 use codec::frame::{
-    self, Acked, DeliveryHead, FEATURE_SEQUENCES, Frame, FrameError, GoodbyeFrame, Hello, Kind,
-    Parsed, RefusalFrame, Settlements, Subscribe, TopicFrame, WireVerdict,
+    self, Acked, DeliveryHead, FEATURE_SEQUENCES, Frame, GoodbyeFrame, Hello, Kind, RefusalFrame,
+    Settlements, Subscribe, TopicFrame, WireVerdict,
 };
 use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
+use codec::ids::TopicId;
 use codec::refusal::{Code, Refusal};
 use dataplane::kernel::Now;
-use dataplane::options::{CREDIT_MAX, INPUT_FREE_BYTES};
+use dataplane::options::CREDIT_MAX;
 use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{
-    Admission, Asked, Delivery, Feed, Session, SessionEvent, SessionKey, Verdict,
+    Admission, Asked, Delivery, Feed, Landing, Session, SessionEvent, SessionKey, Verdict,
 };
 use dataplane::shard::Shard;
 
@@ -27,9 +31,6 @@ use super::port::Port;
 use super::topics::{ClientTopics, ServerTopics};
 use super::window::{Unanswered, Window};
 use super::{NativeOptions, checks};
-
-/// An emptied input buffer of more than this is freed at once; a smaller one at the next look at the clock.
-const INPUT_KEPT_BYTES: usize = 256 << 10;
 
 /// How far the conversation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +66,15 @@ pub(super) struct NativeSession {
     said_goodbye: bool,
     /// The shard had no room; `input` starts with the publish it did not take.
     paused: bool,
-    /// The publish at the start of `input` has been checked and need not be again.
+    /// The publish in `landing` or else at the start of `input` has been checked and need not be again.
     head_checked: bool,
     /// Something came since the last look at the clock.
     heard: bool,
     /// A partial frame; while paused also what follows it.
     input: Vec<u8>,
-    /// Whether the shard counts bytes of `input`.
+    /// A large publish that is not whole yet, or has found no room; it comes before `input`.
+    landing: Option<Landing>,
+    /// Whether the shard counts bytes of `input` and `landing`.
     input_counted: bool,
     window: Window,
     client_topics: ClientTopics,
@@ -95,6 +98,7 @@ impl NativeSession {
             head_checked: false,
             heard: false,
             input: Vec::new(),
+            landing: None,
             input_counted: false,
             window: Window::default(),
             client_topics: ClientTopics::default(),
@@ -184,142 +188,10 @@ impl NativeSession {
     /// Bytes of memory beyond the session's own size.
     pub(super) fn held_bytes(&self) -> usize {
         self.input.capacity()
+            + self.landing.as_ref().map_or(0, Landing::memory_bytes)
             + self.window.memory_bytes()
             + self.client_topics.memory_bytes()
             + self.server_topics.memory_bytes()
-    }
-
-    /// Takes frames from `bytes` until they end, the shard has no room, or the connection closes. Returns how many
-    /// bytes were taken.
-    fn take_frames(
-        &mut self,
-        bytes: &[u8],
-        shard: &mut impl Port,
-        out: &mut Outbound,
-    ) -> (usize, Step) {
-        let mut at = 0;
-        while at < bytes.len() {
-            let (consumed, step) = match self.parse(&bytes[at..]) {
-                Ok(Parsed::Incomplete { .. }) => break,
-                Ok(Parsed::Frame { request, frame, consumed }) => {
-                    (consumed, self.on_frame(request, frame, shard, out))
-                }
-                Err(error) => match (error.consumed, self.phase) {
-                    (Some(consumed), Phase::Open | Phase::Leaving) => {
-                        self.refuse(error.request, error.kind, &error.refusal(), out);
-                        (consumed, Step::Taken)
-                    }
-                    _ => (0, self.fail(error.request, error.kind, &self.refusal_of(&error), out)),
-                },
-            };
-            if step != Step::Taken {
-                return (at, step);
-            }
-            at += consumed;
-        }
-        (at, Step::Taken)
-    }
-
-    /// Before hello nothing else is waited for, however long it claims to be.
-    fn parse<'a>(&self, bytes: &'a [u8]) -> Result<Parsed<'a>, FrameError> {
-        if self.phase == Phase::Hello
-            && let Some(kind) = bytes.get(4)
-            && *kind != Kind::Hello.number()
-        {
-            let cause = frame::FrameErrorCause::UnknownKind;
-            return Err(FrameError { kind: *kind, request: 0, consumed: None, cause });
-        }
-        frame::parse(bytes)
-    }
-
-    fn refusal_of(&self, error: &FrameError) -> Refusal {
-        match (self.phase, &error.cause) {
-            (Phase::Hello, frame::FrameErrorCause::UnknownKind) => {
-                Refusal::new(Code::HelloRequired, format!("frame kind {} came first", error.kind))
-            }
-            _ => error.refusal(),
-        }
-    }
-
-    /// Takes bytes, and has the shard count what is left of them.
-    fn feed_counted(&mut self, bytes: &[u8], shard: &mut impl Port, out: &mut Outbound) -> Feed {
-        let feed = self.feed(bytes, shard, out);
-        if feed == Feed::Close {
-            return feed;
-        }
-        let has = self.input.len() as u64;
-        if self.paused {
-            self.input_counted = true;
-            shard.keep_input(self.key, has);
-            return Feed::Paused;
-        }
-        let whole = match self.parse(&self.input) {
-            Ok(Parsed::Incomplete { missing }) if has > 0 => has + missing as u64,
-            _ => 0,
-        };
-        if whole <= INPUT_FREE_BYTES {
-            if std::mem::take(&mut self.input_counted) {
-                shard.keep_input(self.key, 0);
-            }
-            return Feed::More;
-        }
-        self.input_counted = true;
-        self.paused = !shard.admit_frame(self.key, has, whole);
-        if !self.paused {
-            // Growing by doubling would keep twice as much as was admitted.
-            self.input.reserve_exact((whole - has) as usize);
-        }
-        self.feed_now()
-    }
-
-    /// First completes the partial frame from before, so that only its bytes are copied; then the rest in place.
-    fn feed(&mut self, mut bytes: &[u8], shard: &mut impl Port, out: &mut Outbound) -> Feed {
-        while !self.input.is_empty() && !self.paused {
-            match self.parse(&self.input) {
-                Ok(Parsed::Incomplete { missing }) => {
-                    let (now, later) = bytes.split_at(missing.min(bytes.len()));
-                    self.input.extend_from_slice(now);
-                    bytes = later;
-                    if now.len() < missing {
-                        return Feed::More;
-                    }
-                }
-                Ok(_) | Err(_) => {
-                    if let Step::Close = self.take_input(shard, out) {
-                        return Feed::Close;
-                    }
-                }
-            }
-        }
-        if self.paused {
-            self.input.extend_from_slice(bytes);
-            return Feed::Paused;
-        }
-        let (taken, step) = self.take_frames(bytes, shard, out);
-        match step {
-            Step::Close => return Feed::Close,
-            Step::NoRoom => self.paused = true,
-            Step::Taken => {}
-        }
-        self.input.extend_from_slice(&bytes[taken..]);
-        if self.paused { Feed::Paused } else { Feed::More }
-    }
-
-    /// Takes the frames that stand in `input`.
-    fn take_input(&mut self, shard: &mut impl Port, out: &mut Outbound) -> Step {
-        let mut input = std::mem::take(&mut self.input);
-        let (taken, step) = self.take_frames(&input, shard, out);
-        self.paused = step == Step::NoRoom;
-        if taken == input.len() {
-            input.clear();
-            if input.capacity() > INPUT_KEPT_BYTES {
-                input = Vec::new();
-            }
-        } else {
-            input.drain(..taken);
-        }
-        self.input = input;
-        step
     }
 
     fn on_frame(
@@ -409,23 +281,49 @@ impl NativeSession {
         shard: &mut impl Port,
         out: &mut Outbound,
     ) -> Step {
+        let (topic, batch) = match self.checked_publish(request, bytes, out) {
+            Ok(checked) => checked,
+            Err(step) => return step,
+        };
+        self.publish(request, batch.header.topic, out, |key, number| {
+            shard.publish(key, number, &topic, &batch)
+        })
+    }
+
+    /// A publish that the window and the batch itself allow; else what became of it.
+    fn checked_publish<'b>(
+        &mut self,
+        request: u64,
+        bytes: &'b [u8],
+        out: &mut Outbound,
+    ) -> Result<(Arc<str>, Batch<'b>), Step> {
         let limit = self.options.window_batches_max;
         if self.window.len() >= limit as usize {
             let text = format!("{} publishes wait for an answer, at most {limit} may", limit + 1);
             let refusal = Refusal::new(Code::OutOfWindow, text);
-            return self.fail(request, Kind::Publish.number(), &refusal, out);
+            return Err(self.fail(request, Kind::Publish.number(), &refusal, out));
         }
         let checked = std::mem::take(&mut self.head_checked);
-        let result = self.check_batch(bytes, checked).and_then(|(topic, batch)| {
-            let unanswered = Unanswered { request, topic: batch.header.topic };
-            let number = self.window.opened(unanswered);
-            let admission = shard.publish(self.key, number, &topic, &batch);
-            if !matches!(admission, Ok(Admission::Taken)) {
-                self.window.answered(number);
-            }
-            admission
-        });
-        match result {
+        self.check_batch(bytes, checked).map_err(|refusal| {
+            self.refuse(request, Kind::Publish.number(), &refusal, out);
+            Step::Taken
+        })
+    }
+
+    /// Puts a publish into the window and gives it to the shard, which `give` does with the number that it has there.
+    fn publish(
+        &mut self,
+        request: u64,
+        topic: TopicId,
+        out: &mut Outbound,
+        give: impl FnOnce(SessionKey, u64) -> Result<Admission, Refusal>,
+    ) -> Step {
+        let number = self.window.opened(Unanswered { request, topic });
+        let admission = give(self.key, number);
+        if !matches!(admission, Ok(Admission::Taken)) {
+            self.window.answered(number);
+        }
+        match admission {
             Ok(Admission::Taken) => {}
             Ok(Admission::NoRoom) => {
                 self.head_checked = true;
@@ -571,6 +469,7 @@ impl NativeSession {
         RefusalFrame::new(refusal, kind, true).encode(request, self.writing(out));
         self.phase = Phase::Closed;
         self.input = Vec::new();
+        self.landing = None;
         Step::Close
     }
 
@@ -626,6 +525,14 @@ impl NativeSession {
 impl Session for NativeSession {
     fn on_bytes(&mut self, bytes: &[u8], shard: &mut Shard, out: &mut Outbound) -> Feed {
         self.read(bytes, shard, out)
+    }
+
+    fn place(&mut self) -> Option<&mut [u8]> {
+        self.place()
+    }
+
+    fn on_placed(&mut self, bytes: usize, shard: &mut Shard, out: &mut Outbound) -> Feed {
+        self.placed(bytes, shard, out)
     }
 
     fn on_event(&mut self, event: SessionEvent, shard: &mut Shard, out: &mut Outbound) -> Feed {

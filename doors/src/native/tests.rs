@@ -22,7 +22,7 @@ use dataplane::kernel::Now;
 use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{
-    Admission, Asked, Delivery, Feed, SessionEvent, SessionKey, SubscribeRequest, Verdict,
+    Admission, Asked, Delivery, Feed, Landing, SessionEvent, SessionKey, SubscribeRequest, Verdict,
 };
 use dataplane::token::{TOKEN_BYTES, Token};
 use log::batch::StoredBatch;
@@ -46,6 +46,8 @@ struct Recorder {
     is_full: bool,
     /// Frames that were not whole: bytes there are, and in all.
     frames: Vec<(u64, u64)>,
+    /// How often a publish was offered that was received into a place of its own.
+    landed: u32,
 }
 
 impl Port for Recorder {
@@ -69,6 +71,28 @@ impl Port for Recorder {
             let data = batch.check().unwrap().event(0).unwrap().data().to_vec();
             self.calls.push(format!("publish {topic} {} {data:?}", batch.header.partition));
             self.taken.push((request, data));
+        }
+        answer
+    }
+
+    fn landing(&self, lead: usize, len: usize) -> Landing {
+        Landing::detached(lead, len)
+    }
+
+    fn publish_landed(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        topic: &Arc<str>,
+        header: &BatchHeader,
+        landing: &mut Option<Landing>,
+    ) -> Result<Admission, Refusal> {
+        let landed = landing.as_ref().expect("there is one");
+        let batch = Batch { header: *header, body: landed.body() };
+        self.landed += 1;
+        let answer = self.publish(key, request, topic, &batch);
+        if let Ok(Admission::Taken) = answer {
+            *landing = None;
         }
         answer
     }
@@ -682,4 +706,65 @@ fn a_large_frame_waits_until_it_is_admitted() {
     rig.shard.is_full = true;
     assert_eq!(rig.clock(5 * timeout), Feed::More, "it was heard");
     assert_eq!(rig.clock(6 * timeout), Feed::Close, "others wait for what it does not end");
+}
+
+/// A large publish is received where it is to stay, whatever the pieces in which it comes and whoever has them: its data
+/// must arrive as they were sent, and what comes behind it must not be lost.
+#[test]
+fn a_large_publish_lands_in_pieces() {
+    let mut rig = Rig::open(NativeOptions::default());
+    let data: Vec<u8> = (0..100_000u32).map(|at| (at % 251) as u8).collect();
+    let frame = publish(5, &data);
+    let two = [&frame[..], &frame[..]].concat();
+    for piece in [4_100, 70_000, frame.len() - 1] {
+        let (taken, landed) = (rig.shard.taken.len(), rig.shard.landed);
+        for piece in two.chunks(piece) {
+            assert_eq!(rig.read(piece), Feed::More);
+        }
+        assert_eq!((rig.shard.taken.len() - taken, rig.shard.landed - landed), (2, 2), "{piece}");
+    }
+    // As a runtime does that reads to the place which the session names.
+    assert_eq!(rig.read(&frame[..5_000]), Feed::More);
+    let mut at = 5_000;
+    while let Some(place) = rig.session.place() {
+        let len = place.len().min(30_000);
+        place[..len].copy_from_slice(&frame[at..at + len]);
+        at += len;
+        let Rig { session, shard, out } = &mut rig;
+        assert_eq!(session.placed(len, shard, out), Feed::More);
+    }
+    assert_eq!((at, rig.shard.taken.len()), (frame.len(), 7));
+    assert!(rig.shard.taken.iter().all(|(_, taken)| *taken == data), "as they were sent");
+}
+
+/// A large publish without room stays where it is, is offered again, and once only when there is room; what followed it
+/// comes after it.
+#[test]
+fn a_large_publish_without_room_stays() {
+    let mut rig = Rig::open(NativeOptions::default());
+    let (large, small) = (publish(5, &[7; 64 << 10]), publish(6, b"behind"));
+    rig.shard.answers.extend([Ok(Admission::NoRoom), Ok(Admission::NoRoom)]);
+    assert_eq!(rig.read(&large[..5_000]), Feed::More);
+    assert_eq!(rig.read(&[&large[5_000..], &small[..10]].concat()), Feed::Paused);
+    assert!(rig.session.place().is_none(), "it is whole");
+    assert_eq!(rig.hear(SessionEvent::Room), Feed::Paused);
+    assert_eq!(rig.shard.taken.len(), 0);
+    assert_eq!(rig.hear(SessionEvent::Room), Feed::More);
+    assert_eq!(rig.read(&small[10..]), Feed::More);
+    let taken: Vec<usize> = rig.shard.taken.iter().map(|(_, data)| data.len()).collect();
+    assert_eq!((taken, rig.shard.landed), (vec![64 << 10, 6], 3));
+}
+
+/// A large publish that is refused must not end the connection, nor hold its memory.
+#[test]
+fn a_large_publish_is_refused_like_any_other() {
+    let mut rig = Rig::open(NativeOptions::default());
+    let mut large = publish(5, &[7; 64 << 10]);
+    *large.last_mut().unwrap() ^= 1;
+    assert_eq!(rig.read(&large[..5_000]), Feed::More);
+    assert!(rig.session.held_bytes() >= large.len(), "memory for all of it");
+    assert_eq!(rig.read(&large[5_000..]), Feed::More);
+    assert!(rig.session.held_bytes() < 8 << 10, "{} bytes", rig.session.held_bytes());
+    assert_eq!(rig.read(&publish(6, b"behind")), Feed::More);
+    assert_eq!((rig.shard.taken.len(), rig.shard.landed), (1, 0));
 }

@@ -13,11 +13,12 @@ use crate::batch::{LogState, NoAppend};
 use crate::cache::CachedCommit;
 use crate::control::CommitRecord;
 use crate::cursor::CursorMark;
+use crate::landing::Landing;
 use crate::scan::COMMIT_HEAD_BYTES;
 use crate::storage::FileId;
 
 /// Most commits that are closed and wait for their turn.
-pub(super) const CLOSED_MAX: usize = 2;
+pub(super) const CLOSED_MAX: usize = 64;
 /// The log never asks to be woken sooner than this, but for a sync.
 const WAKEUP_AFTER_MIN_US: u64 = 10_000;
 /// How much of a commit changed cursors may take beside batches.
@@ -74,12 +75,44 @@ impl Log {
             if open.used + len <= self.open_limit(open, control) {
                 return Ok(());
             }
-            if self.closed.len() >= CLOSED_MAX {
-                return Err(NoAppend::NoRoom);
-            }
+            self.may_close(1)?;
             self.close_commit();
         }
         self.open_commit(len, control)
+    }
+
+    /// Whether `count` more commits may be closed before one is submitted.
+    fn may_close(&self, count: usize) -> Result<(), NoAppend> {
+        let bytes: usize = self.closed.iter().map(|closed| closed.bytes.len()).sum();
+        let few = self.closed.len() + count <= CLOSED_MAX;
+        let has_room = few && (self.closed.len() < 2 || bytes < self.options.commit_bytes_max);
+        if has_room { Ok(()) } else { Err(NoAppend::NoRoom) }
+    }
+
+    /// Opens a commit in the memory of a batch that landed, which is to be closed at once. Returns the chunk in which
+    /// commits go on then.
+    pub(super) fn open_landed(
+        &mut self,
+        len: usize,
+        landing: &mut Option<Landing>,
+    ) -> Result<Option<ChunkTail>, NoAppend> {
+        self.may_close(3)?;
+        if self.open.is_some() {
+            self.close_commit();
+        }
+        // One block more than it needs: see below.
+        let need = block_ceil((COMMIT_HEAD_BYTES + len) as u64) + BLOCK_BYTES as u64;
+        self.find_place_or_wait(need, false)?;
+        let active = self.segments.active.as_ref().expect("a place was found in it");
+        if !active.header_written {
+            // What landed has no block in front for the segment's header: an empty commit brings it.
+            self.open_commit(0, false)?;
+            self.close_commit();
+        }
+        let landing = landing.take().expect("a landing is appended once");
+        let usual = self.chunk.replace(landing.into_chunk(&self.pool));
+        self.begin_commit();
+        Ok(usual)
     }
 
     /// Bytes that the open commit may grow to, lead included.
@@ -102,18 +135,32 @@ impl Log {
     fn open_commit(&mut self, len: usize, control: bool) -> Result<(), NoAppend> {
         assert!(self.open.is_none(), "one commit is open at a time");
         let need = block_ceil((COMMIT_HEAD_BYTES + len) as u64);
-        if !self.find_place(need, control) {
-            self.wanted_bytes = self.wanted_bytes.max(need + BLOCK_BYTES as u64);
-            return Err(NoAppend::NoRoom);
-        }
-        let active = self.segments.active.as_mut().expect("a place was found in it");
+        self.find_place_or_wait(need, control)?;
+        let active = self.segments.active.as_ref().expect("a place was found in it");
         let lead = if active.header_written { 0 } else { BLOCK_BYTES };
-        let at = active.tail + lead as u64;
-        assert!(at.is_multiple_of(BLOCK_BYTES as u64), "a commit starts on a fresh block");
         let least = lead + need as usize;
         if self.chunk.as_ref().is_none_or(|chunk| chunk.room() < least) {
             self.chunk = Some(self.pool.take(least));
         }
+        self.begin_commit();
+        Ok(())
+    }
+
+    fn find_place_or_wait(&mut self, need: u64, control: bool) -> Result<(), NoAppend> {
+        if self.find_place(need, control) {
+            return Ok(());
+        }
+        self.wanted_bytes = self.wanted_bytes.max(need + BLOCK_BYTES as u64);
+        Err(NoAppend::NoRoom)
+    }
+
+    /// Begins a commit at the start of `chunk`, at the place that was found.
+    fn begin_commit(&mut self) {
+        assert!(self.open.is_none(), "one commit is open at a time");
+        let active = self.segments.active.as_mut().expect("a place was found in it");
+        let lead = if active.header_written { 0 } else { BLOCK_BYTES };
+        let at = active.tail + lead as u64;
+        assert!(at.is_multiple_of(BLOCK_BYTES as u64), "a commit starts on a fresh block");
         active.opened_at.get_or_insert(self.now);
         let position = self.positions.end();
         let before = active.index.commits.last();
@@ -134,7 +181,6 @@ impl Log {
             number: self.next_commit,
         });
         self.next_commit += 1;
-        Ok(())
     }
 
     /// Finds `need` bytes for a commit in the active segment, or makes the next one active.
@@ -169,8 +215,8 @@ impl Log {
         Place { at: open.at + (open.used - open.lead) as u64, buffer_at: open.used, len }
     }
 
-    /// Writes a batch into the place that was found for it.
-    pub(super) fn write_batch(&mut self, place: Place, header: &BatchHeader, body: &[u8]) {
+    /// Writes a batch into the place that was found for it; without `body` that stands there already.
+    pub(super) fn write_batch(&mut self, place: Place, header: &BatchHeader, body: Option<&[u8]>) {
         assert!(header.epoch == self.epoch, "every batch says the epoch that it was written in");
         assert!(header.durable_end <= header.base_position, "what is being written is not durable");
         let open = self.open.as_mut().expect("room was made");
@@ -179,8 +225,10 @@ impl Log {
         let slot = chunk.slot(place.buffer_at, place.len, open.head_end());
         let (head, rest) = slot.split_at_mut(HEADER_BYTES);
         head.copy_from_slice(&header.encode(seed(self.key, open.segment, place.at)));
-        let (data, padding) = rest.split_at_mut(body.len());
-        data.copy_from_slice(body);
+        let (data, padding) = rest.split_at_mut(header.body_len as usize);
+        if let Some(body) = body {
+            data.copy_from_slice(body);
+        }
         padding.fill(0);
         open.used += place.len;
         open.batches += 1;
@@ -198,7 +246,7 @@ impl Log {
         let place = self.place_batch(batch_slot_bytes(body.len()));
         let (end, durable_end) = (self.positions.end(), self.positions.durable_end());
         let header = control_header(body, self.epoch, end, durable_end, self.now);
-        self.write_batch(place, &header, body);
+        self.write_batch(place, &header, Some(body));
     }
 
     /// Opens a commit for what is due without any event: cursors that waited long enough, a durable mark.
@@ -208,8 +256,10 @@ impl Log {
         } else if self.cursors_dirty_since.is_none() {
             self.cursors_dirty_since = Some(self.now);
         }
-        let busy = self.open.is_some() || !self.closed.is_empty() || !self.flights.is_empty();
-        if busy || !(self.cursors_due() || self.mark_due()) {
+        let busy = !self.closed.is_empty() || !self.flights.is_empty();
+        // Commits of batches that landed have no room for cursors: those do not wait until there are none.
+        let is_due = self.cursors_due() || (!busy && self.mark_due());
+        if self.open.is_some() || !is_due || self.may_close(1).is_err() {
             return;
         }
         let cursors = self.cursors.first_dirty_len().map_or(0, batch_slot_bytes);

@@ -15,9 +15,14 @@ use codec::ids::{Position, Timestamp};
 use super::commits::Closed;
 use super::{Log, micros};
 use crate::cursor::CursorMark;
-use crate::disk::{Disk, DiskOp, Ticket};
+use crate::disk::{Blocks, Disk, DiskOp, Ticket};
 use crate::options::Sync;
 use crate::storage::FileId;
+
+/// Bytes on their way from which on a write is a large one.
+const LARGE_WRITE_BYTES: u64 = 128 << 10;
+/// Least that is written beside a large write.
+const BESIDE_LARGE_BYTES_MIN: usize = 256 << 10;
 
 /// A commit that was given to the disk and is not known to be durable.
 #[derive(Debug)]
@@ -48,6 +53,8 @@ struct Syncing {
 pub(super) struct Flights {
     commits: VecDeque<Flight>,
     written: usize,
+    /// Writes that have not returned. One may hold several commits.
+    writes: usize,
     /// Bytes of all of them.
     bytes: u64,
     /// Bytes of those that are written.
@@ -65,9 +72,19 @@ impl Flights {
         self.commits.len()
     }
 
+    /// Writes that have not returned.
+    pub(super) fn writes(&self) -> usize {
+        self.writes
+    }
+
     /// Commits whose writes, or those of earlier ones, have not returned.
     pub(super) fn flying(&self) -> usize {
         self.commits.len() - self.written
+    }
+
+    /// Bytes of the commits whose writes, or those of earlier ones, have not returned.
+    fn flying_bytes(&self) -> u64 {
+        self.bytes - self.written_bytes
     }
 
     fn submitted(&mut self, flight: Flight) {
@@ -82,11 +99,18 @@ impl Flights {
 
     /// A write has returned. `false`: of a commit that counts no more.
     fn returned(&mut self, ticket: Ticket) -> bool {
-        let mut flying = self.commits.range_mut(self.written..);
-        let Some(flight) = flying.find(|flight| flight.ticket == ticket) else { return false };
-        assert!(!flight.returned, "a write returns once");
-        flight.returned = true;
-        true
+        let flying = self.commits.range_mut(self.written..);
+        let mut commits = 0;
+        for flight in flying.filter(|flight| flight.ticket == ticket) {
+            assert!(!flight.returned, "a write returns once");
+            flight.returned = true;
+            commits += 1;
+        }
+        if commits > 0 {
+            assert!(self.writes > 0, "what returns was submitted");
+            self.writes -= 1;
+        }
+        commits > 0
     }
 
     /// The number of a commit whose write is under way.
@@ -153,7 +177,7 @@ impl Log {
     /// Closes the open commit if one may fly, and submits what waits.
     pub(super) fn submit_commits(&mut self, disk: &mut impl Disk) -> u32 {
         let mut submitted = 0;
-        while self.flights.flying() < self.options.commits_in_flight_max {
+        while self.flights.writes() < self.options.commits_in_flight_max && !self.is_too_little() {
             if self.closed.is_empty() {
                 if self.open.is_none() {
                     break;
@@ -168,6 +192,17 @@ impl Log {
         submitted
     }
 
+    /// Whether what waits is too little to be written beside a large write: it would take the disk nearly as long, and
+    /// what comes meanwhile would wait for both.
+    fn is_too_little(&self) -> bool {
+        if self.flights.flying_bytes() < LARGE_WRITE_BYTES {
+            return false;
+        }
+        let closed: usize = self.closed.iter().map(|closed| closed.bytes.len()).sum();
+        let open = self.open.as_ref().map_or(0, |open| open.used);
+        closed + open < BESIDE_LARGE_BYTES_MIN
+    }
+
     /// Whether the next commit must wait until more of what is written is durable. Appends find no room soon after.
     fn is_held_up(&self) -> bool {
         let is_behind = self.options.sync == Sync::Behind && !self.flights.is_empty();
@@ -176,11 +211,34 @@ impl Log {
         is_behind && self.closed.front().is_some_and(|next| unsynced_bytes(next) > max)
     }
 
+    /// Submits the oldest commit that waits, in one write with those that follow it in its file.
     fn submit_closed(&mut self, disk: &mut impl Disk) -> u32 {
-        let Some(closed) = self.closed.pop_front() else { return 0 };
+        let Some(first) = self.closed.pop_front() else { return 0 };
         let ticket = self.take_ticket();
-        let Closed { number, file, at, bytes, end, cursors } = closed;
-        let len = u32::try_from(bytes.len()).expect("a commit is far below 4 GiB");
+        let (file, at) = (first.file, first.at);
+        let mut bytes = Blocks::from(first.bytes.clone());
+        self.commit_submitted(ticket, &first);
+        while let Some(next) = self.closed.front() {
+            let follows = next.file == file && next.at == at + bytes.len() as u64;
+            let len = bytes.len() + next.bytes.len();
+            let is_large = len > self.options.commit_bytes_max;
+            if !follows || is_large || bytes.count() == Blocks::PIECES_MAX || self.is_held_up() {
+                break;
+            }
+            bytes.push(next.bytes.clone());
+            let next = self.closed.pop_front().expect("looked at just now");
+            self.commit_submitted(ticket, &next);
+        }
+        self.flights.writes += 1;
+        assert!(self.flights.writes <= self.options.commits_in_flight_max, "few writes fly");
+        let len = u32::try_from(bytes.len()).expect("a write is far below 4 GiB");
+        let durable = self.options.sync == Sync::EachWrite;
+        disk.submit(self.key, DiskOp::Write { ticket, file, at, bytes, durable });
+        len
+    }
+
+    fn commit_submitted(&mut self, ticket: Ticket, closed: &Closed) {
+        let &Closed { number, file, end, cursors, .. } = closed;
         assert_eq!(
             number,
             self.durable_commit_end + self.flights.len() as u64,
@@ -190,17 +248,13 @@ impl Log {
             ticket,
             number,
             file,
-            bytes: u64::from(len),
+            bytes: closed.bytes.len() as u64,
             end,
             cursors,
             returned: false,
             written_at: Timestamp(0),
         });
-        assert!(self.flights.flying() <= self.options.commits_in_flight_max, "few commits fly");
         self.positions.submitted(end);
-        let durable = self.options.sync == Sync::EachWrite;
-        disk.submit(self.key, DiskOp::Write { ticket, file, at, bytes, durable });
-        len
     }
 
     /// A commit's write has returned.

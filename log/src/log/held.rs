@@ -2,6 +2,7 @@
 
 use super::Log;
 use super::commits::CLOSED_MAX;
+use crate::disk::Blocks;
 
 /// What one log holds. Counted anew when it is asked for, so that it can be compared with what the log counts as it goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Log {
             unsynced_bytes_max: self.options.unsynced_bytes_max,
             commits: usize::from(self.open.is_some()) + self.closed.len() + self.flights.flying(),
             // A commit that is too large for what is in flight waits beside those that are closed.
-            commits_max: 1 + CLOSED_MAX + self.options.commits_in_flight_max,
+            commits_max: 1 + CLOSED_MAX + self.options.commits_in_flight_max * Blocks::PIECES_MAX,
             buffers_bytes: self.pool.in_use_bytes(),
             buffer_bytes: self.pool.chunk_bytes(),
             read_bytes,

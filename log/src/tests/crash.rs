@@ -10,6 +10,7 @@ fn what_is_durable_survives_power_loss() {
     let mut losses = crate::sim_disk::SimDiskCounts::default();
     for seed in 0..80 {
         let mut bench = Bench::new(seed, small_options());
+        bench.lands = seed % 2 == 1;
         for _ in 0..3 {
             for _ in 0..bench.random.below(250) {
                 match bench.random.below(10) {
@@ -38,6 +39,7 @@ fn what_is_durable_survives_power_loss() {
 fn segments_roll_and_survive() {
     for seed in 0..5 {
         let mut bench = Bench::new(seed, small_options());
+        bench.lands = seed % 2 == 1;
         for round in 0..4 {
             for _ in 0..400 {
                 if bench.append(12_000) == Err(NoAppend::NoRoom) {

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use codec::header::BatchHeader;
+use codec::header::{BatchHeader, HEADER_BYTES};
 use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
 
-use crate::batch::{NoAppend, StoredBatch};
+use crate::batch::{Appended, NoAppend, StoredBatch};
 use crate::cursor::{Cursor, CursorMark};
 use crate::disk::{Completion, DiskOp};
 use crate::folder::{self, Folder, FolderOptions, ShardLogs};
+use crate::landing::{LANDING_LEAD_BYTES_MAX, Source};
 use crate::log::Log;
 use crate::options::LogOptions;
 use crate::reader::{ReadStep, Reader};
@@ -51,6 +52,8 @@ pub(super) struct Bench {
     pub(super) cursors: Vec<(u64, Cursor, CursorMark)>,
     pub(super) durable_cursors: Vec<(u64, Cursor)>,
     pub(super) now: u64,
+    /// Some batches are received where they are to stay.
+    pub(super) lands: bool,
     lock: Option<folder::FolderLock>,
     pub(super) options: FolderOptions,
     pub(super) reports: Vec<crate::recovery::RecoveryReport>,
@@ -83,6 +86,7 @@ impl Bench {
             cursors: Vec::new(),
             durable_cursors: Vec::new(),
             now: 1_000_000,
+            lands: false,
             lock: Some(folder.lock),
             options,
             reports: Vec::new(),
@@ -112,7 +116,12 @@ impl Bench {
         self.now += 1 + self.random.below(300);
         let id = self.log.create_topic(&Arc::from(topic))?;
         let header = BatchHeader::unstamped(TopicId(0), partition, &body, count);
-        let told = self.log.append(id, partition, &header, &body, Timestamp(self.now))?;
+        let now = Timestamp(self.now);
+        let told = if self.lands && !body.is_empty() && self.random.one_in(3) {
+            self.append_landed(id, &header, &body)?
+        } else {
+            self.log.append(id, partition, &header, &body, now)?
+        };
         self.sent.push(Sent {
             topic: topic.into(),
             partition,
@@ -122,6 +131,28 @@ impl Bench {
             body,
         });
         Ok(())
+    }
+
+    /// Appends a batch that is received where it is to stay, in some pieces.
+    fn append_landed(
+        &mut self,
+        topic: TopicId,
+        header: &BatchHeader,
+        body: &[u8],
+    ) -> Result<Appended, NoAppend> {
+        let lead = self.random.below(LANDING_LEAD_BYTES_MAX as u64 + 1) as usize;
+        // What stands before the body is anything but what the log will write there.
+        let frame = [vec![0xee; lead + HEADER_BYTES], body.to_vec()].concat();
+        let mut landing = self.log.landing(lead, frame.len());
+        let cut = self.random.below(frame.len() as u64) as usize;
+        assert!(landing.copy(&frame[..cut]).is_empty() && !landing.is_whole());
+        assert_eq!(landing.copy(&[&frame[cut..], &[1, 2, 3]].concat()), [1, 2, 3]);
+        assert_eq!((landing.frame(), landing.body()), (&frame[..], body));
+        let mut landing = Some(landing);
+        let (source, now) = (Source::Landing(&mut landing), Timestamp(self.now));
+        let told = self.log.append_from(topic, header.partition, header, source, now);
+        assert_eq!(landing.is_none(), told.is_ok(), "taken if appended, else left: {told:?}");
+        told
     }
 
     pub(super) fn put_cursor(&mut self) {

@@ -272,13 +272,15 @@ enum Change {
 /// Runs an operation.
 fn execute(disk: &SimDisk, op: DiskOp) -> (Completed, Option<Change>) {
     match op {
-        DiskOp::Write { file, at, bytes, durable, .. } => match write(disk, file, at, &bytes) {
-            Ok(change) if durable => {
-                (Completed::Written(Ok(())), Some(Change::Durable(file, change)))
+        DiskOp::Write { file, at, bytes, durable, .. } => {
+            match write(disk, file, at, &bytes.joined()) {
+                Ok(change) if durable => {
+                    (Completed::Written(Ok(())), Some(Change::Durable(file, change)))
+                }
+                Ok(change) => (Completed::Written(Ok(())), Some(Change::Written(file, change))),
+                Err(error) => (Completed::Written(Err(error)), None),
             }
-            Ok(change) => (Completed::Written(Ok(())), Some(Change::Written(file, change))),
-            Err(error) => (Completed::Written(Err(error)), None),
-        },
+        }
         DiskOp::Read { file, at, len, .. } => (Completed::Read(read(disk, file, at, len)), None),
         DiskOp::Sync { file, .. } => match disk.files().step(13, u64::from(file.0)) {
             Ok(()) => (Completed::Synced(Ok(())), Some(Change::Synced(file))),
