@@ -395,7 +395,8 @@ impl Shard {
     }
 
     /// Whether so much is in flight that a group gets no more. The second half of what may be in flight is for groups
-    /// with less than an equal part of the first: members that settle nothing must not starve those of other groups.
+    /// with less than an equal part of the first, and a group with nothing in flight gets a batch whatever the others have:
+    /// members that settle nothing must not starve those of other groups.
     pub(super) fn is_full_for(&self, id: GroupId) -> bool {
         let shared = self.options.in_flight_bytes_max / 2;
         if self.in_flight_bytes < shared {
@@ -404,7 +405,7 @@ impl Shard {
         let part = shared / self.groups.len().max(1) as u64;
         let own = self.groups.get(&id).map_or(0, |group| group.members.in_flight_bytes());
         assert!(own <= self.in_flight_bytes, "what a group has in flight is counted");
-        self.in_flight_bytes >= self.options.in_flight_bytes_max || (own > 0 && own >= part)
+        own > 0 && (own >= part || self.in_flight_bytes >= self.options.in_flight_bytes_max)
     }
 
     /// Deliveries of so many bytes are not in flight any more.

@@ -152,3 +152,30 @@ fn spoil(storage: &SimStorage, words: &[u8]) {
     let at = bytes.windows(words.len()).position(|found| found == words).unwrap();
     storage.flip_bit(&path, at as u64, 0);
 }
+
+/// Members that settle nothing keep what they were given, and groups of such may have all together that may be in flight.
+/// Others must go on all the same: they would wait for as long as nobody's time is over.
+#[test]
+fn members_that_settle_nothing_starve_nobody() {
+    let mut node = Node::open(&SimStorage::new(), 1, &[]);
+    node.shards[0].0.options.in_flight_bytes_max = 4_096;
+    for number in 0..16 {
+        let name = format!("stuck-{number}");
+        let stuck = node.session(0, &name);
+        node.subscribe(0, stuck, Some(&name), "#", None);
+    }
+    let good = node.session(0, "good");
+    node.subscribe(0, good, Some("good"), "#", None);
+    let (rounds, mut got) = (60, 0);
+    for _ in 0..rounds {
+        node.publish(0, good, "a", &["x"]);
+        node.run(3);
+        for delivery in node.deliveries(0, good) {
+            got += texts(std::slice::from_ref(&delivery)).len();
+            node.ack(0, good, &delivery);
+        }
+    }
+    let held = node.shards[0].0.held();
+    assert!(held.in_flight_bytes >= 4_096, "the others have it all: {}", held.in_flight_bytes);
+    assert!(got >= rounds - 2, "{got} of {rounds} events");
+}
