@@ -83,10 +83,15 @@ impl Log {
 
     /// Whether `count` more commits may be closed before one is submitted.
     fn may_close(&self, count: usize) -> Result<(), NoAppend> {
-        let bytes: usize = self.closed.iter().map(|closed| closed.bytes.len()).sum();
         let few = self.closed.len() + count <= CLOSED_MAX;
-        let has_room = few && (self.closed.len() < 2 || bytes < self.options.commit_bytes_max);
+        let is_little = || self.closed_bytes() < self.options.commit_bytes_max;
+        let has_room = few && (self.closed.len() < 2 || is_little());
         if has_room { Ok(()) } else { Err(NoAppend::NoRoom) }
+    }
+
+    /// Bytes of the commits that are closed and wait for their turn.
+    pub(super) fn closed_bytes(&self) -> usize {
+        self.closed.iter().map(|closed| closed.bytes.len()).sum()
     }
 
     /// Opens a commit in the memory of a batch that landed, which is to be closed at once. Returns the chunk in which

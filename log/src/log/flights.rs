@@ -198,9 +198,8 @@ impl Log {
         if self.flights.flying_bytes() < LARGE_WRITE_BYTES {
             return false;
         }
-        let closed: usize = self.closed.iter().map(|closed| closed.bytes.len()).sum();
         let open = self.open.as_ref().map_or(0, |open| open.used);
-        closed + open < BESIDE_LARGE_BYTES_MIN
+        self.closed_bytes() + open < BESIDE_LARGE_BYTES_MIN
     }
 
     /// Whether the next commit must wait until more of what is written is durable. Appends find no room soon after.
