@@ -154,6 +154,8 @@ codes! {
     MalformedRequest = 131, "malformed_request", Client, 400, 3;
     /// The headers of the request are too large or too many; the text says how large they may be.
     HeadersTooLarge = 132, "headers_too_large", Client, 431, 3;
+    /// The subscription is ephemeral: it cannot be paused or moved, for it ends with its client. Subscribe with a group for one that can.
+    NotDurable = 135, "not_durable", Client, 409, 3;
 
     /// There is no room at the moment; the server has refused before it took anything. Try again.
     Overloaded = 200, "overloaded", Later, 429, 3;

@@ -1,8 +1,10 @@
-//! What the control plane knows that outlives the process: the durable subscriptions, in one redb file.
+//! What the control plane knows that outlives the process: the durable subscriptions, and which groups are paused, in one
+//! redb file.
 //!
 //! ```text
 //!   table "meta":           "version" -> 1,  "ids_end" -> first number that no life of the server has reserved
 //!   table "subscriptions":  number of the subscription -> its record, see `record`
+//!   table "paused":         name of a group that is paused -> 1; missing in a catalog in which none ever was
 //! ```
 //!
 //! A commit is synced before it returns. A commit that failed may still be in the file, so what it changed is changed back
@@ -25,6 +27,43 @@ pub const CATALOG_VERSION: u64 = 1;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SUBSCRIPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("subscriptions");
+const PAUSED: TableDefinition<'_, &str, u64> = TableDefinition::new("paused");
+
+/// What an opened catalog holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// The durable subscriptions, by rising number.
+    pub subscriptions: Vec<Arc<Subscription>>,
+    /// Names of groups that are paused.
+    pub paused: Vec<Arc<str>>,
+}
+
+/// What one commit changes: all of it or nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CatalogChange {
+    /// Durable subscriptions as they are from now on; each with what stands there before, if it is not new.
+    pub put: Vec<(Option<Arc<Subscription>>, Arc<Subscription>)>,
+    /// Durable subscriptions that end.
+    pub removed: Vec<Arc<Subscription>>,
+    /// Names of groups that are paused from now on, or no longer are.
+    pub paused: Vec<(Arc<str>, bool)>,
+}
+
+impl CatalogChange {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.removed.is_empty() && self.paused.is_empty()
+    }
+}
+
+/// How something stood before a commit that failed and may be in the file all the same.
+#[derive(Clone, Debug)]
+enum Doubt {
+    Absent(SubscriptionId),
+    Present(Arc<Subscription>),
+    Paused(Arc<str>, bool),
+}
 
 /// The open catalog. One process at a time; the file is locked.
 #[derive(Debug)]
@@ -33,10 +72,8 @@ pub struct Catalog {
     /// None after a failed write: redb takes no more writes then, so the next commit opens the file again.
     database: Option<Database>,
     ids_end: u64,
-    /// Added by commits that failed; may be in the file all the same.
-    doubtful: Vec<SubscriptionId>,
-    /// Removed by commits that failed; may be gone from the file all the same.
-    missed: Vec<Arc<Subscription>>,
+    /// Changed by commits that failed: put back by the next one.
+    doubts: Vec<Doubt>,
     /// Makes the next write fail after it reached the file: the worst place.
     #[cfg(test)]
     pub(crate) fail_next: bool,
@@ -76,8 +113,8 @@ pub enum OpenError {
 pub struct CommitError(Box<redb::Error>);
 
 impl Catalog {
-    /// Opens the catalog at `path`, makes it when there is none, and returns its subscriptions by rising number.
-    pub fn open(path: &Path) -> Result<(Catalog, Vec<Arc<Subscription>>), OpenError> {
+    /// Opens the catalog at `path`, makes it when there is none, and returns what it holds.
+    pub fn open(path: &Path) -> Result<(Catalog, Contents), OpenError> {
         let failed = |source| OpenError::Database { path: path.into(), source };
         let database = open_database(path).map_err(failed)?;
         let found = read_meta(&database).map_err(failed)?;
@@ -97,16 +134,16 @@ impl Catalog {
             })
         });
         let subscriptions = subscriptions.collect::<Result<Vec<_>, _>>()?;
+        let paused = read_paused(&database).map_err(failed)?;
         let catalog = Catalog {
             path: path.to_owned(),
             database: Some(database),
             ids_end,
-            doubtful: Vec::new(),
-            missed: Vec::new(),
+            doubts: Vec::new(),
             #[cfg(test)]
             fail_next: false,
         };
-        Ok((catalog, subscriptions))
+        Ok((catalog, Contents { subscriptions, paused }))
     }
 
     /// The first number that no life of the server has reserved.
@@ -126,33 +163,42 @@ impl Catalog {
         Ok(())
     }
 
-    /// Adds and removes durable subscriptions, all or none.
-    pub fn change(
-        &mut self,
-        added: &[Arc<Subscription>],
-        removed: &[Arc<Subscription>],
-    ) -> Result<(), CommitError> {
-        let (doubtful, missed) = (self.doubtful.clone(), self.missed.clone());
+    /// Makes a change, all of it or nothing.
+    pub fn change(&mut self, change: &CatalogChange) -> Result<(), CommitError> {
+        let doubts = self.doubts.clone();
         let result = self.write(|transaction| {
             let mut table = transaction.open_table(SUBSCRIPTIONS)?;
-            for id in &doubtful {
-                table.remove(id.0)?;
+            let mut paused = transaction.open_table(PAUSED)?;
+            let mut set_paused = |name: &str, is_paused: bool| -> Result<(), redb::Error> {
+                if is_paused {
+                    paused.insert(name, 1)?
+                } else {
+                    paused.remove(name)?
+                };
+                Ok(())
+            };
+            for doubt in &doubts {
+                match doubt {
+                    Doubt::Absent(id) => drop(table.remove(id.0)?),
+                    Doubt::Present(known) => {
+                        drop(table.insert(known.id.0, &*record::encode(known))?);
+                    }
+                    Doubt::Paused(name, is_paused) => set_paused(name, *is_paused)?,
+                }
             }
-            for subscription in missed.iter().chain(added) {
+            for (_, subscription) in &change.put {
                 assert!(subscription.is_durable(), "the catalog holds durable subscriptions only");
                 table.insert(subscription.id.0, &*record::encode(subscription))?;
             }
-            for subscription in removed {
+            for subscription in &change.removed {
                 table.remove(subscription.id.0)?;
             }
-            Ok(())
+            change.paused.iter().try_for_each(|(name, is_paused)| set_paused(name, *is_paused))
         });
         if result.is_ok() {
-            self.doubtful.clear();
-            self.missed.clear();
+            self.doubts.clear();
         } else {
-            self.doubtful.extend(added.iter().map(|subscription| subscription.id));
-            self.missed.extend(removed.iter().cloned());
+            self.doubts.extend(doubts_of(change));
         }
         result
     }
@@ -232,6 +278,32 @@ fn read_records(database: &Database) -> Result<Vec<(u64, Vec<u8>)>, Box<redb::Er
         records.push((id.value(), bytes.value().to_vec()));
     }
     Ok(records)
+}
+
+/// How what a change touches stood before it.
+fn doubts_of(change: &CatalogChange) -> impl Iterator<Item = Doubt> + '_ {
+    let put = change.put.iter().map(|(before, after)| match before {
+        Some(before) => Doubt::Present(before.clone()),
+        None => Doubt::Absent(after.id),
+    });
+    let removed = change.removed.iter().map(|known| Doubt::Present(known.clone()));
+    let paused = change.paused.iter().map(|(name, now)| Doubt::Paused(name.clone(), !now));
+    put.chain(removed).chain(paused)
+}
+
+fn read_paused(database: &Database) -> Result<Vec<Arc<str>>, Box<redb::Error>> {
+    let transaction = database.begin_read().map_err(boxed)?;
+    let table = match transaction.open_table(PAUSED) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(boxed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in table.iter().map_err(boxed)? {
+        let (name, _) = entry.map_err(boxed)?;
+        names.push(Arc::from(name.value()));
+    }
+    Ok(names)
 }
 
 fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {

@@ -88,7 +88,7 @@ impl ControlPlane {
         inbox: Inbox,
     ) -> Result<ControlPlane, StartError> {
         let closing = CloseOnDrop(inbox.link.clone());
-        let (catalog, durable) = Catalog::open(&options.catalog).map_err(StartError::Catalog)?;
+        let (catalog, contents) = Catalog::open(&options.catalog).map_err(StartError::Catalog)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, is_ready) = sync_channel(1);
         let (handle, orders) = ControlHandle::new(inbox.wake.clone());
@@ -100,7 +100,7 @@ impl ControlPlane {
                 if let Err(error) = rustix::process::nice(NICE_STEPS) {
                     warn!(%error, "the control thread cannot stand back for the shards");
                 }
-                let plane = Plane::new(shards, inbox.link, catalog, durable);
+                let plane = Plane::new(shards, inbox.link, catalog, contents);
                 run(plane, &orders, &wake, &stop, ready);
             }
         });

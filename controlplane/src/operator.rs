@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use codec::refusal::Refusal;
-use routing::subscription::GroupId;
+use routing::subscription::{GroupId, Start};
+use routing::topic::TopicFilter;
 use tokio::sync::Notify;
 
 /// Questions that may wait for the control plane.
@@ -24,6 +25,44 @@ pub enum Order {
         /// Takes the answer once every shard has dropped the group.
         answer: Answer<Result<(), Refusal>>,
     },
+    /// A durable group that shares its work is to begin, without a member: from its start on events are kept for it.
+    CreateGroup {
+        /// What is to begin.
+        new: NewGroup,
+        /// Only whether it could.
+        dry_run: bool,
+        /// Takes the answer once the start is fixed on every shard.
+        answer: Answer<Result<(), Refusal>>,
+    },
+    /// A durable group is to rest, or to go on. What is in flight may be settled all the same.
+    PauseGroup {
+        /// Which group.
+        group: GroupId,
+        /// Whether it rests from now on.
+        is_paused: bool,
+        /// Takes the answer once every shard does so.
+        answer: Answer<Result<(), Refusal>>,
+    },
+    /// A durable group is to go on at another place. What is in flight is over.
+    SeekGroup {
+        /// Which group; one that was moved meanwhile has another number, and is left alone.
+        group: GroupId,
+        /// Where it goes on.
+        start: Start,
+        /// Takes the answer once the place is fixed on every shard.
+        answer: Answer<Result<(), Refusal>>,
+    },
+}
+
+/// A durable group that is to begin.
+#[derive(Clone, Debug)]
+pub struct NewGroup {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it gets.
+    pub filters: Vec<TopicFilter>,
+    /// Where it begins.
+    pub start: Start,
 }
 
 /// How the control plane is doing.

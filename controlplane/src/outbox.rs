@@ -33,6 +33,13 @@ impl Outbox {
         self.len += 1;
     }
 
+    /// The same to every shard.
+    pub(crate) fn push_all(&mut self, reply: &ControlReply) {
+        for shard in 0..self.waiting.len() as u16 {
+            self.push(shard, reply.clone());
+        }
+    }
+
     /// Hands over what the mailboxes take, in order.
     pub(crate) fn send(&mut self, shards: &impl Shards) {
         for (shard, waiting) in self.waiting.iter_mut().enumerate() {

@@ -10,21 +10,23 @@
 //! shards have adopted the version that it speaks of; the last reference to a snapshot is dropped here, never on a
 //! shard, because a snapshot is kept until every shard has adopted a newer one.
 
-use std::collections::VecDeque;
+mod orders;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use codec::refusal::{Code, Refusal};
 use dataplane::control::{ControlLink, ControlReply, ControlRequest};
 use dataplane::session::SessionKey;
-use routing::snapshot::{Change, RoutingSnapshot, SnapshotEditor};
+use routing::snapshot::{Change, RoutingSnapshot, SnapshotEditor, Sought};
 use routing::subscription::{GroupId, Start, Subscription, SubscriptionId};
 use tracing::{error, info};
 
-use crate::catalog::{Catalog, CommitError};
+use crate::catalog::{Catalog, CatalogChange, CommitError, Contents};
 use crate::ids::Ids;
 use crate::limits::{ANSWERS_MAX, PUBLISH_INTERVAL, REPLY_RETRY, SNAPSHOTS_AHEAD_MAX};
-use crate::operator::{self, Order, PlaneStatus};
+use crate::operator;
 use crate::outbox::Outbox;
 use crate::shards::Shards;
 use crate::subscribing::{Roll, Wanted, Way};
@@ -70,6 +72,10 @@ enum Settled {
     Ended(Asker, SubscriptionId),
     /// A group, by one of its subscriptions.
     GroupEnded(operator::Answer<Result<(), Refusal>>, SubscriptionId),
+    /// A group without a member, by its last subscription.
+    GroupCreated(operator::Answer<Result<(), Refusal>>, SubscriptionId),
+    GroupPaused(operator::Answer<Result<(), Refusal>>, GroupId, bool),
+    GroupSought(operator::Answer<Result<(), Refusal>>, Arc<Sought>),
 }
 
 impl<S: Shards> Plane<S> {
@@ -79,15 +85,20 @@ impl<S: Shards> Plane<S> {
         shards: S,
         link: Arc<ControlLink>,
         catalog: Catalog,
-        durable: Vec<Arc<Subscription>>,
+        contents: Contents,
     ) -> Plane<S> {
         assert!(shards.count() > 0, "a node has a shard");
         let snapshot = Arc::new(RoutingSnapshot::empty());
         let mut next = SnapshotEditor::new(&snapshot);
         let mut roll = Roll::default();
-        for subscription in durable {
+        for subscription in contents.subscriptions {
             roll.added(&subscription);
             next.add(subscription);
+        }
+        for name in contents.paused {
+            if let Some(group) = next.group_by_name(&name) {
+                next.set_paused(group, true);
+            }
         }
         Plane {
             ids: Ids::new(&catalog),
@@ -157,19 +168,6 @@ impl<S: Shards> Plane<S> {
         self.outbox.send(&self.shards);
     }
 
-    /// Answers an operator who looks in, as of the last turn, and does what he orders.
-    pub fn on_order(&mut self, order: Order) {
-        match order {
-            Order::Status(answer) => answer(PlaneStatus {
-                subscriptions: self.next.len(),
-                version: self.snapshot.version(),
-                adopted_version: self.adopted_by_all(),
-                waiting_answers: self.answers.len(),
-            }),
-            Order::EndGroup { group, answer } => self.on_end_group(group, answer),
-        }
-    }
-
     fn on_request(&mut self, request: ControlRequest) {
         match request {
             ControlRequest::Subscribe {
@@ -204,7 +202,8 @@ impl<S: Shards> Plane<S> {
         };
         // A storm of clients that come back to what they had needs no version and no wait.
         let adopted = self.adopted_by_all() == self.snapshot.version();
-        if adopted && self.snapshot.subscription(subscription.id).is_some() {
+        let known = self.snapshot.subscription(subscription.id);
+        if adopted && known.is_some_and(|known| known.group == subscription.group) {
             return self.outbox.push(to.shard, to.subscribed(Ok(subscription)));
         }
         let version = self.newest();
@@ -216,15 +215,11 @@ impl<S: Shards> Plane<S> {
         if let Way::Known(known) = self.roll.way(&self.next, wanted)? {
             return Ok(known);
         }
-        let unavailable = |error| {
-            error!(error = chain(&error), "numbers cannot be reserved");
-            Refusal::new(Code::Unavailable, "the catalog cannot be written")
-        };
-        let id = self.ids.take(&mut self.catalog).map_err(unavailable)?;
+        let id = self.take_id()?;
         let group_name = wanted.group_name();
         let group = match self.next.group_by_name(&group_name) {
             Some(known) => known,
-            None => GroupId(self.ids.take(&mut self.catalog).map_err(unavailable)?),
+            None => GroupId(self.take_id()?),
         };
         let subscription = Arc::new(Subscription {
             id: SubscriptionId(id),
@@ -240,6 +235,14 @@ impl<S: Shards> Plane<S> {
         Ok(subscription)
     }
 
+    /// A number that was never used.
+    fn take_id(&mut self) -> Result<u64, Refusal> {
+        self.ids.take(&mut self.catalog).map_err(|error| {
+            error!(error = chain(&error), "numbers cannot be reserved");
+            Refusal::new(Code::Unavailable, "the catalog cannot be written")
+        })
+    }
+
     /// Ends a subscription, for whoever is a member of it. One that is gone was ended by another.
     fn on_unsubscribe(&mut self, to: Asker, id: SubscriptionId) {
         if let Err(refusal) = self.check_room() {
@@ -249,20 +252,6 @@ impl<S: Shards> Plane<S> {
         assert!(self.next.subscription(id).is_none(), "what ended is in no later version");
         let version = self.newest();
         self.answers.push_back(Answer { version, what: Settled::Ended(to, id) });
-    }
-
-    /// Ends all subscriptions of a group. One that is gone was ended by another.
-    fn on_end_group(&mut self, group: GroupId, answer: operator::Answer<Result<(), Refusal>>) {
-        if let Err(refusal) = self.check_room() {
-            return answer(Err(refusal));
-        }
-        let known = self.next.subscriptions_of(group);
-        let ids: Vec<SubscriptionId> = known.into_iter().map(|known| known.id).collect();
-        let Some(first) = ids.first().copied() else { return answer(Ok(())) };
-        ids.into_iter().for_each(|id| self.remove(id));
-        assert!(self.next.subscriptions_of(group).is_empty(), "what ended is in no later version");
-        let version = self.newest();
-        self.answers.push_back(Answer { version, what: Settled::GroupEnded(answer, first) });
     }
 
     fn remove(&mut self, id: SubscriptionId) {
@@ -324,22 +313,51 @@ impl<S: Shards> Plane<S> {
     }
 
     fn commit(&mut self) -> Result<(), CommitError> {
-        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        let change = self.catalog_change();
+        if change.is_empty() { Ok(()) } else { self.catalog.change(&change) }
+    }
+
+    /// What the next version changes of what the catalog holds, all steps taken together: what came and went within it
+    /// was never there.
+    fn catalog_change(&self) -> CatalogChange {
+        let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
+        let mut touched = |known: &Arc<Subscription>| {
+            if known.is_durable() {
+                ids.insert(known.id);
+                names.insert(known.group_name.clone());
+            }
+        };
         for change in self.next.changes() {
             match change {
-                Change::Added(new) if new.is_durable() => added.push(new.clone()),
-                // One that came and went within this version was never in the catalog.
-                Change::Removed(old) if old.is_durable() => match index_of(&added, old.id) {
-                    Some(index) => drop(added.remove(index)),
-                    None => removed.push(old.clone()),
-                },
-                Change::Added(_) | Change::Removed(_) => {}
+                Change::Added(known) | Change::Removed(known) => touched(known),
+                Change::Sought(sought) => sought.before.iter().for_each(&mut touched),
+                // A group that has ended since, or was moved, is touched by that.
+                Change::Paused { group, .. } => {
+                    self.next.subscriptions_of(*group).into_iter().for_each(&mut touched);
+                }
             }
         }
-        if added.is_empty() && removed.is_empty() {
-            return Ok(());
+        let mut change = CatalogChange::default();
+        for id in ids {
+            let before = self.snapshot.subscription(id);
+            match (before, self.next.subscription(id)) {
+                (_, Some(after)) if before != Some(after) => {
+                    change.put.push((before.cloned(), after.clone()));
+                }
+                (Some(before), None) => change.removed.push(before.clone()),
+                (_, Some(_)) | (None, None) => {}
+            }
         }
-        self.catalog.change(&added, &removed)
+        for name in names {
+            let before = self.snapshot.group_by_name(&name);
+            let was_paused = before.is_some_and(|group| self.snapshot.is_paused(group));
+            let after = self.next.group_by_name(&name);
+            let is_paused = after.is_some_and(|group| self.next.is_paused(group));
+            if was_paused != is_paused {
+                change.paused.push((name, is_paused));
+            }
+        }
+        change
     }
 
     /// Makes the next version again without what it changes of durable subscriptions, and refuses those who wait for
@@ -352,7 +370,8 @@ impl<S: Shards> Plane<S> {
             match change {
                 Change::Added(added) if added.is_durable() => self.roll.removed(added),
                 Change::Removed(removed) if removed.is_durable() => self.roll.added(removed),
-                Change::Added(_) | Change::Removed(_) => {}
+                // Who pauses or moves a group changes nothing of what it is called.
+                _ => {}
             }
         }
         for change in given_up.changes() {
@@ -361,20 +380,29 @@ impl<S: Shards> Plane<S> {
                 Change::Removed(removed) if !removed.is_durable() => {
                     self.next.remove(removed.id);
                 }
-                Change::Added(_) | Change::Removed(_) => {}
+                // Only durable groups are paused and moved.
+                _ => {}
             }
         }
         let newest = self.newest();
         for mut answer in std::mem::take(&mut self.answers) {
-            let lost = match &answer.what {
-                Settled::Subscribed(_, new) => {
-                    new.is_durable() && self.next.subscription(new.id).is_none()
-                }
-                Settled::Ended(_, id) | Settled::GroupEnded(_, id) => {
-                    self.next.subscription(*id).is_some()
-                }
-            };
-            if lost {
+            let is_lost = answer.version > self.snapshot.version()
+                && match &answer.what {
+                    Settled::Subscribed(_, new) => {
+                        new.is_durable() && self.next.subscription(new.id).is_none()
+                    }
+                    Settled::GroupCreated(_, id) => self.next.subscription(*id).is_none(),
+                    Settled::Ended(_, id) | Settled::GroupEnded(_, id) => {
+                        self.next.subscription(*id).is_some()
+                    }
+                    Settled::GroupPaused(_, group, is_paused) => {
+                        self.next.is_paused(*group) != *is_paused
+                    }
+                    Settled::GroupSought(_, sought) => {
+                        self.next.subscriptions_of(sought.to()).is_empty()
+                    }
+                };
+            if is_lost {
                 let refusal = Refusal::new(Code::Unavailable, "the catalog cannot be written");
                 answer.refused(refusal, &mut self.outbox);
             } else {
@@ -411,7 +439,14 @@ impl Answer {
                 outbox.push(to.shard, to.subscribed(Ok(subscription)));
             }
             Settled::Ended(to, _) => outbox.push(to.shard, to.unsubscribed(Ok(()))),
-            Settled::GroupEnded(answer, _) => answer(Ok(())),
+            Settled::GroupEnded(answer, _)
+            | Settled::GroupCreated(answer, _)
+            | Settled::GroupPaused(answer, ..) => answer(Ok(())),
+            Settled::GroupSought(answer, sought) => {
+                // The shards first: whoever is told that the group has moved finds its members there.
+                outbox.push_all(&ControlReply::Sought(sought));
+                answer(Ok(()));
+            }
         }
     }
 
@@ -419,13 +454,12 @@ impl Answer {
         match self.what {
             Settled::Subscribed(to, _) => outbox.push(to.shard, to.subscribed(Err(refusal))),
             Settled::Ended(to, _) => outbox.push(to.shard, to.unsubscribed(Err(refusal))),
-            Settled::GroupEnded(answer, _) => answer(Err(refusal)),
+            Settled::GroupEnded(answer, _)
+            | Settled::GroupCreated(answer, _)
+            | Settled::GroupPaused(answer, ..)
+            | Settled::GroupSought(answer, _) => answer(Err(refusal)),
         }
     }
-}
-
-fn index_of(list: &[Arc<Subscription>], id: SubscriptionId) -> Option<usize> {
-    list.iter().position(|subscription| subscription.id == id)
 }
 
 /// An error with its causes, for one line of the server's log.

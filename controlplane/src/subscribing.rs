@@ -11,7 +11,10 @@ use routing::subscription::{
 };
 use routing::topic::TopicFilter;
 
-use crate::limits::{CLIENT_SUBSCRIPTIONS_MAX, GROUP_NAME_BYTES_MAX, SUBSCRIPTIONS_MAX};
+use crate::limits::{
+    CLIENT_SUBSCRIPTIONS_MAX, GROUP_FILTERS_MAX, GROUP_NAME_BYTES_MAX, SUBSCRIPTIONS_MAX,
+};
+use crate::operator::NewGroup;
 
 /// What a subscribe asks for.
 #[derive(Clone, Debug)]
@@ -51,7 +54,7 @@ pub(crate) struct Roll {
 impl Roll {
     /// How `wanted` is met, or why it is not.
     pub(crate) fn way(&self, table: &SnapshotEditor, wanted: &Wanted) -> Result<Way, Refusal> {
-        check_start(wanted)?;
+        check_start(&wanted.filter, wanted.start.as_ref())?;
         let known = match &wanted.group {
             None => self.known_ephemeral(wanted)?,
             Some(group) => {
@@ -62,13 +65,32 @@ impl Roll {
         if let Some(known) = known {
             return Ok(Way::Known(known));
         }
-        if table.len() >= SUBSCRIPTIONS_MAX {
-            return Err(Refusal::new(
-                Code::TooManySubscriptions,
-                format!("this server has {SUBSCRIPTIONS_MAX} subscriptions, which is the limit"),
-            ));
-        }
+        check_room(table, 1)?;
         Ok(Way::New)
+    }
+
+    /// Whether a group may begin without a member, or why not.
+    pub(crate) fn check_new(&self, table: &SnapshotEditor, new: &NewGroup) -> Result<(), Refusal> {
+        check_group_name(&new.name)?;
+        let count = new.filters.len();
+        if count > GROUP_FILTERS_MAX {
+            return Err(Refusal::limit("filters", GROUP_FILTERS_MAX as u64, count as u64));
+        }
+        if count == 0 {
+            return Err(Refusal::new(Code::MalformedRequest, "a subscription has a filter"));
+        }
+        for (index, filter) in new.filters.iter().enumerate() {
+            check_start(filter, Some(&new.start))?;
+            if new.filters[..index].contains(filter) {
+                let text = format!("the filter {:?} is given twice", filter.as_str());
+                return Err(Refusal::new(Code::MalformedRequest, text));
+            }
+        }
+        if self.groups.contains_key(&new.name) {
+            let text = format!("there is a subscription {:?}", new.name);
+            return Err(Refusal::new(Code::GroupExists, text));
+        }
+        check_room(table, count)
     }
 
     /// A client's ephemeral subscriptions.
@@ -180,10 +202,19 @@ fn check_group_name(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_start(wanted: &Wanted) -> Result<(), Refusal> {
-    let Some(Start::Offsets(offsets)) = &wanted.start else { return Ok(()) };
-    if wanted.filter.exact_name().is_none() {
-        let text = format!("the filter {:?} has wildcards", wanted.filter.as_str());
+fn check_room(table: &SnapshotEditor, new: usize) -> Result<(), Refusal> {
+    if table.len() + new <= SUBSCRIPTIONS_MAX {
+        return Ok(());
+    }
+    let text = format!("this server has {SUBSCRIPTIONS_MAX} subscriptions, which is the limit");
+    Err(Refusal::new(Code::TooManySubscriptions, text))
+}
+
+/// Whether a subscription to this filter may begin there, or be moved there.
+pub(crate) fn check_start(filter: &TopicFilter, start: Option<&Start>) -> Result<(), Refusal> {
+    let Some(Start::Offsets(offsets)) = start else { return Ok(()) };
+    if filter.exact_name().is_none() {
+        let text = format!("the filter {:?} has wildcards", filter.as_str());
         return Err(Refusal::new(Code::StartNeedsTopic, text));
     }
     if let Some((partition, _)) = offsets.iter().find(|(partition, _)| partition.0 >= PARTITIONS) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use codec::refusal::Refusal;
 use crossbeam::queue::ArrayQueue;
-use routing::snapshot::RoutingSnapshot;
+use routing::snapshot::{RoutingSnapshot, Sought};
 use routing::subscription::{Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
 
@@ -85,6 +85,8 @@ pub enum ControlReply {
         /// Whether it is gone.
         result: Result<(), Refusal>,
     },
+    /// Every shard has adopted this move of a group: its members go over.
+    Sought(Arc<Sought>),
 }
 
 /// The queue from all shards to the control plane. Shared; the waker tells the other side that something came.

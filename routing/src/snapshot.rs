@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::filters::{Filters, KeptAt};
 use crate::persistent_map::{PersistentMap, hash_of};
-use crate::subscription::{GroupId, Subscription, SubscriptionId};
+use crate::subscription::{GroupId, Start, Subscription, SubscriptionId};
 use crate::topic::{TopicFilter, TopicName};
 
 /// One step between a version and the one before it.
@@ -18,6 +18,39 @@ pub enum Change {
     Added(Arc<Subscription>),
     /// This subscription ended.
     Removed(Arc<Subscription>),
+    /// A group goes on somewhere else in the logs, under a new number: what is in flight under the old one is over.
+    Sought(Arc<Sought>),
+    /// A group gets no more events until it is resumed, or gets them again.
+    Paused {
+        /// Which group.
+        group: GroupId,
+        /// Whether it rests from now on.
+        is_paused: bool,
+    },
+}
+
+/// The subscriptions of a group before and after a seek, in the same order. They keep their numbers, filters and members;
+/// the group's number and the start are new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// As they were.
+    pub before: Vec<Arc<Subscription>>,
+    /// As they are.
+    pub after: Vec<Arc<Subscription>>,
+}
+
+impl Sought {
+    /// The group's number before.
+    #[must_use]
+    pub fn from(&self) -> GroupId {
+        self.before.first().expect("a group has a subscription").group
+    }
+
+    /// The group's number from now on.
+    #[must_use]
+    pub fn to(&self) -> GroupId {
+        self.after.first().expect("a group has a subscription").group
+    }
 }
 
 /// An immutable routing table with a version. Equal versions of one server are the same table.
@@ -39,13 +72,14 @@ pub struct SnapshotEditor {
 /// What the versions share. All of it is persistent, so a copy is a few reference counts.
 ///
 /// Invariants: each subscription of `by_id` is in `filters` where it says and in its group under its filter; a group has
-/// at least one subscription; `group_ids` names exactly the groups of `groups`.
+/// at least one subscription; `group_ids` names exactly the groups of `groups`; `paused` holds none but those.
 #[derive(Clone, Debug, Default)]
 struct Table {
     filters: Filters,
     by_id: PersistentMap<SubscriptionId, Known>,
     groups: PersistentMap<GroupId, Group>,
     group_ids: PersistentMap<Arc<str>, GroupId>,
+    paused: PersistentMap<GroupId, ()>,
     len: usize,
 }
 
@@ -114,6 +148,12 @@ impl RoutingSnapshot {
         self.table.subscriptions_of(group)
     }
 
+    /// Whether a group gets no events until it is resumed.
+    #[must_use]
+    pub fn is_paused(&self, group: GroupId) -> bool {
+        self.table.is_paused(group)
+    }
+
     /// Visits every group with its name, in no order.
     pub fn each_group<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<str>, GroupId)) {
         self.table.group_ids.for_each(&mut |name, group| visit(name, *group));
@@ -146,6 +186,48 @@ impl SnapshotEditor {
         let subscription = self.table.remove(id)?;
         self.changes.push(Change::Removed(subscription.clone()));
         Some(subscription)
+    }
+
+    /// Moves a group: its subscriptions get the group's new number `to` and this start; all else stays. Returns what it
+    /// was and is; none when there is no such group.
+    pub fn seek(&mut self, group: GroupId, to: GroupId, start: &Start) -> Option<Arc<Sought>> {
+        let before: Vec<_> = self.table.subscriptions_of(group).into_iter().cloned().collect();
+        if before.is_empty() {
+            return None;
+        }
+        assert!(self.table.subscriptions_of(to).is_empty(), "a group's number is new");
+        let is_paused = self.table.is_paused(group);
+        let moved = |known: &Arc<Subscription>| {
+            Arc::new(Subscription { group: to, start: start.clone(), ..Subscription::clone(known) })
+        };
+        let after: Vec<_> = before.iter().map(moved).collect();
+        for subscription in &before {
+            self.table.remove(subscription.id);
+        }
+        for subscription in &after {
+            self.table.add(subscription);
+        }
+        let sought = Arc::new(Sought { before, after });
+        self.changes.push(Change::Sought(sought.clone()));
+        if is_paused {
+            self.set_paused(to, true);
+        }
+        Some(sought)
+    }
+
+    /// Pauses or resumes a group that there is.
+    pub fn set_paused(&mut self, group: GroupId, is_paused: bool) {
+        if self.table.is_paused(group) == is_paused {
+            return;
+        }
+        self.table.set_paused(group, is_paused);
+        self.changes.push(Change::Paused { group, is_paused });
+    }
+
+    /// Whether a group gets no events until it is resumed, as edited so far.
+    #[must_use]
+    pub fn is_paused(&self, group: GroupId) -> bool {
+        self.table.is_paused(group)
     }
 
     /// The subscription of this number, as edited so far.
@@ -227,6 +309,22 @@ impl Table {
         self.group_ids.get(hash_of(name), name).copied()
     }
 
+    fn is_paused(&self, group: GroupId) -> bool {
+        self.paused.get(hash_of(&group), &group).is_some()
+    }
+
+    fn set_paused(&mut self, group: GroupId, is_paused: bool) {
+        assert!(
+            self.groups.get(hash_of(&group), &group).is_some(),
+            "a group rests while it is there"
+        );
+        if is_paused {
+            self.paused.insert_new(hash_of(&group), group, ());
+        } else {
+            self.paused.remove(hash_of(&group), &group);
+        }
+    }
+
     fn add(&mut self, subscription: &Arc<Subscription>) {
         let Subscription { id, group, group_name, filter, .. } = &**subscription;
         let known = self.group_by_name(group_name);
@@ -254,6 +352,7 @@ impl Table {
         assert!(in_group.is_some(), "a subscription is in its group");
         if members.is_empty() {
             self.groups.remove(hash_of(&group), &group);
+            self.paused.remove(hash_of(&group), &group);
             self.group_ids.remove(hash_of(&*subscription.group_name), &*subscription.group_name);
         }
         self.filters.remove(&subscription.filter, kept_at, id);
@@ -268,6 +367,7 @@ impl Table {
             && self.by_id.is_empty()
             && self.groups.is_empty()
             && self.group_ids.is_empty()
+            && self.paused.is_empty()
     }
 }
 

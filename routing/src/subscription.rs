@@ -11,8 +11,8 @@ use crate::topic::TopicFilter;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriptionId(pub u64);
 
-/// Names a group for ever; never used again, also after its last subscription ended, because cursors in the logs
-/// carry it.
+/// Names a group, and the way that it goes through the logs: never used again, also after its last subscription ended,
+/// because cursors in the logs carry it. A group that is moved to another place keeps its name and gets a new number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u64);
 
@@ -68,7 +68,7 @@ pub fn group_name(
 pub struct Subscription {
     /// The subscription's own number.
     pub id: SubscriptionId,
-    /// The group that shares the work.
+    /// The group that shares the work. A seek gives it a new number.
     pub group: GroupId,
     /// The group's name; one name is one [`GroupId`] within a snapshot.
     pub group_name: Arc<str>,

@@ -251,6 +251,42 @@ fn a_snapshot_answers_by_name_and_number() {
     assert_eq!(snapshot.group_by_name("group-7"), Some(GroupId(7)), "one subscription is left");
 }
 
+/// A group that is moved must be found under its new number alone, keep its pause and its filters, and leave nothing
+/// behind when it ends.
+#[test]
+fn a_moved_group_is_one_group() {
+    let filter = |text: &str| TopicFilter::new(text).unwrap();
+    let mut editor = SnapshotEditor::new(&RoutingSnapshot::empty());
+    editor.add(subscription(1, 7, filter("a/#")));
+    editor.add(subscription(2, 7, filter("b")));
+    editor.set_paused(GroupId(7), true);
+    editor.set_paused(GroupId(7), true);
+    let first = editor.finish();
+    assert_eq!(first.changes().len(), 3, "what is so already is no change");
+    assert!(first.is_paused(GroupId(7)));
+
+    let mut editor = SnapshotEditor::new(&first);
+    assert!(editor.seek(GroupId(9), GroupId(10), &Start::Tail).is_none(), "there is no such group");
+    let sought = editor.seek(GroupId(7), GroupId(8), &Start::Earliest).unwrap();
+    assert_eq!((sought.from(), sought.to()), (GroupId(7), GroupId(8)));
+    let moved = editor.finish();
+    let expected =
+        [Change::Sought(sought.clone()), Change::Paused { group: GroupId(8), is_paused: true }];
+    assert_eq!(moved.changes(), expected);
+    assert!(moved.subscriptions_of(GroupId(7)).is_empty() && !moved.is_paused(GroupId(7)));
+    assert_eq!(moved.group_by_name("group-7"), Some(GroupId(8)));
+    assert!(first.is_paused(GroupId(7)), "the version before is as it was");
+    let name = TopicName::new("a/x").unwrap();
+    assert_eq!(matches(&moved, &name), [(GroupId(8), SubscriptionId(1))]);
+    assert_eq!(moved.subscription(SubscriptionId(2)).unwrap().start, Start::Earliest);
+
+    let mut editor = SnapshotEditor::new(&moved);
+    editor.remove(SubscriptionId(1));
+    editor.remove(SubscriptionId(2));
+    let bare = editor.finish();
+    assert!(bare.is_bare() && !bare.is_paused(GroupId(8)));
+}
+
 /// Names and filters at the limit of levels fill the look-up's fixed array: one level lost there would match too much.
 #[test]
 fn the_deepest_filters_match() {

@@ -5,7 +5,7 @@ use redb::{Database, TableDefinition};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
 
-use super::{Catalog, META, OpenError, record};
+use super::{Catalog, CatalogChange, META, OpenError, record};
 
 fn subscription(id: u64, mode: Mode, start: Start) -> Arc<Subscription> {
     Arc::new(Subscription {
@@ -17,6 +17,12 @@ fn subscription(id: u64, mode: Mode, start: Start) -> Arc<Subscription> {
         start,
         ephemeral_client: None,
     })
+}
+
+/// New subscriptions and ended ones.
+fn change(added: &[Arc<Subscription>], removed: &[Arc<Subscription>]) -> CatalogChange {
+    let put = added.iter().map(|added| (None, added.clone())).collect();
+    CatalogChange { put, removed: removed.to_vec(), ..CatalogChange::default() }
 }
 
 fn all_kinds() -> Vec<Arc<Subscription>> {
@@ -35,13 +41,13 @@ fn subscriptions_come_back_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("catalog.redb");
     let (mut catalog, found) = Catalog::open(&path).unwrap();
-    assert!(found.is_empty());
-    catalog.change(&all_kinds()[..2], &[]).unwrap();
-    catalog.change(&all_kinds()[2..], &[]).unwrap();
+    assert!(found.subscriptions.is_empty());
+    catalog.change(&change(&all_kinds()[..2], &[])).unwrap();
+    catalog.change(&change(&all_kinds()[2..], &[])).unwrap();
     catalog.reserve_ids(500).unwrap();
     drop(catalog);
     let (catalog, found) = Catalog::open(&path).unwrap();
-    assert_eq!(found, all_kinds());
+    assert_eq!(found.subscriptions, all_kinds());
     assert_eq!(catalog.ids_end(), 500);
 }
 
@@ -112,12 +118,12 @@ fn what_a_failed_commit_left_behind_is_removed() {
     let path = folder.path().join("catalog.redb");
     let (mut catalog, _) = Catalog::open(&path).unwrap();
     catalog.fail_next = true;
-    catalog.change(&[subscription(1, Mode::Clustering, Start::Tail)], &[]).unwrap_err();
+    catalog.change(&change(&[subscription(1, Mode::Clustering, Start::Tail)], &[])).unwrap_err();
     let again = [subscription(2, Mode::Clustering, Start::Tail)];
-    catalog.change(&again, &[]).expect("the file is opened again");
+    catalog.change(&change(&again, &[])).expect("the file is opened again");
     drop(catalog);
     let (_, found) = Catalog::open(&path).unwrap();
-    assert_eq!(found, again);
+    assert_eq!(found.subscriptions, again);
 }
 
 /// The other way round: a subscription whose end was refused stands, so it must stand after a restart too.
@@ -127,15 +133,48 @@ fn what_a_failed_commit_removed_is_put_back() {
     let path = folder.path().join("catalog.redb");
     let (mut catalog, _) = Catalog::open(&path).unwrap();
     let stands = [subscription(1, Mode::Clustering, Start::Tail)];
-    catalog.change(&stands, &[]).unwrap();
+    catalog.change(&change(&stands, &[])).unwrap();
     catalog.fail_next = true;
-    catalog.change(&[], &stands).unwrap_err();
-    catalog.change(&[], &[]).expect("the file is opened again");
+    catalog.change(&change(&[], &stands)).unwrap_err();
+    catalog.change(&change(&[], &[])).expect("the file is opened again");
     drop(catalog);
     let (mut catalog, found) = Catalog::open(&path).unwrap();
-    assert_eq!(found, stands);
-    catalog.change(&[], &stands).unwrap();
+    assert_eq!(found.subscriptions, stands);
+    catalog.change(&change(&[], &stands)).unwrap();
     drop(catalog);
     let (_, found) = Catalog::open(&path).unwrap();
-    assert!(found.is_empty(), "what ended does not come back");
+    assert!(found.subscriptions.is_empty(), "what ended does not come back");
+}
+
+/// A group that is paused and moved must be so after a restart; a failed commit must leave neither behind.
+#[test]
+fn pauses_and_seeks_are_kept_and_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.redb");
+    let (mut catalog, found) = Catalog::open(&path).unwrap();
+    assert!(found.paused.is_empty(), "none ever was");
+    let before = subscription(1, Mode::Clustering, Start::Tail);
+    catalog.change(&change(std::slice::from_ref(&before), &[])).unwrap();
+    let moved = Subscription { group: GroupId(7), start: Start::Earliest, ..(*before).clone() };
+    let after = Arc::new(moved);
+    let name = before.group_name.clone();
+    let seek = CatalogChange {
+        put: vec![(Some(before.clone()), after.clone())],
+        removed: Vec::new(),
+        paused: vec![(name.clone(), true)],
+    };
+    catalog.fail_next = true;
+    catalog.change(&seek).unwrap_err();
+    catalog.change(&CatalogChange::default()).expect("the file is opened again");
+    drop(catalog);
+    let (mut catalog, found) = Catalog::open(&path).unwrap();
+    assert_eq!((found.subscriptions, found.paused), (vec![before], vec![]));
+    catalog.change(&seek).unwrap();
+    drop(catalog);
+    let (mut catalog, found) = Catalog::open(&path).unwrap();
+    assert_eq!((found.subscriptions, found.paused), (vec![after], vec![name.clone()]));
+    let resume = CatalogChange { paused: vec![(name, false)], ..CatalogChange::default() };
+    catalog.change(&resume).unwrap();
+    drop(catalog);
+    assert!(Catalog::open(&path).unwrap().1.paused.is_empty());
 }

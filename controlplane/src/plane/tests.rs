@@ -10,14 +10,14 @@ use codec::refusal::{Code, Refusal};
 use dataplane::control::{ControlLink, ControlReply, ControlRequest};
 use dataplane::session::SessionKey;
 use routing::snapshot::{Change, RoutingSnapshot};
-use routing::subscription::{Mode, Start, Subscription, SubscriptionId};
+use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
 use tempfile::TempDir;
 
 use super::Plane;
 use crate::catalog::Catalog;
 use crate::limits::{CLIENT_SUBSCRIPTIONS_MAX, PUBLISH_INTERVAL, SNAPSHOTS_AHEAD_MAX};
-use crate::operator::Order;
+use crate::operator::{NewGroup, Order};
 use crate::shards::Shards;
 
 const SESSION: SessionKey = SessionKey { slot: 3, life: 9 };
@@ -92,8 +92,8 @@ impl Rig {
         let mail = Arc::new((0..shards).map(|_| Mutex::default()).collect());
         let mailboxes = Mailboxes { mail, capacity };
         let link = ControlLink::new(Box::new(|| {}));
-        let (catalog, durable) = Catalog::open(catalog).unwrap();
-        let plane = Plane::new(mailboxes.clone(), link.clone(), catalog, durable);
+        let (catalog, contents) = Catalog::open(catalog).unwrap();
+        let plane = Plane::new(mailboxes.clone(), link.clone(), catalog, contents);
         let mut rig = Rig { plane, mailboxes, link, now: Instant::now() };
         rig.turn();
         rig
@@ -470,7 +470,9 @@ fn closing_refuses_what_waits() {
         let refusal = match reply {
             ControlReply::Subscribed { result, .. } => result.unwrap_err(),
             ControlReply::Unsubscribed { result, .. } => result.unwrap_err(),
-            ControlReply::Snapshot(_) => panic!("nothing is published any more"),
+            ControlReply::Snapshot(_) | ControlReply::Sought(_) => {
+                panic!("nothing is published any more")
+            }
         };
         assert_eq!(refusal.code, Code::Unavailable);
     }
@@ -514,4 +516,166 @@ fn an_operator_ends_a_whole_group() {
     drop(rig);
     let rig = Rig::start_unadopted(&catalog_in(&folder), 1, 64);
     assert_eq!(rig.take_snapshot(0).changes(), [Change::Added(stays)]);
+}
+
+/// What an operator waits for.
+type Answers = std::sync::mpsc::Receiver<Result<(), Refusal>>;
+
+/// Gives an order and lets the version of it out.
+fn order(
+    rig: &mut Rig,
+    order: impl FnOnce(crate::operator::Answer<Result<(), Refusal>>) -> Order,
+) -> Answers {
+    let (sender, answers) = std::sync::mpsc::channel();
+    rig.plane.on_order(order(Box::new(move |result| drop(sender.send(result)))));
+    rig.next_interval();
+    answers
+}
+
+fn new_group(name: &str, filters: &[&str], start: Start) -> NewGroup {
+    let filters = filters.iter().map(|filter| TopicFilter::new(*filter).unwrap()).collect();
+    NewGroup { name: name.into(), filters, start }
+}
+
+/// A group that is made without a member must stand as one made by its first member: adopted before it is answered, kept,
+/// joined by who comes; and nothing of one that is refused may stay.
+#[test]
+fn an_operator_creates_a_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(&catalog_in(&folder), 2, 64);
+    let create = |rig: &mut Rig, new: NewGroup, dry_run| {
+        order(rig, |answer| Order::CreateGroup { new, dry_run, answer })
+    };
+    let wanted = || new_group("workers", &["a/#", "b"], Start::Earliest);
+    assert_eq!(create(&mut rig, wanted(), true).try_recv(), Ok(Ok(())));
+    assert!(rig.take(0).is_empty(), "a dry run changes nothing");
+    let long = "x".repeat(256);
+    let offsets = Start::Offsets(vec![(Partition(1), Offset(1))]);
+    for (new, code) in [
+        (new_group("$a", &["a"], Start::Tail), Code::MalformedGroup),
+        (new_group(&long, &["a"], Start::Tail), Code::MalformedGroup),
+        (new_group("a", &[], Start::Tail), Code::MalformedRequest),
+        (new_group("a", &["b", "b"], Start::Tail), Code::MalformedRequest),
+        (new_group("a", &["b", "c/#"], offsets), Code::StartNeedsTopic),
+    ] {
+        let refusal = create(&mut rig, new, false).try_recv().unwrap().unwrap_err();
+        assert_eq!(refusal.code, code);
+        assert!(rig.take(0).is_empty(), "nothing of it stays");
+    }
+    rig.plane.catalog.fail_next = true;
+    let failed = create(&mut rig, wanted(), false).try_recv().unwrap();
+    assert_eq!(failed.unwrap_err().code, Code::Unavailable);
+    assert_eq!(rig.plane.next.len(), 0, "what the catalog does not hold is not there");
+
+    let answers = create(&mut rig, wanted(), false);
+    let snapshot = rig.take_snapshot(0);
+    assert_eq!(snapshot.len(), 2);
+    rig.adopt(0, snapshot.version());
+    assert!(answers.try_recv().is_err(), "one shard has no start for it");
+    rig.adopt(1, snapshot.version());
+    assert_eq!(answers.try_recv(), Ok(Ok(())));
+    let again = create(&mut rig, wanted(), false).try_recv().unwrap();
+    assert_eq!(again.unwrap_err().code, Code::GroupExists);
+    (0..2).for_each(|shard| drop(rig.take(shard)));
+    let joined = rig.subscribe(&DURABLE).unwrap();
+    assert_eq!(snapshot.subscription(joined.id), Some(&joined), "its first member finds it");
+    drop(rig);
+    let rig = Rig::start_unadopted(&catalog_in(&folder), 1, 64);
+    assert_eq!(rig.take_snapshot(0).len(), 2);
+}
+
+/// A seek that a crash or a full disk could leave half done would skip events on some shards: the catalog has all of the
+/// move or nothing, the shards hear of it after, and its members when the last of them has.
+#[test]
+fn an_operator_moves_a_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(&catalog_in(&folder), 2, 64);
+    let one = rig.subscribe(&DURABLE).unwrap();
+    let other = rig.subscribe(&Ask { filter: "b", ..DURABLE }).unwrap();
+    let ephemeral = rig.subscribe(&EPHEMERAL).unwrap();
+    (0..2).for_each(|shard| drop(rig.take(shard)));
+    let seek = |rig: &mut Rig, group, start: Start| {
+        order(rig, |answer| Order::SeekGroup { group, start, answer })
+    };
+    let refused = |answers: Answers| answers.try_recv().unwrap().unwrap_err().code;
+    assert_eq!(refused(seek(&mut rig, ephemeral.group, Start::Tail)), Code::NotDurable);
+    assert_eq!(refused(seek(&mut rig, GroupId(9_999), Start::Tail)), Code::NotFound);
+    let offsets = Start::Offsets(vec![(Partition(1), Offset(1))]);
+    assert_eq!(refused(seek(&mut rig, one.group, offsets)), Code::StartNeedsTopic);
+    rig.plane.catalog.fail_next = true;
+    assert_eq!(refused(seek(&mut rig, one.group, Start::Earliest)), Code::Unavailable);
+    assert!(rig.take(0).is_empty(), "no version says that it has moved");
+    assert_eq!(rig.subscribe(&DURABLE).unwrap(), one, "the group is as before");
+
+    let answers = seek(&mut rig, one.group, Start::Earliest);
+    let snapshot = rig.take_snapshot(0);
+    rig.take(1);
+    let [Change::Sought(sought)] = snapshot.changes() else { panic!("{:?}", snapshot.changes()) };
+    assert_eq!(sought.before, [one.clone(), other.clone()]);
+    let moved = sought.after.iter().map(|after| (after.id, after.group, after.start.clone()));
+    let to = sought.to();
+    assert_ne!(to, one.group);
+    let expected = [(one.id, to, Start::Earliest), (other.id, to, Start::Earliest)];
+    assert_eq!(Vec::from_iter(moved), expected);
+    assert_eq!(refused(seek(&mut rig, one.group, Start::Tail)), Code::NotFound, "it has moved");
+    rig.adopt(0, snapshot.version());
+    // Who joins meanwhile is answered when its group is everywhere.
+    rig.ask(&Ask { request: 7, client: "c2", ..DURABLE });
+    assert!(rig.take(0).is_empty() && answers.try_recv().is_err(), "shard 1 has not moved it");
+    rig.adopt(1, snapshot.version());
+    assert_eq!(answers.try_recv(), Ok(Ok(())));
+    assert!(matches!(&Vec::from(rig.take(1))[..], [ControlReply::Sought(told)] if told == sought));
+    match &Vec::from(rig.take(0))[..] {
+        [ControlReply::Sought(_), ControlReply::Subscribed { result: Ok(joined), .. }] => {
+            assert_eq!(joined.group, to);
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(rig);
+    let rig = Rig::start_unadopted(&catalog_in(&folder), 1, 64);
+    let kept = rig.take_snapshot(0);
+    assert_eq!(kept.subscriptions_of(to).len(), 2);
+    assert_eq!(kept.len(), 2);
+}
+
+/// A group that was paused by hand must not wake by itself: not by a restart, not by a move; and a group that begins later
+/// under its name is another.
+#[test]
+fn an_operator_pauses_a_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(&catalog_in(&folder), 1, 64);
+    let durable = rig.subscribe(&DURABLE).unwrap();
+    let ephemeral = rig.subscribe(&EPHEMERAL).unwrap();
+    let pause = |rig: &mut Rig, group, is_paused| {
+        order(rig, |answer| Order::PauseGroup { group, is_paused, answer })
+    };
+    let refused = |answers: Answers| answers.try_recv().unwrap().unwrap_err().code;
+    assert_eq!(refused(pause(&mut rig, ephemeral.group, true)), Code::NotDurable);
+    rig.plane.catalog.fail_next = true;
+    assert_eq!(refused(pause(&mut rig, durable.group, true)), Code::Unavailable);
+    let answers = pause(&mut rig, durable.group, true);
+    let snapshot = rig.take_snapshot(0);
+    assert_eq!(snapshot.changes(), [Change::Paused { group: durable.group, is_paused: true }]);
+    assert!(answers.try_recv().is_err(), "the shard has not heard of it");
+    rig.adopt(0, snapshot.version());
+    assert_eq!(answers.try_recv(), Ok(Ok(())));
+    assert_eq!(pause(&mut rig, durable.group, true).try_recv(), Ok(Ok(())), "it is, already");
+    drop(order(&mut rig, |answer| Order::SeekGroup {
+        group: durable.group,
+        start: Start::Earliest,
+        answer,
+    }));
+    drop(rig);
+
+    let mut rig = Rig::start_unadopted(&catalog_in(&folder), 1, 64);
+    let first = rig.take_snapshot(0);
+    let group = first.group_by_name("workers").unwrap();
+    assert!(first.is_paused(group) && group != durable.group);
+    rig.adopt(0, 1);
+    drop(order(&mut rig, |answer| Order::EndGroup { group, answer }));
+    rig.adopt_all(2);
+    drop(rig);
+    let mut rig = Rig::start(&catalog_in(&folder), 1, 64);
+    let anew = rig.subscribe(&DURABLE).unwrap();
+    assert!(!rig.plane.snapshot.is_paused(anew.group), "another group of that name");
 }

@@ -1,5 +1,5 @@
 //! Adoption of snapshots: new subscriptions get a start in each log of this shard, fixed and, for durable groups,
-//! written down, before the control plane is told; removed ones are forgotten.
+//! written down, before the control plane is told; removed ones are forgotten, moved ones begin anew, paused ones rest.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use log::cursor::{Cursor, CursorMark};
 use log::log::Log;
 use log::reader::Reader;
 use log::seek::StartSeek;
-use routing::snapshot::{Change, RoutingSnapshot};
+use routing::snapshot::{Change, RoutingSnapshot, Sought};
 use routing::subscription::{GroupId, Start, Subscription};
 
 use crate::control::{ControlReply, ControlRequest};
@@ -42,6 +42,7 @@ impl Shard {
             ControlReply::Unsubscribed { session, request, result } => {
                 self.on_unsubscribed(session, request, result);
             }
+            ControlReply::Sought(sought) => self.on_sought(&sought),
         }
     }
 
@@ -59,6 +60,8 @@ impl Shard {
             match change {
                 Change::Added(subscription) => self.add_subscription(subscription, &mut adopting),
                 Change::Removed(subscription) => self.remove_subscription(subscription),
+                Change::Sought(sought) => self.seek_group(sought, &mut adopting),
+                Change::Paused { group, is_paused } => self.pause_group(*group, *is_paused),
             }
         }
         if self.snapshot.version() == 0 {
@@ -170,6 +173,7 @@ impl Shard {
             is_lagging: false,
             is_idle: false,
             is_moved: false,
+            is_paused: false,
         }
     }
 
@@ -191,18 +195,60 @@ impl Shard {
         let Some(group) = self.groups.get_mut(&subscription.group) else { return };
         group.subscriptions.retain(|known| known.subscription.id != subscription.id);
         if group.subscriptions.is_empty() {
-            // Members elsewhere have not left yet; what is in flight to them ends with the group.
-            let freed = group.members.in_flight_bytes();
-            self.free_in_flight(freed);
-            self.groups.remove(&subscription.group);
-            let is_read = !self.groups.is_empty();
-            self.active_mut().keep_tail(is_read);
-            self.catching_up.retain(|(group, _)| *group != subscription.group);
-            self.waiting_bytes.remove(&subscription.group);
-            for log in &mut self.logs {
-                log.remove_cursor(subscription.group.0);
+            self.drop_group(subscription.group);
+        }
+    }
+
+    /// Forgets a group and its place in every log. Members elsewhere have not left yet; what is in flight to them ends
+    /// with the group.
+    fn drop_group(&mut self, id: GroupId) {
+        let Some(group) = self.groups.remove(&id) else { return };
+        self.free_in_flight(group.members.in_flight_bytes());
+        let is_read = !self.groups.is_empty();
+        self.active_mut().keep_tail(is_read);
+        self.catching_up.retain(|(group, _)| *group != id);
+        self.waiting_bytes.remove(&id);
+        for log in &mut self.logs {
+            log.remove_cursor(id.0);
+            assert!(log.cursor(id.0).is_none(), "what ended has no place");
+        }
+    }
+
+    /// A group goes on elsewhere: it is a new group, whose starts are fixed as for one, and the old one is over. Its
+    /// members come when every shard is so far, or what they are lent would be lent to a group that is not there yet.
+    fn seek_group(&mut self, sought: &Arc<Sought>, adopting: &mut Adopting) {
+        for subscription in &sought.after {
+            self.add_subscription(subscription, adopting);
+        }
+        // After the new one has come, so that somebody reads all the time and the tail stays in memory.
+        self.drop_group(sought.from());
+        assert!(self.groups.contains_key(&sought.to()), "a group is moved, not ended");
+        self.moving.push(sought.clone());
+    }
+
+    /// A group rests: nothing is handed out, and what comes back waits. Or it goes on where it stands.
+    fn pause_group(&mut self, id: GroupId, is_paused: bool) {
+        let (active, tail) = (self.active_index(), self.tail.position());
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.is_paused = is_paused;
+        if !is_paused {
+            self.wake_lagging(id);
+            return self.wake_idle(id);
+        }
+        (group.is_lagging, group.is_idle) = (false, false);
+        for (log, place) in group.places.iter_mut().enumerate() {
+            // It is behind from here on, so that routing from the tail never has to ask whether it rests.
+            if place.at_tail && log == active {
+                place.reader = Reader::new(tail);
+            }
+            place.at_tail = false;
+            if let Some(held) = place.held.take() {
+                place.reader = Reader::new(held.header.base_position);
             }
         }
+        assert!(group.places.iter().all(|place| !place.at_tail), "who rests stands at no tail");
+        self.lagging.retain(|waiting| *waiting != id);
+        self.idle.retain(|waiting| *waiting != id);
     }
 
     /// Fixes what is still open, writes the cursors, and tells the control plane of versions that are done.
@@ -244,7 +290,7 @@ impl Shard {
         let (active, tail) = (self.active_index(), self.tail.position());
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
         for (log, place) in group.places.iter_mut().enumerate() {
-            place.at_tail |= log == active && place.next() >= tail;
+            place.at_tail |= log == active && place.next() >= tail && !group.is_paused;
             if place.at_tail {
                 // All that is before it is routed from there: nothing is left to be looked up.
                 place.seek = None;

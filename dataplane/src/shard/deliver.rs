@@ -368,7 +368,7 @@ impl Shard {
     pub(super) fn wake_lagging(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let behind = group.places.iter().any(|place| !place.at_tail);
-        if behind && !group.is_lagging && !group.members.is_empty() {
+        if behind && !group.is_lagging && !group.is_paused && !group.members.is_empty() {
             group.is_lagging = true;
             self.lagging.push_back(id);
         }
@@ -378,7 +378,7 @@ impl Shard {
     pub(super) fn wake_idle(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let idle = group.places.iter().any(|place| place.log.has_idle());
-        if idle && !group.is_idle && !group.members.is_empty() {
+        if idle && !group.is_idle && !group.is_paused && !group.members.is_empty() {
             group.is_idle = true;
             self.idle.push_back(id);
         }

@@ -158,6 +158,8 @@ pub struct Group {
     pub is_idle: bool,
     /// Whether the group stands on the shard's list of moved cursors.
     pub is_moved: bool,
+    /// Whether it rests: it stands at no tail and on no list of groups that want a turn.
+    pub is_paused: bool,
 }
 
 impl Group {

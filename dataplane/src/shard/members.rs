@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use codec::crc32c::crc32c;
 use codec::refusal::{Code, Refusal};
+use routing::snapshot::Sought;
 use routing::subscription::{GroupId, Subscription, SubscriptionId, group_name};
 
 use crate::control::ControlRequest;
@@ -361,8 +362,7 @@ impl Shard {
     }
 
     fn begin_member(&mut self, key: SessionKey, request: u64, credit: u32, of: &Subscription) {
-        let (own, shards) = (self.options.index, self.options.shards);
-        let mut member = HomeMember {
+        self.enter(HomeMember {
             life: 0,
             session: key,
             request,
@@ -372,10 +372,19 @@ impl Shard {
             ending: false,
             free: credit,
             surplus: 0,
-            lent: vec![0; usize::from(shards)],
+            lent: Vec::new(),
             wanting: VecDeque::new(),
-            catching_up: shards,
-        };
+            catching_up: 0,
+        });
+    }
+
+    /// A member joins its group on every shard, with all its credit.
+    fn enter(&mut self, mut member: HomeMember) {
+        let (own, shards) = (self.options.index, self.options.shards);
+        let (key, request) = (member.session, member.request);
+        let (group, subscription) = (member.group, member.subscription);
+        member.lent = vec![0; usize::from(shards)];
+        member.catching_up = shards;
         member.lend_at_first(shards, own);
         let lent = member.lent.clone();
         let slot = self.members.insert(member);
@@ -384,9 +393,52 @@ impl Shard {
             session.subscriptions.push((request, slot));
         }
         for (shard, lease) in lent.into_iter().enumerate() {
-            let (group, subscription) = (of.group, of.id);
             self.post(shard as u16, Mail::Join { member, group, subscription, lease });
         }
+    }
+
+    /// Every shard knows that a group has moved: its members here go over, with the credit that they asked for. What was
+    /// in flight to them is over; no shard knows them as they were.
+    pub(super) fn on_sought(&mut self, sought: &Arc<Sought>) {
+        let (from, to) = (sought.from(), sought.to());
+        self.moving.retain(|moving| moving.to() != to);
+        let group = self.groups.get_mut(&to);
+        for known in group.into_iter().flat_map(|group| &mut group.subscriptions) {
+            known.stands |= sought.after.iter().any(|after| after.id == known.subscription.id);
+        }
+        for slot in 0..self.members.list.len() as u32 {
+            if let Some(member) = self.take_member_of(from, slot) {
+                let free = member.total();
+                let wanting = VecDeque::new();
+                self.enter(HomeMember { group: to, free, surplus: 0, wanting, ..member });
+            }
+        }
+        assert!(
+            self.members.list.iter().flatten().all(|member| member.group != from),
+            "nobody is left in a group that is over"
+        );
+    }
+
+    /// The control plane has stopped before every shard knew that a group has moved: its members come again.
+    fn give_up_moves(&mut self) {
+        for sought in std::mem::take(&mut self.moving) {
+            for slot in 0..self.members.list.len() as u32 {
+                let Some(member) = self.take_member_of(sought.from(), slot) else { continue };
+                let (key, request) = (member.session, member.request);
+                let (what, refusal) = (Asked::Subscribe, Code::Unavailable.into());
+                self.sessions.say(key, SessionEvent::Refused { what, request, refusal });
+            }
+        }
+    }
+
+    /// Takes a member out of its place and its session's list, if it is of this group. No shard knows the group.
+    fn take_member_of(&mut self, group: GroupId, slot: u32) -> Option<HomeMember> {
+        self.members.at(slot).filter(|member| member.group == group)?;
+        let member = self.members.remove(slot).expect("looked at just now");
+        if let Some(session) = self.sessions.get_mut(member.session) {
+            session.subscriptions.retain(|(number, _)| *number != member.request);
+        }
+        Some(member)
     }
 
     /// A subscription has ended while members of it are still here: they hear so, but for those who asked for it, whose
@@ -618,6 +670,9 @@ impl Shard {
                 break;
             }
             self.refuse_request(&request);
+        }
+        if !self.moving.is_empty() && !kernel.control_is_open() {
+            self.give_up_moves();
         }
         while self.members.asked.front().is_some_and(|(until, _, _)| *until <= now) {
             let (_, session, request) = self.members.asked.pop_front().expect("looked at");

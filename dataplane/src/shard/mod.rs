@@ -34,7 +34,7 @@ use log::folder::ShardLogs;
 use log::log::Log;
 use log::reader::Reader;
 use routing::match_cache::MatchCache;
-use routing::snapshot::RoutingSnapshot;
+use routing::snapshot::{RoutingSnapshot, Sought};
 use routing::subscription::{GroupId, SubscriptionId};
 
 use crate::group::group_log::{Dispatch, Turn};
@@ -111,6 +111,8 @@ pub struct Shard {
     quiet_until_us: u64,
     /// What other shards have said about groups before this one knew them.
     early_older_done: HashMap<GroupId, EarlyDone>,
+    /// Groups that were moved, and whose members still wait until every shard knows.
+    moving: Vec<Arc<Sought>>,
     /// Members that have joined and whose groups still had something to catch up with.
     catching_up: Vec<(GroupId, MemberId)>,
     /// Lists that are used again, so that a cycle allocates nothing.
@@ -171,6 +173,7 @@ impl Shard {
             read_retries: BTreeSet::new(),
             quiet_until_us: 0,
             early_older_done: HashMap::new(),
+            moving: Vec::new(),
             catching_up: Vec::new(),
             matched: Vec::new(),
             dispatches: Vec::new(),
@@ -218,8 +221,10 @@ impl Shard {
         let clients = self.members.next_client_expiry();
         let waiting = self.members.next_subscribe_timeout();
         // A full queue tells nobody when it has room again.
-        let is_held_up =
-            !self.outbox.is_empty() || !self.adopting.is_empty() || self.members.has_requests();
+        let is_held_up = !self.outbox.is_empty()
+            || !self.adopting.is_empty()
+            || !self.moving.is_empty()
+            || self.members.has_requests();
         let retry = is_held_up.then_some(self.now.mono_us + FULL_QUEUE_RETRY_US);
         let reads = self.next_read_retry_us();
         [log, expiry, cursors, clients, waiting, retry, reads].into_iter().flatten().min()

@@ -1,6 +1,7 @@
 //! Whole shards over the simulated disk: publish, route, deliver, settle, on one shard and over two.
 
 mod held;
+mod moved;
 
 use std::collections::VecDeque;
 use std::path::Path;
