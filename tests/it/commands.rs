@@ -1,12 +1,14 @@
 //! `publish` and `subscribe` against a running server.
 
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::folder;
-use crate::harness::{Run, Server, signal};
+use crate::harness::{BINARY, Run, Server, signal};
+use crate::terminal::{Streams, Terminal};
 
 /// Starts a subscriber and waits until it stands: what is published after this is printed.
 fn subscriber(server: &Server, arguments: &[&str]) -> Run {
@@ -238,4 +240,75 @@ fn rate_paces() {
     server.command(&["publish", "a", "x", "--count", "100", "--rate", "200"]).done();
     let took = before.elapsed();
     assert!(took >= Duration::from_millis(490), "99 gaps of 5 ms took {took:?}");
+}
+
+/// Made-up events are what people try a mesh with: each must be one of its own, at its own topic, and printed as asked.
+#[test]
+fn templates_make_events_and_formats_print_them() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    let words = ["publish", "fleet/vin-{{count}}", "{\"n\": {{count}}}", "--key", "vin-{{count}}"];
+    let more =
+        ["--type", "position", "--attribute", "region=eu", "--count", "40", "--id", "i-{{count}}"];
+    let acks = server.command(&[&words[..], &more].concat()).done();
+    assert_eq!(acks.len(), 40);
+    let format = "%t|%k|%{type}|%{region}|%{id}|%v|%n\\n";
+    let read = ["subscribe", "fleet/#", "--from", "earliest", "--until-end", "--format", format];
+    let mut lines = server.command(&read).done();
+    lines.sort_unstable();
+    let mut expected: Vec<String> = (1..=40)
+        .map(|n| format!("fleet/vin-{n}|vin-{n}|position|eu|i-{n}|{{\"n\": {n}}}|1"))
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected);
+
+    // What a line of standard input says itself wins.
+    let mut publisher =
+        server.command(&["publish", "in/{{count}}", "--type", "t{{count}}", "--key", "k"]);
+    publisher.write(b"{\"data\":1}\n{\"type\":\"own\",\"data\":\"{{count}}\"}\n");
+    publisher.done();
+    let read = [
+        "subscribe",
+        "in/#",
+        "--from",
+        "earliest",
+        "--until-end",
+        "--format",
+        "%t %{type} %k %v\\n",
+    ];
+    let mut lines = server.command(&read).done();
+    lines.sort_unstable();
+    assert_eq!(lines, ["in/1 t1 k 1", "in/2 own k \"{{count}}\""]);
+
+    let wrong = server.command(&["publish", "t", "{{cuont}}"]).end();
+    assert_eq!(wrong.code, Some(2));
+    assert!(wrong.stderr.contains("did you mean count?"), "{wrong:?}");
+    assert!(server.stop().success());
+}
+
+/// Who publishes much wants to know how far it is, on the terminal alone; and what a script reads stays as it was.
+#[test]
+fn long_work_shows_its_progress_on_a_terminal() {
+    let folder = folder::new();
+    let server = Server::start(folder.path());
+    let address = server.address().to_string();
+    let publish = |flags: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["publish", "a", "x", "--count", "160", "--rate", "100", "--server", &address]);
+        command.args(flags).stdout(Stdio::piped());
+        command
+    };
+    let terminal = Terminal::start(publish(&["-q"]), Streams::Errors, 24, 80);
+    let shown = terminal.wait_for("bar", |screen| screen.contains(" of 160 events, "));
+    assert!(shown.contains("/s, ") && shown.contains(" left"), "{shown}");
+    let (status, _, left) = terminal.end();
+    assert!(status.success() && left.is_empty(), "the line is gone: {left}");
+
+    let sum = server.command(&["publish", "a", "x", "--count", "500", "-q"]).done();
+    assert!(sum.len() == 1 && sum[0].starts_with("500 events in "), "{sum:?}");
+    let sum = server.command(&["publish", "a", "x", "--count", "5", "-q", "-o", "json"]).done();
+    let sum: Value = serde_json::from_str(&sum[0]).unwrap();
+    assert_eq!(sum["events"], 5);
+    assert!(server.stop().success());
 }

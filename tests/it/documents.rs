@@ -48,7 +48,7 @@ fn run(block: &str, server: &Server) -> Output {
          while [ \"$1\" != -- ]; do shift; done
          shift
          case \"$1\" in
-             completions|man|config|doctor) exec {BINARY} \"$@\";;
+             completions|man|config|doctor|context|cheat) exec {BINARY} \"$@\";;
              publish|subscribe) exec {BINARY} \"$@\" --server {address};;
              *) exec {BINARY} \"$@\" --admin {};;
          esac",
@@ -64,9 +64,12 @@ fn run(block: &str, server: &Server) -> Output {
     );
     script(shims.path(), "curl", &curl);
     let path = std::env::var("PATH").expect("there is a path");
+    // Contexts of whoever runs the tests are left alone.
+    let home = shims.path().join("home");
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", &format!("{block}\nwait $(jobs -p)")]);
-    command.current_dir(ROOT).env("PATH", format!("{}:{path}", shims.path().display()));
+    command.current_dir(ROOT).env("XDG_CONFIG_HOME", home);
+    command.env("PATH", format!("{}:{path}", shims.path().display()));
     command.output().expect("bash is there")
 }
 
@@ -75,6 +78,40 @@ fn lines_of(block: &str, server: &Server) -> Vec<String> {
     let output = run(block, server);
     assert!(output.status.success(), "{block}\n{output:?}");
     String::from_utf8(output.stdout).expect("it prints text").lines().map(str::to_owned).collect()
+}
+
+/// The blocks of a document that are marked `text`: what it says is printed.
+fn shown(document: &str) -> Vec<String> {
+    let path = Path::new(ROOT).join(document);
+    let text = std::fs::read_to_string(&path).expect("the document is there");
+    let blocks = text.split("```text\n").skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().expect("a split has a first part").to_owned())
+        .collect()
+}
+
+/// Whether a line is as a document shows it, where an ellipsis stands for anything.
+fn is_like(shown: &str, line: &str) -> bool {
+    let mut parts = shown.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// What is printed must be what the document shows, line by line.
+fn assert_like(shown: &str, printed: &[String]) {
+    let shown: Vec<&str> = shown.lines().collect();
+    let all = shown.len() == printed.len() && shown.iter().zip(printed).all(|(a, b)| is_like(a, b));
+    let (shown, printed) = (shown.join("\n"), printed.join("\n"));
+    assert!(all, "the document shows\n{shown}\nand it prints\n{printed}");
 }
 
 /// A first event that does not come is the last that a new user tries.
@@ -132,9 +169,49 @@ fn command_line_is_as_documented() {
         assert!(checks.contains(&format!(" {check} ")), "{check} in {checks}");
         assert!(text.contains(&format!("\n| `{check}` | ")), "{check} is documented");
     }
-    assert_eq!(lines_of(&blocks[1], &server), Vec::<String>::new());
+    let made = blocks.iter().find(|block| block.contains("man target/man1"));
+    assert_eq!(lines_of(made.expect("pages are made"), &server), Vec::<String>::new());
     let page = std::fs::read_to_string(Path::new(ROOT).join("target/man1/ringmesh-publish.1"));
     assert!(page.expect("it is written").contains("Partition key"), "a page of the command");
+    assert!(server.stop().success());
+}
+
+/// What stands for anything must not stand for everything.
+#[test]
+fn likeness_is_told() {
+    assert!(is_like("a … c", "a b c") && is_like("a", "a") && is_like("…", ""));
+    assert!(is_like("a…b…c", "a1b2c"));
+    assert!(!is_like("a", "ab") && !is_like("a … c", "a b d") && !is_like("a…b…c", "a1c"));
+}
+
+/// Templates, formats and contexts are learned from their examples: these must work and print what is shown.
+#[test]
+fn examples_of_the_command_line_are_as_documented() {
+    let folder = folder::new();
+    let server = Server::start(folder.path());
+    let text = std::fs::read_to_string(Path::new(ROOT).join("docs/cli.md"));
+    let text = text.expect("the document is there");
+    for (function, _) in ringmesh::commands::template::FUNCTIONS {
+        assert!(text.contains(&format!("\n| `{{{{{function}}}}}` | ")), "{function} is documented");
+    }
+    for (directive, _) in ringmesh::commands::format::DIRECTIVES {
+        assert!(text.contains(&format!("\n| `{directive}` | ")), "{directive} is documented");
+    }
+    let examples = [
+        ("publish 'fleet/vin-", "fleet/vin-1"),
+        ("context add", "context \""),
+        ("cheat", "ringmesh cheat start"),
+    ];
+    for (command, line) in examples {
+        let block = blocks("docs/cli.md").into_iter().find(|block| block.contains(command));
+        let mut printed = lines_of(&block.expect(command), &server);
+        if command.starts_with("publish") {
+            // The partitions' events come in any order.
+            printed[1..].sort_unstable();
+        }
+        let shown = shown("docs/cli.md").into_iter().find(|block| block.contains(line));
+        assert_like(&shown.expect(line), &printed);
+    }
     assert!(server.stop().success());
 }
 

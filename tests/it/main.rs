@@ -2,6 +2,7 @@
 
 mod admin;
 mod commands;
+mod contexts;
 mod control_plane;
 mod doctor;
 mod documents;
@@ -20,5 +21,6 @@ mod real_input;
 mod resend;
 mod sdk;
 mod shell;
+mod terminal;
 mod usage;
 mod wire;

@@ -1,10 +1,11 @@
-//! Completions and man pages, as shells and `man` take them. No server runs here.
+//! Completions and man pages, as shells and `man` take them, and the commands of `cheat`. No server runs here.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 use ringmesh::commands::args::Cli;
+use ringmesh::commands::cheat;
 
 use crate::folder;
 use crate::harness::run;
@@ -90,4 +91,42 @@ fn check_pages(command: &clap::Command, name: &str, pages: &Path) -> usize {
     1 + below
         .map(|command| check_pages(command, &format!("{name}-{}", command.get_name()), pages))
         .sum::<usize>()
+}
+
+/// The words that a shell hands to `ringmesh` of a line, pipe or not.
+fn words_of(line: &str) -> Vec<String> {
+    let script = format!("ringmesh() {{ printf '%s\\0' ringmesh \"$@\"; }}\n{line}");
+    let output =
+        Command::new("bash").args(["--norc", "-c", &script]).output().expect("bash is there");
+    assert!(output.status.success() && output.stderr.is_empty(), "{line}: {output:?}");
+    let text = String::from_utf8(output.stdout).expect("words are text");
+    text.split_terminator('\0').map(str::to_owned).collect()
+}
+
+/// A command that is copied and refused is worse than none.
+#[test]
+fn every_command_of_cheat_is_one() {
+    let mut count = 0;
+    for line in cheat::commands() {
+        let words = words_of(line);
+        assert!(words.len() > 1, "{line}: {words:?}");
+        if let Err(error) = Cli::try_parse_from(&words) {
+            panic!("{line}: {error}");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "{count} commands");
+    let topics = run(&["cheat"]).done();
+    for topic in &topics {
+        let name = topic.split(' ').nth(2).expect("ringmesh cheat NAME");
+        let page = run(&["cheat", name]).done();
+        assert!(page[0].starts_with(&format!("# {name}: ")), "{page:?}");
+        // 80 columns and a margin: pages are read beside a command.
+        assert!(page.iter().all(|line| line.chars().count() <= 120), "{page:#?}");
+    }
+    let all = run(&["cheat", "all"]).done();
+    assert!(cheat::commands().all(|command| all.iter().any(|line| line == command)));
+    let unknown = run(&["cheat", "publsh"]).end();
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("did you mean publish?"), "{unknown:?}");
 }

@@ -1,5 +1,6 @@
 //! The way to a server's admin port: one HTTP/1.1 request on a connection of its own, answered by JSON.
 
+use std::cell::OnceCell;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use codec::refusal::{Code, Refusal};
 use serde_json::Value;
 
 use super::args::AdminArgs;
+use super::contexts::{ADMIN, Address, find, read_token};
 use super::failure::{Exit, Failure};
 
 /// Most of an answer that is read: a page of the largest list is far below.
@@ -16,13 +18,35 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// A server's admin port.
 pub struct AdminPort<'a> {
     arguments: &'a AdminArgs,
+    /// Found when it is first needed.
+    target: OnceCell<Target>,
+}
+
+/// Where the port is.
+struct Target {
+    address: Address,
+    /// A line of each request, or nothing.
+    authorization: String,
+}
+
+impl Target {
+    fn of(arguments: &AdminArgs) -> Result<Self, Failure> {
+        let (flag, context) = (arguments.admin.as_deref(), arguments.context.as_deref());
+        let address = find(&ADMIN, flag, context)?;
+        let token_file = arguments.token_file.as_ref().or(address.token_file.as_ref());
+        let authorization = match token_file {
+            Some(path) => format!("authorization: Bearer {}\r\n", read_token(path)?),
+            None => String::new(),
+        };
+        Ok(Target { address, authorization })
+    }
 }
 
 impl<'a> AdminPort<'a> {
     /// The port that the command line names. Nothing is sent yet.
     #[must_use]
     pub fn new(arguments: &'a AdminArgs) -> Self {
-        AdminPort { arguments }
+        AdminPort { arguments, target: OnceCell::new() }
     }
 
     /// Asks for what is at a path of the API.
@@ -59,13 +83,22 @@ impl<'a> AdminPort<'a> {
         }
     }
 
+    fn target(&self) -> Result<&Target, Failure> {
+        if self.target.get().is_none() {
+            let _ = self.target.set(Target::of(self.arguments)?);
+        }
+        Ok(self.target.get().expect("it was set a line ago"))
+    }
+
     fn request(&self, method: &str, path: &str) -> Result<Value, Failure> {
-        let (address, patience) = (&self.arguments.admin, self.arguments.timeout);
+        let (target, patience) = (self.target()?, self.arguments.timeout);
+        let Target { address, authorization } = target;
         let answer = exchange(
-            address,
+            &address.text,
             patience,
             &format!(
-                "{method} /api/v1/{path} HTTP/1.1\r\nhost: {address}\r\naccept: application/json\r\nconnection: close\r\n\r\n"
+                "{method} /api/v1/{path} HTTP/1.1\r\nhost: {}\r\naccept: application/json\r\n{authorization}connection: close\r\n\r\n",
+                address.text
             ),
         );
         let answer = answer.map_err(|error| unreachable(address, patience, &error))?;
@@ -140,7 +173,7 @@ fn exchange(address: &str, patience: Duration, request: &str) -> io::Result<Stri
     Err(error)
 }
 
-fn unreachable(address: &str, patience: Duration, error: &io::Error) -> Failure {
+fn unreachable(address: &Address, patience: Duration, error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Failure::new(
             Exit::TimedOut,
@@ -149,13 +182,13 @@ fn unreachable(address: &str, patience: Duration, error: &io::Error) -> Failure 
         ),
         io::ErrorKind::InvalidInput => Failure::new(
             Exit::Unreachable,
-            format!("{address:?} is no address of the form HOST:PORT"),
+            format!("{:?} ({}) is no address of the form HOST:PORT", address.text, address.origin),
             "give one with --admin, such as --admin 127.0.0.1:10106",
         ),
         _ => Failure::new(
             Exit::Unreachable,
             format!("no admin port answers at {address}: {error}"),
-            "start a server with `ringmesh serve`, or say where one is with --admin or RINGMESH_ADMIN",
+            address.advice("--admin"),
         ),
     }
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::cheat::CheatArgs;
 use super::config::ConfigCommand;
 use super::configuration::ConfigurationArgs;
+use super::context::ContextArgs;
 use super::doctor::DoctorArgs;
 use super::shell::{CompletionsArgs, ManArgs};
 use crate::config::units::{TIME_FORM, parse_time};
@@ -50,6 +52,8 @@ pub enum Command {
     Subscription(SubscriptionCommand),
     /// How far each subscription is behind
     Lag(ListArgs),
+    /// Name servers, and choose one
+    Context(ContextArgs),
     /// Print what a file of a log holds, and verify it
     Inspect(InspectArgs),
     /// The configuration: what is in force, and what a key means
@@ -57,6 +61,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Tell whether this machine can run a server, and what to change
     Doctor(DoctorArgs),
+    /// Commands by task, to copy
+    Cheat(CheatArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write a man page for each command
@@ -85,9 +91,12 @@ pub struct ServeArgs {
 /// How to reach a server.
 #[derive(Args, Debug, Clone)]
 pub struct ServerArgs {
-    /// Address of the server's native door
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10300")]
-    pub server: String,
+    /// Address of the server's native door [env: RINGMESH_SERVER] [default: the context's, or 127.0.0.1:10300]
+    #[arg(long, value_name = "ADDR")]
+    pub server: Option<String>,
+    /// Context that names the server [env: RINGMESH_CONTEXT] [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
     /// How long to wait for the server's answer
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub timeout: Duration,
@@ -107,11 +116,14 @@ pub enum Output {
 #[command(after_help = "Examples:\n  \
     ringmesh publish demo/hello 'Hello, mesh'\n  \
     ringmesh publish orders/new @order.json --key customer-7 -o json\n  \
-    ringmesh publish load/test x --count 100000 --rate 5000\n  \
+    ringmesh publish 'fleet/vin-{{random 1 50}}/position' '{\"n\": {{count}}, \"at\": \"{{time}}\"}' --count 1000 --rate 50\n  \
+    ringmesh publish orders/new '{\"id\": \"{{uuid}}\"}' --id '{{uuid}}' --type order.new --attribute region=eu\n  \
     echo '{\"key\":\"vin-7\",\"type\":\"position\",\"data\":{\"lat\":22.5}}' | ringmesh publish fleet/vin-7/position\n\n\
     DATA that is JSON is published as JSON, other text as text/plain, and a file that is not UTF-8 as binary.\n\
     A line of standard input is a CloudEvent in JSON; specversion, id, source and type may be absent, and `key`\n\
-    stands for `partitionkey`. Events with one key stay in order.")]
+    stands for `partitionkey`; what it says wins over the flags. Events with one key stay in order.\n\n\
+    TOPIC, DATA and all attributes may hold templates, rendered for each event: {{count}}, {{time}}, {{unix}},\n\
+    {{unix_ms}}, {{uuid}}, {{random MIN MAX}}, {{random_float MIN MAX}}, {{random_string LENGTH}}, {{choice A B ...}}.")]
 pub struct PublishArgs {
     /// Topic to publish to, such as fleet/vin-7/position
     pub topic: String,
@@ -121,6 +133,24 @@ pub struct PublishArgs {
     /// Partition key: events with one key stay in order
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
+    /// Id of the event; of several, a template such as order-{{count}} [default: one of its own for each]
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// Type of the event [default: event]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub event_type: Option<String>,
+    /// Source of the event, a URI reference [default: /]
+    #[arg(long, value_name = "URI")]
+    pub source: Option<String>,
+    /// Subject of the event
+    #[arg(long, value_name = "TEXT")]
+    pub subject: Option<String>,
+    /// Any other attribute; may be given several times
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = attribute)]
+    pub attribute: Vec<(String, String)>,
+    /// Keep double braces as they are, instead of rendering templates
+    #[arg(long)]
+    pub literal: bool,
     /// Publish DATA this often, with a new id each time
     #[arg(long, value_name = "N", default_value_t = 1, requires = "data",
           value_parser = clap::value_parser!(u64).range(1..))]
@@ -136,6 +166,9 @@ pub struct PublishArgs {
     #[arg(long, value_name = "EVENTS", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(codec::limits::BATCH_EVENTS_MAX)))]
     pub batch: u32,
+    /// One line at the end instead of one for each event
+    #[arg(short, long)]
+    pub quiet: bool,
     /// How results are printed
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -150,9 +183,13 @@ pub struct PublishArgs {
     ringmesh subscribe 'demo/#'                            new events of all topics below demo\n  \
     ringmesh subscribe 'fleet/+/position' --group map      share the work with others in the group; it keeps its place\n  \
     ringmesh subscribe 'orders/#' --from earliest --until-end -o json\n  \
-    ringmesh subscribe orders/new --from 3:0,7:120         from offsets of partitions 3 and 7\n\n\
+    ringmesh subscribe orders/new --from 3:0,7:120         from offsets of partitions 3 and 7\n  \
+    ringmesh subscribe 'orders/#' --format '%t %k %v\\n'    as you like it\n\n\
     + stands for one level of a topic, # for all levels from there on (and the level above).\n\
-    An event is acknowledged after it is printed. Without --group every subscriber gets every event.")]
+    An event is acknowledged after it is printed. Without --group every subscriber gets every event.\n\n\
+    Of --format: %t topic, %p partition, %o offset, %n attempt, %k key, %v data (%v{hex}, %v{base64}), %s size of the\n\
+    data, %T time of arrival (ms since 1970), %h all attributes, %{NAME} one, %e event as JSON, %% percent,\n\
+    \\n \\r \\t \\0 \\\\ \\xNN.")]
 pub struct SubscribeArgs {
     /// Topic filter, such as fleet/+/position or demo/#
     pub filter: String,
@@ -169,6 +206,9 @@ pub struct SubscribeArgs {
     /// Exit when all that was acknowledged before the start is printed
     #[arg(long)]
     pub until_end: bool,
+    /// How an event is printed; ends with no line end but its own, such as '%t %k %v\n'
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "output", value_parser = super::format::parse)]
+    pub format: Option<super::format::Format>,
     /// How events are printed
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -180,9 +220,15 @@ pub struct SubscribeArgs {
 /// How to reach a server's admin port, and how what it tells is printed.
 #[derive(Args, Debug, Clone)]
 pub struct AdminArgs {
-    /// Address of the server's admin port
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10106", env = "RINGMESH_ADMIN")]
-    pub admin: String,
+    /// Address of the server's admin port [env: RINGMESH_ADMIN] [default: the context's, or 127.0.0.1:10106]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
+    /// Context that names the server [env: RINGMESH_CONTEXT] [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// File with a token that goes with each request, for what stands in front of the admin port
+    #[arg(long, value_name = "FILE", env = "RINGMESH_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
     /// How long to wait for an answer
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub timeout: Duration,
@@ -265,6 +311,11 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     if time.is_zero() { Err("expected more than 0s".to_owned()) } else { Ok(time) }
 }
 
+fn attribute(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as region=eu")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "expected a number of events a second")?;
     if rate.is_finite() && rate > 0.0 { Ok(rate) } else { Err("expected more than 0".to_owned()) }
@@ -296,6 +347,13 @@ mod tests {
             ),
             ("subscribe t --from yesterday", "expected tail, earliest, a time"),
             ("subscribe t --from 64:0", "partition 64"),
+            ("publish t x --attribute region", "expected NAME=VALUE"),
+            ("subscribe t --format %q", "unknown %q"),
+            ("subscribe t --format %v -o json", "cannot be used with"),
+            ("context lst", "expected add, use, list, remove"),
+            ("context add x --server here", "expected HOST:PORT"),
+            ("context add x", "--server <ADDR>"),
+            ("context use", "<NAME>"),
             ("serve --set shards", "expected SECTION.KEY=VALUE"),
         ];
         for (line, expected) in table {

@@ -8,6 +8,7 @@ use ringmesh_client::{
 };
 
 use super::args::ServerArgs;
+use super::contexts::{Address, NATIVE, find};
 use super::failure::{Exit, Failure};
 use crate::config::units::show_time;
 
@@ -23,42 +24,62 @@ pub fn block_on<F: Future<Output = Result<(), Failure>>>(command: F) -> Result<(
     runtime.block_on(command)
 }
 
-/// The options of a connection; the caller adds its own.
-#[must_use]
-pub fn options(server: &ServerArgs) -> ClientOptions {
-    let mut options = ClientOptions::new(server.server.clone());
-    options.connect_timeout = server.timeout;
-    options.reconnect_timeout = server.timeout;
-    options.request_timeout = server.timeout;
-    options
+/// The server that a command talks to.
+#[derive(Debug)]
+pub struct Target {
+    /// Where it is, and who said so.
+    pub address: Address,
+    /// How long its answers are waited for.
+    pub timeout: Duration,
+}
+
+impl Target {
+    /// Finds the server: by the flags, the environment, the context.
+    ///
+    /// # Errors
+    /// The context that is asked for is not there, or has no such address.
+    pub fn of(server: &ServerArgs) -> Result<Self, Failure> {
+        let (flag, context) = (server.server.as_deref(), server.context.as_deref());
+        Ok(Target { address: find(&NATIVE, flag, context)?, timeout: server.timeout })
+    }
+
+    /// The options of a connection; the caller adds its own.
+    #[must_use]
+    pub fn options(&self) -> ClientOptions {
+        let mut options = ClientOptions::new(self.address.text.clone());
+        options.connect_timeout = self.timeout;
+        options.reconnect_timeout = self.timeout;
+        options.request_timeout = self.timeout;
+        options
+    }
 }
 
 /// Connects.
 ///
 /// # Errors
 /// There is no server, it does not answer in time, or it refuses.
-pub async fn connect(options: ClientOptions) -> Result<Client, Failure> {
-    let server = options.server.clone();
+pub async fn connect(options: ClientOptions, target: &Target) -> Result<Client, Failure> {
+    let address = &target.address;
     Client::connect(options).await.map_err(|error| match error {
-        ConnectError::Unreachable { server, source } => Failure::new(
+        ConnectError::Unreachable { source, .. } => Failure::new(
             Exit::Unreachable,
-            format!("no server answers at {server}: {source}"),
-            "give its address as --server HOST:PORT, or start one with `ringmesh serve`",
+            format!("no server answers at {address}: {source}"),
+            address.advice("--server"),
         ),
-        ConnectError::TimedOut { server, after } => timed_out(&server, after),
+        ConnectError::TimedOut { .. } => timed_out(target),
         ConnectError::Refused(refusal) => refused(&refusal),
         other => Failure::new(
             Exit::Failed,
             format!("{other}"),
-            format!("is {server} the native door? Its address stands in the server's ready line"),
+            format!("is {address} the native door? Its address stands in the server's ready line"),
         ),
     })
 }
 
 /// The server was silent for too long.
 #[must_use]
-pub fn timed_out(server: &str, after: Duration) -> Failure {
-    let message = format!("{server} gave no answer within {}", show_time(after));
+pub fn timed_out(target: &Target) -> Failure {
+    let message = format!("{} gave no answer within {}", target.address, show_time(target.timeout));
     Failure::new(Exit::TimedOut, message, "try again, or wait longer with --timeout")
 }
 
@@ -95,10 +116,10 @@ pub fn publish_failure(error: &PublishError) -> Failure {
 
 /// What a failed subscription means.
 #[must_use]
-pub fn subscribe_failure(error: &SubscribeError, server: &ServerArgs) -> Failure {
+pub fn subscribe_failure(error: &SubscribeError, target: &Target) -> Failure {
     match error {
         SubscribeError::Refused(refusal) => refused(refusal),
-        SubscribeError::TimedOut => timed_out(&server.server, server.timeout),
+        SubscribeError::TimedOut => timed_out(target),
         SubscribeError::Lost { what } => lost(what),
         other => Failure::new(Exit::Failed, other.to_string(), ""),
     }

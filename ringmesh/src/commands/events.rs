@@ -6,11 +6,15 @@ use std::io::{BufRead, Read};
 use codec::attribute::{Key, Value};
 use codec::cloudevents::json::parse_event;
 use codec::cloudevents::parsed::ParsedEvent;
+use codec::cloudevents::rules::kind_of;
 use codec::cloudevents::{Defaults, Mode, SOURCE_IF_ABSENT, TYPE_IF_ABSENT};
 use codec::event::DataKind;
 use codec::limits::EVENT_DATA_BYTES_MAX;
 
+use super::args::PublishArgs;
+use super::blueprint::{Addressed, Blueprint};
 use super::failure::{Exit, Failure};
+use super::template::{Template, read};
 
 /// Longest line of standard input: the largest data in base64, with room for attributes.
 pub const LINE_BYTES_MAX: usize = 24 << 20;
@@ -25,6 +29,7 @@ const _: () = assert!(
 ///
 /// They are made here and not derived from the event's place, so that an event that was sent twice because the
 /// connection broke can be recognised by its id.
+#[derive(Debug)]
 pub struct Ids {
     run: String,
     next: u64,
@@ -50,23 +55,28 @@ impl Ids {
     }
 }
 
-/// An event of DATA: JSON if it is JSON, else text if it is UTF-8, else binary. It has no id yet.
+/// An event of DATA: of the kind that its content type says, else JSON if it is JSON, text if it is UTF-8, or binary. It
+/// has no id yet.
 #[must_use]
-pub fn event_of_data(data: Vec<u8>) -> ParsedEvent<'static> {
-    let kind = match std::str::from_utf8(&data) {
-        Ok(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => DataKind::Json,
-        Ok(_) => DataKind::Text,
-        Err(_) => DataKind::Binary,
+pub fn event_of_data(data: Vec<u8>, content_type: Option<&str>) -> ParsedEvent<'static> {
+    let kind = match (content_type, std::str::from_utf8(&data)) {
+        (Some(_), _) => kind_of(content_type, &data),
+        (None, Ok(text)) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => {
+            DataKind::Json
+        }
+        (None, Ok(_)) => DataKind::Text,
+        (None, Err(_)) => DataKind::Binary,
     };
     let mut event = ParsedEvent::new(kind, Cow::Owned(data));
     event.set(&Key::Source, &Value::UriReference(SOURCE_IF_ABSENT));
     event.set(&Key::Type, &Value::String(TYPE_IF_ABSENT));
-    match kind {
-        DataKind::Text => event.set(&Key::DataContentType, &Value::String("text/plain")),
-        DataKind::Binary => {
-            event.set(&Key::DataContentType, &Value::String("application/octet-stream"));
-        }
-        _ => {}
+    let usual = match kind {
+        DataKind::Text => Some("text/plain"),
+        DataKind::Binary => Some("application/octet-stream"),
+        _ => None,
+    };
+    if let Some(content_type) = content_type.or(usual) {
+        event.set(&Key::DataContentType, &Value::String(content_type));
     }
     event
 }
@@ -97,6 +107,81 @@ pub fn read_data(data: &str) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
+/// DATA, so many times: the same each time but for its id, or rendered anew.
+pub struct Repeated {
+    blueprint: Blueprint,
+    data: Data,
+    left: u64,
+}
+
+enum Data {
+    /// An event that all are copies of.
+    Same(ParsedEvent<'static>),
+    /// The same data, whose content type differs.
+    Bytes(Vec<u8>),
+    Rendered(Template),
+}
+
+impl Repeated {
+    /// Reads DATA.
+    ///
+    /// # Errors
+    /// There is no such file, or DATA is no template.
+    pub fn new(arguments: &PublishArgs, mut blueprint: Blueprint) -> Result<Self, Failure> {
+        let mut bytes = read_data(arguments.data.as_deref().unwrap_or_default())?;
+        let mut template = None;
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            let parsed = read("DATA", text, arguments.literal)?;
+            match parsed.constant() {
+                Some(constant) => bytes = constant.into_bytes(),
+                None => template = Some(parsed),
+            }
+        }
+        let data = match template {
+            Some(template) => Data::Rendered(template),
+            None if blueprint.varies("datacontenttype") => Data::Bytes(bytes),
+            None => {
+                let content_type = blueprint.value("datacontenttype")?;
+                let mut event = event_of_data(bytes, content_type.as_deref());
+                blueprint.set_constant(&mut event);
+                Data::Same(event)
+            }
+        };
+        Ok(Repeated { blueprint, data, left: arguments.count })
+    }
+
+    /// Whether there is one more.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.left > 0
+    }
+
+    /// The next event; `None` when all are made.
+    ///
+    /// # Errors
+    /// What came out of a template may not stand in an event.
+    pub fn next_event(&mut self) -> Result<Option<Addressed>, Failure> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        let blueprint = &mut self.blueprint;
+        blueprint.advance();
+        let bytes = match &self.data {
+            Data::Same(event) => {
+                let mut event = event.clone();
+                blueprint.set_varying(&mut event)?;
+                return Ok(Some(Addressed { topic: blueprint.topic(), event }));
+            }
+            Data::Bytes(bytes) => bytes.clone(),
+            Data::Rendered(template) => blueprint.render(template).into_bytes(),
+        };
+        let content_type = blueprint.value("datacontenttype")?;
+        let mut event = event_of_data(bytes, content_type.as_deref());
+        blueprint.set_constant(&mut event);
+        blueprint.set_varying(&mut event)?;
+        Ok(Some(Addressed { topic: blueprint.topic(), event }))
+    }
+}
+
 /// The events of an input, one JSON object a line; empty lines are skipped.
 pub struct Lines<R> {
     input: R,
@@ -110,15 +195,11 @@ impl<R: BufRead> Lines<R> {
         Lines { input, line: Vec::new(), number: 0 }
     }
 
-    /// The next event, with an id, and with `key` if it has none of its own; `None` at the end of the input.
+    /// The next event, with what `blueprint` says where it says nothing itself; `None` at the end of the input.
     ///
     /// # Errors
     /// Names the line and what is wrong with it.
-    pub fn next_event(
-        &mut self,
-        ids: &mut Ids,
-        key: Option<&str>,
-    ) -> Result<Option<ParsedEvent<'static>>, Failure> {
+    pub fn next_event(&mut self, blueprint: &mut Blueprint) -> Result<Option<Addressed>, Failure> {
         loop {
             if !self.read_line()? {
                 return Ok(None);
@@ -127,9 +208,15 @@ impl<R: BufRead> Lines<R> {
                 break;
             }
         }
-        let id = ids.make();
-        let defaults =
-            Defaults { id: Some(&id), source: SOURCE_IF_ABSENT, event_type: TYPE_IF_ABSENT };
+        blueprint.advance();
+        let id = blueprint.id()?;
+        let source = blueprint.value("source")?;
+        let event_type = blueprint.value("type")?;
+        let defaults = Defaults {
+            id: Some(&id),
+            source: source.as_deref().unwrap_or(SOURCE_IF_ABSENT),
+            event_type: event_type.as_deref().unwrap_or(TYPE_IF_ABSENT),
+        };
         let event = parse_event(&self.line, Mode::Lenient(&defaults)).map_err(|error| {
             let advice = "each line is one JSON object, such as {\"key\":\"k\",\"data\":{\"n\":1}}";
             Failure::new(
@@ -139,10 +226,8 @@ impl<R: BufRead> Lines<R> {
             )
         })?;
         let mut event = event.into_owned();
-        if let Some(key) = key.filter(|_| event.partition_key().is_none()) {
-            event.set(&Key::PartitionKey, &Value::String(key));
-        }
-        Ok(Some(event))
+        blueprint.fill(&mut event)?;
+        Ok(Some(Addressed { topic: blueprint.topic(), event }))
     }
 
     fn read_line(&mut self) -> Result<bool, Failure> {
@@ -168,26 +253,39 @@ impl<R: BufRead> Lines<R> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command};
     use super::*;
 
+    fn blueprint(words: &[&str]) -> Blueprint {
+        let words = [&["ringmesh", "publish", "t"], words].concat();
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Publish(arguments) => Blueprint::new(&arguments).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn events(input: &[u8]) -> Result<Vec<ParsedEvent<'static>>, Failure> {
-        let mut ids = Ids { run: "run".to_owned(), next: 1 };
+        let mut blueprint = blueprint(&["--key", "given", "--type", "e{{count}}"]);
         let mut lines = Lines::new(input);
         let mut events = Vec::new();
-        while let Some(event) = lines.next_event(&mut ids, Some("given"))? {
-            events.push(event);
+        while let Some(addressed) = lines.next_event(&mut blueprint)? {
+            assert_eq!(&*addressed.topic, "t");
+            events.push(addressed.event);
         }
         Ok(events)
     }
 
-    /// A person's event says little; what it says must arrive as it was said.
+    /// A person's event says little; what it says must arrive as it was said, and wins over the flags.
     #[test]
     fn lines_are_lenient_events() {
         let input = b"{\"data\":{\"n\": 1}}\n\n{\"key\":\"k\",\"id\":\"own\",\"type\":\"t\",\"data\":\"text\"}";
         let events = events(input).unwrap();
         assert_eq!(events.len(), 2);
-        assert_eq!(events[0].text(&Key::Id), Some("run-1"));
+        assert!(events[0].text(&Key::Id).unwrap().ends_with("-1"), "{events:?}");
         assert_eq!(events[0].partition_key(), Some("given"));
+        assert_eq!(events[0].text(&Key::Type), Some("e1"));
         assert_eq!(events[0].data(), b"{\"n\": 1}");
         assert_eq!(events[1].text(&Key::Id), Some("own"));
         assert_eq!(events[1].partition_key(), Some("k"), "the event's own key wins");
@@ -211,8 +309,7 @@ mod tests {
     #[test]
     fn long_lines_are_refused() {
         let mut lines = Lines::new(std::io::BufReader::new(std::io::repeat(b'x')));
-        let mut ids = Ids { run: String::new(), next: 1 };
-        let failure = lines.next_event(&mut ids, None).unwrap_err();
+        let failure = lines.next_event(&mut blueprint(&[])).unwrap_err();
         assert!(failure.message.contains("longer than 25165824 bytes"), "{}", failure.message);
         assert!(lines.line.capacity() <= 2 * LINE_BYTES_MAX + 2);
     }
@@ -229,7 +326,7 @@ mod tests {
             (b"\xff\x00", DataKind::Binary),
         ];
         for (data, kind) in table {
-            let event = event_of_data(data.to_vec());
+            let event = event_of_data(data.to_vec(), None);
             assert_eq!((event.data_kind(), event.data()), (kind, data));
         }
     }

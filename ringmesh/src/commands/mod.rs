@@ -3,15 +3,21 @@
 pub mod admin;
 pub mod args;
 pub mod batches;
+pub mod blueprint;
+pub mod cheat;
 pub mod config;
 pub mod configuration;
 pub mod connection;
+pub mod context;
+pub mod contexts;
 pub mod doctor;
 pub mod events;
 pub mod failure;
+pub mod format;
 pub mod inspect;
 pub mod nouns;
 pub mod output;
+pub mod progress;
 pub mod publish;
 pub mod serve;
 pub mod shell;
@@ -19,6 +25,7 @@ pub mod signals;
 pub mod start;
 pub mod subscribe;
 pub mod table;
+pub mod template;
 
 use std::process::ExitCode;
 
@@ -36,9 +43,11 @@ pub fn run() -> ExitCode {
         Command::Topic(command) => nouns::topic(&command),
         Command::Subscription(command) => nouns::subscription(&command),
         Command::Lag(arguments) => nouns::lag(&arguments),
+        Command::Context(arguments) => context::run(arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Config(command) => config::run(command),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Cheat(arguments) => cheat::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments),
         Command::Man(arguments) => shell::man(&arguments),
     };

@@ -1,16 +1,17 @@
 //! What the commands print: one line for each result, whole in one write.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
-use codec::cloudevents::Place;
 use codec::cloudevents::json::{replace_line_ends, write_event};
 use codec::event::{DataKind, Event};
 use serde::Serialize;
 
 use super::args::Output;
 use super::failure::{Exit, Failure};
+use super::format::{Arrived, Format};
 
 /// Writes all of it to standard output or fails; a reader that has gone away, such as `head`, wants no more.
 ///
@@ -32,7 +33,17 @@ pub fn print(text: &[u8]) -> Result<(), Failure> {
 pub struct Printer {
     out: File,
     form: Output,
+    /// How events are printed instead.
+    format: Option<Format>,
+    is_terminal: bool,
     line: Vec<u8>,
+}
+
+/// What `publish --quiet` has to say.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Sum {
+    events: u64,
+    seconds: f64,
 }
 
 /// An event that the server has taken.
@@ -66,7 +77,31 @@ impl Printer {
     /// Standard output is closed.
     pub fn new(form: Output) -> io::Result<Self> {
         let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Printer { out, form, line: Vec::new() })
+        let is_terminal = out.is_terminal();
+        Ok(Printer { out, form, format: None, is_terminal, line: Vec::new() })
+    }
+
+    /// Prints events as this format says, and no line end but its own.
+    #[must_use]
+    pub fn with_format(mut self, format: Option<Format>) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// Prints how many events were acknowledged in which time.
+    ///
+    /// # Errors
+    /// Nobody reads any more, or the disk is full.
+    pub fn sum(&mut self, events: u64, time: Duration) -> io::Result<()> {
+        let seconds = time.as_secs_f64();
+        match self.form {
+            Output::Json => serde_json::to_writer(&mut self.line, &Sum { events, seconds })?,
+            Output::Text => {
+                let rate = events as f64 / seconds.max(1e-6);
+                write!(self.line, "{events} events in {seconds:.3} s, {rate:.0} a second")?;
+            }
+        }
+        self.flush_line()
     }
 
     /// Prints an acknowledged event.
@@ -88,11 +123,16 @@ impl Printer {
     ///
     /// # Errors
     /// Nobody reads any more, or the disk is full.
-    pub fn event(&mut self, place: &Place<'_>, attempt: u32, event: &Event<'_>) -> io::Result<()> {
+    pub fn event(&mut self, arrived: &Arrived<'_>) -> io::Result<()> {
+        if let Some(format) = &self.format {
+            format.write(arrived, self.is_terminal, &mut self.line)?;
+            return self.flush();
+        }
+        let Arrived { place, attempt, event, .. } = arrived;
         let (partition, offset) = (place.partition.0, place.offset.0);
         match self.form {
             Output::Json => {
-                let head = Head { topic: place.topic, partition, offset, attempt };
+                let head = Head { topic: place.topic, partition, offset, attempt: *attempt };
                 serde_json::to_writer(&mut self.line, &head)?;
                 self.line.pop();
                 self.line.extend_from_slice(b",\"event\":");
@@ -123,6 +163,10 @@ impl Printer {
 
     fn flush_line(&mut self) -> io::Result<()> {
         self.line.push(b'\n');
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         let written = self.out.write_all(&self.line);
         self.line.clear();
         self.line.shrink_to(1 << 20);
@@ -154,8 +198,9 @@ fn write_data(event: &Event<'_>, out: &mut Vec<u8>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use codec::builder::BatchBuilder;
+    use codec::cloudevents::Place;
     use codec::header::{HEADER_BYTES, HeaderSeed};
-    use codec::ids::{Offset, Partition, TopicId};
+    use codec::ids::{Offset, Partition, Timestamp, TopicId};
 
     use super::*;
 
@@ -168,9 +213,9 @@ mod tests {
         let event = batch.check().unwrap().event(0).unwrap();
         let mut file = tempfile::tempfile().unwrap();
         let out = file.try_clone().unwrap();
-        let mut printer = Printer { out, form, line: Vec::new() };
+        let mut printer = Printer { out, form, format: None, is_terminal: false, line: Vec::new() };
         let place = Place { topic: "a/\u{e9}", partition: Partition(3), offset: Offset(7) };
-        printer.event(&place, 2, &event).unwrap();
+        printer.event(&Arrived { place, attempt: 2, time: Timestamp(0), event }).unwrap();
         let mut text = String::new();
         io::Seek::rewind(&mut file).unwrap();
         io::Read::read_to_string(&mut file, &mut text).unwrap();

@@ -5,8 +5,6 @@
 use std::io;
 use std::time::Duration;
 
-use codec::attribute::{Key, Value};
-use codec::cloudevents::parsed::ParsedEvent;
 use codec::error::BuildError;
 use codec::refusal::Refusal;
 use ringmesh_client::{BatchAck, Client, PublishError};
@@ -16,10 +14,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::args::PublishArgs;
 use super::batches::{Batches, Closed};
-use super::connection::{block_on, connect, options, publish_failure, timed_out};
-use super::events::{Ids, Lines, event_of_data, read_data};
+use super::blueprint::{Addressed, Blueprint};
+use super::connection::{Target, block_on, connect, publish_failure, timed_out};
+use super::events::{Lines, Repeated};
 use super::failure::{Exit, Failure};
 use super::output::{Acknowledged, Printer};
+use super::progress::Progress;
 use super::signals::Stop;
 
 /// Events that the reader of standard input may be ahead.
@@ -32,21 +32,34 @@ const LEAVING_TIME: Duration = Duration::from_secs(5);
 /// # Errors
 /// The input is wrong, or the server refuses, is gone, or does not answer in time.
 pub fn run(arguments: &PublishArgs) -> Result<(), Failure> {
-    let data = arguments.data.as_deref().map(read_data).transpose()?;
-    let ids = Ids::new()?;
+    let target = Target::of(&arguments.server)?;
+    let blueprint = Blueprint::new(arguments)?;
+    let repeated = arguments.data.is_some();
     let stop = Stop::listen().map_err(cannot_listen)?;
+    // Standard input is read only once there is a server: what is read and not published would be lost.
+    let source = if repeated {
+        Source::Repeated(Box::new(Repeated::new(arguments, blueprint)?))
+    } else {
+        Source::StandardInput(blueprint)
+    };
     block_on(async {
-        let mut options = options(&arguments.server);
+        let mut options = target.options();
         options.window_batches = arguments.window;
-        let client = connect(options).await?;
-        let input = match data {
-            Some(data) => Input::Repeated(Repeated::new(arguments, data, ids)),
-            None => Input::Lines(read_lines(arguments.key.clone(), ids)),
+        let client = connect(options, &target).await?;
+        let input = match source {
+            Source::Repeated(repeated) => Input::Repeated(repeated),
+            Source::StandardInput(blueprint) => Input::Lines(read_lines(blueprint)),
         };
-        let result = Publishing::new(arguments, &client)?.run(input, stop).await;
+        let result = Publishing::new(arguments, &target, &client)?.run(input, stop).await;
         client.close(LEAVING_TIME).await;
         result
     })
+}
+
+/// Where events are to come from.
+enum Source {
+    Repeated(Box<Repeated>),
+    StandardInput(Blueprint),
 }
 
 fn cannot_listen(error: io::Error) -> Failure {
@@ -55,15 +68,15 @@ fn cannot_listen(error: io::Error) -> Failure {
 
 /// Where events come from.
 enum Input {
-    Repeated(Repeated),
-    Lines(mpsc::Receiver<Result<ParsedEvent<'static>, Failure>>),
+    Repeated(Box<Repeated>),
+    Lines(mpsc::Receiver<Result<Addressed, Failure>>),
 }
 
 impl Input {
     /// The next event; `None` at the end. Given up, it has taken nothing.
-    async fn next(&mut self) -> Result<Option<ParsedEvent<'static>>, Failure> {
+    async fn next(&mut self) -> Result<Option<Addressed>, Failure> {
         match self {
-            Input::Repeated(repeated) => Ok(repeated.next()),
+            Input::Repeated(repeated) => repeated.next_event(),
             Input::Lines(lines) => lines.recv().await.transpose(),
         }
     }
@@ -71,7 +84,7 @@ impl Input {
     /// Whether the next event can be had without waiting.
     fn is_ready(&self) -> bool {
         match self {
-            Input::Repeated(repeated) => repeated.left > 0,
+            Input::Repeated(repeated) => repeated.has_more(),
             Input::Lines(lines) => !lines.is_empty(),
         }
     }
@@ -117,38 +130,12 @@ impl Pace {
     }
 }
 
-/// DATA, so many times.
-struct Repeated {
-    event: ParsedEvent<'static>,
-    ids: Ids,
-    left: u64,
-}
-
-impl Repeated {
-    fn new(arguments: &PublishArgs, data: Vec<u8>, ids: Ids) -> Self {
-        let mut event = event_of_data(data);
-        if let Some(key) = &arguments.key {
-            event.set(&Key::PartitionKey, &Value::String(key));
-        }
-        Repeated { event, ids, left: arguments.count }
-    }
-
-    fn next(&mut self) -> Option<ParsedEvent<'static>> {
-        self.left = self.left.checked_sub(1)?;
-        self.event.set(&Key::Id, &Value::String(&self.ids.make()));
-        Some(self.event.clone())
-    }
-}
-
 /// Reads standard input on a thread of its own, for a read of a terminal or a pipe may block for ever.
-fn read_lines(
-    key: Option<String>,
-    mut ids: Ids,
-) -> mpsc::Receiver<Result<ParsedEvent<'static>, Failure>> {
+fn read_lines(mut blueprint: Blueprint) -> mpsc::Receiver<Result<Addressed, Failure>> {
     let (sender, receiver) = mpsc::channel(INPUT_EVENTS_MAX);
     std::thread::spawn(move || {
         let mut lines = Lines::new(io::stdin().lock());
-        while let Some(event) = lines.next_event(&mut ids, key.as_deref()).transpose() {
+        while let Some(event) = lines.next_event(&mut blueprint).transpose() {
             let is_over = event.is_err();
             if sender.blocking_send(event).is_err() || is_over {
                 return;
@@ -161,6 +148,7 @@ fn read_lines(
 /// Events under way.
 struct Publishing<'a> {
     arguments: &'a PublishArgs,
+    target: &'a Target,
     client: &'a Client,
     batches: Batches,
     closed: Vec<Closed>,
@@ -168,20 +156,33 @@ struct Publishing<'a> {
     /// When the server last answered, or had nothing to answer.
     heard: Instant,
     printer: Printer,
+    progress: Progress,
+    /// When the first event could go, and how many were acknowledged since.
+    began: Instant,
+    acknowledged: u64,
 }
 
 impl<'a> Publishing<'a> {
-    fn new(arguments: &'a PublishArgs, client: &'a Client) -> Result<Self, Failure> {
+    fn new(
+        arguments: &'a PublishArgs,
+        target: &'a Target,
+        client: &'a Client,
+    ) -> Result<Self, Failure> {
         let welcome = client.welcome();
+        let total = arguments.data.is_some().then_some(arguments.count);
         let events_max = arguments.batch.min(welcome.batch_events_max);
         Ok(Publishing {
             arguments,
+            target,
             client,
             batches: Batches::new(events_max, welcome.partitions),
             closed: Vec::new(),
             acks: JoinSet::new(),
             heard: Instant::now(),
             printer: Printer::new(arguments.output).map_err(cannot_print)?,
+            progress: Progress::begin(total, arguments.quiet),
+            began: Instant::now(),
+            acknowledged: 0,
         })
     }
 
@@ -201,7 +202,17 @@ impl<'a> Publishing<'a> {
             }
             answered = answered.and(last);
         }
+        self.sum_up()?;
         taken.and(sent).and(answered)
+    }
+
+    /// With `--quiet`, one line about all events.
+    fn sum_up(&mut self) -> Result<(), Failure> {
+        self.progress.end();
+        if !self.arguments.quiet {
+            return Ok(());
+        }
+        self.printer.sum(self.acknowledged, self.began.elapsed()).map_err(cannot_print)
     }
 
     async fn take_all(&mut self, mut input: Input, stop: &mut Stop) -> Result<(), Failure> {
@@ -230,7 +241,8 @@ impl<'a> Publishing<'a> {
         }
     }
 
-    async fn take(&mut self, event: &ParsedEvent<'_>) -> Result<(), Failure> {
+    async fn take(&mut self, addressed: &Addressed) -> Result<(), Failure> {
+        let Addressed { topic, event } = addressed;
         let (limit, bytes) = (self.client.welcome().event_data_bytes_max, event.data().len());
         if bytes > limit as usize {
             return Err(Failure::refused(&Refusal::limit(
@@ -239,7 +251,7 @@ impl<'a> Publishing<'a> {
                 bytes as u64,
             )));
         }
-        self.batches.push(event, &mut self.closed).map_err(|error| match error {
+        self.batches.push(topic, event, &mut self.closed).map_err(|error| match error {
             BuildError::Limit { field, limit, value } => {
                 Failure::refused(&Refusal::limit(field, limit, value))
             }
@@ -251,13 +263,12 @@ impl<'a> Publishing<'a> {
     }
 
     async fn send_closed(&mut self) -> Result<(), Failure> {
-        for Closed { batch, ids } in std::mem::take(&mut self.closed) {
+        for Closed { topic, batch, ids } in std::mem::take(&mut self.closed) {
             if self.acks.is_empty() {
                 self.heard = Instant::now();
             }
             let limit = self.arguments.server.timeout;
-            let sent =
-                timeout(limit, self.client.publish_batch(&self.arguments.topic, batch)).await;
+            let sent = timeout(limit, self.client.publish_batch(&topic, batch)).await;
             let handle =
                 sent.map_err(|_| self.silence())?.map_err(|error| publish_failure(&error))?;
             self.acks.spawn(async move { (handle.await, ids) });
@@ -277,6 +288,11 @@ impl<'a> Publishing<'a> {
         let (answer, ids) =
             joined.map_err(|error| Failure::new(Exit::Failed, error.to_string(), ""))?;
         let ack = answer.map_err(|error| publish_failure(&error))?;
+        self.acknowledged += ids.len() as u64;
+        self.progress.advance(ids.len() as u64);
+        if self.arguments.quiet {
+            return Ok(());
+        }
         for (offset, id) in (ack.base_offset.0..).zip(&ids) {
             let event = Acknowledged {
                 id,
@@ -291,7 +307,7 @@ impl<'a> Publishing<'a> {
     }
 
     fn silence(&self) -> Failure {
-        timed_out(&self.arguments.server.server, self.arguments.server.timeout)
+        timed_out(self.target)
     }
 }
 

@@ -7,9 +7,11 @@ use codec::cloudevents::Place;
 use ringmesh_client::{Client, Delivery, Received, Start, SubscribeOptions, Subscription, Verdict};
 
 use super::args::SubscribeArgs;
-use super::connection::{block_on, connect, options, subscribe_failure};
+use super::connection::{Target, block_on, connect, subscribe_failure};
 use super::failure::{Exit, Failure};
+use super::format::Arrived;
 use super::output::Printer;
+use super::progress::Progress;
 use super::signals::Stop;
 use super::start::From;
 
@@ -23,12 +25,13 @@ const LEAVING_TIME: Duration = Duration::from_secs(5);
 /// # Errors
 /// The server refuses, is gone, or does not answer in time.
 pub fn run(arguments: &SubscribeArgs) -> Result<(), Failure> {
+    let target = Target::of(&arguments.server)?;
     let stop = Stop::listen().map_err(|error| {
         Failure::new(Exit::Failed, format!("the process cannot listen for signals: {error}"), "")
     })?;
     block_on(async {
-        let client = connect(options(&arguments.server)).await?;
-        let result = receive(arguments, &client, stop).await;
+        let client = connect(target.options(), &target).await?;
+        let result = receive(arguments, &target, &client, stop).await;
         client.close(LEAVING_TIME).await;
         result
     })
@@ -36,21 +39,24 @@ pub fn run(arguments: &SubscribeArgs) -> Result<(), Failure> {
 
 async fn receive(
     arguments: &SubscribeArgs,
+    target: &Target,
     client: &Client,
     mut stop: Stop,
 ) -> Result<(), Failure> {
     let printer = Printer::new(arguments.output).map_err(cannot_print)?;
-    let mut left = Left(arguments.count);
+    let printer = printer.with_format(arguments.format.clone());
+    let left = Left(arguments.count);
     let wish = wish(arguments, left.credit());
     let mut subscription = tokio::select! {
         () = stop.asked() => return Ok(()),
         subscription = client.subscribe(wish) => {
-            subscription.map_err(|error| subscribe_failure(&error, &arguments.server))?
+            subscription.map_err(|error| subscribe_failure(&error, target))?
         }
     };
     // On standard error: it is for people and for scripts that publish next, not for who reads the events.
     eprintln!("subscribed to {}", arguments.filter);
-    let result = print_all(arguments, &mut subscription, &mut stop, printer, &mut left).await;
+    let mut receiving = Receiving { arguments, target, printer, left };
+    let result = receiving.print_all(&mut subscription, &mut stop).await;
     // What is delivered and not printed goes back now, instead of when the connection is seen to be gone.
     let _ = subscription.unsubscribe().await;
     result
@@ -88,37 +94,51 @@ impl Left {
     }
 }
 
-async fn print_all(
-    arguments: &SubscribeArgs,
-    subscription: &mut Subscription,
-    stop: &mut Stop,
-    mut printer: Printer,
-    left: &mut Left,
-) -> Result<(), Failure> {
-    while !left.is_over() {
-        let received = tokio::select! {
-            biased;
-            () = stop.asked() => return Ok(()),
-            received = subscription.receive() => received,
-        };
-        let received = received.map_err(|error| subscribe_failure(&error, &arguments.server))?;
-        let delivery = match received {
-            Some(Received::Delivery(delivery)) => delivery,
-            // Deliveries come in order, so everything before this is printed.
-            Some(Received::CaughtUp) if arguments.until_end => return Ok(()),
-            Some(_) => continue,
-            None => return Ok(()),
-        };
-        let before = left.credit();
-        match print(*delivery, &mut printer, left) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            printed => printed.map_err(cannot_print)?,
+/// A subscription that is being printed.
+struct Receiving<'a> {
+    arguments: &'a SubscribeArgs,
+    target: &'a Target,
+    printer: Printer,
+    left: Left,
+}
+
+impl Receiving<'_> {
+    async fn print_all(
+        &mut self,
+        subscription: &mut Subscription,
+        stop: &mut Stop,
+    ) -> Result<(), Failure> {
+        // Whoever waits for what may never come is shown nothing.
+        let is_bounded = self.arguments.until_end || self.left.0.is_some();
+        let mut progress = is_bounded.then(|| Progress::begin(self.left.0, false));
+        while !self.left.is_over() {
+            let received = tokio::select! {
+                biased;
+                () = stop.asked() => return Ok(()),
+                received = subscription.receive() => received,
+            };
+            let received = received.map_err(|error| subscribe_failure(&error, self.target))?;
+            let delivery = match received {
+                Some(Received::Delivery(delivery)) => delivery,
+                // Deliveries come in order, so everything before this is printed.
+                Some(Received::CaughtUp) if self.arguments.until_end => return Ok(()),
+                Some(_) => continue,
+                None => return Ok(()),
+            };
+            let (before, events) = (self.left.credit(), delivery.count());
+            match print(*delivery, &mut self.printer, &mut self.left) {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                printed => printed.map_err(cannot_print)?,
+            }
+            if let Some(progress) = &mut progress {
+                progress.advance(u64::from(events));
+            }
+            if self.left.credit() < before && !self.left.is_over() {
+                subscription.set_credit(self.left.credit());
+            }
         }
-        if left.credit() < before && !left.is_over() {
-            subscription.set_credit(left.credit());
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Prints a delivery as far as it is wanted, and acknowledges what is printed.
@@ -130,7 +150,8 @@ fn print(delivery: Delivery, printer: &mut Printer, left: &mut Left) -> io::Resu
         if left.is_over() {
             break;
         }
-        result = printer.event(&place, delivery.attempt(), &event);
+        let (attempt, time) = (delivery.attempt(), delivery.append_time());
+        result = printer.event(&Arrived { place, attempt, time, event });
         if result.is_err() {
             break;
         }

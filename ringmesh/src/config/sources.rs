@@ -8,6 +8,10 @@ use super::Config;
 use super::keys::{KEYS, Key};
 use super::suggest::nearest;
 
+/// The variables that are the commands', not the server's.
+const COMMAND_VARIABLES: [&str; 4] =
+    ["RINGMESH_SERVER", "RINGMESH_ADMIN", "RINGMESH_CONTEXT", "RINGMESH_TOKEN_FILE"];
+
 /// What was given on top of the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -245,8 +249,7 @@ impl Loaded {
     fn add_environment(&mut self, environment: &[(OsString, OsString)]) -> Result<(), ConfigError> {
         for (name, value) in environment {
             let name = name.to_string_lossy();
-            // The one variable that is the commands', not the server's.
-            let is_other = name == "RINGMESH_ADMIN" || is_service_link(&name);
+            let is_other = COMMAND_VARIABLES.contains(&&*name) || is_service_link(&name);
             if !name.starts_with("RINGMESH_") || is_other {
                 continue;
             }

@@ -8,8 +8,9 @@ use log::storage::file::FileStorage;
 use log::storage::{Storage, probe_direct};
 
 use super::super::admin::AdminPort;
-use super::super::args::{AdminArgs, Output, ServerArgs};
-use super::super::connection;
+use super::super::args::{AdminArgs, Output};
+use super::super::connection::{self, Target};
+use super::super::contexts::{Address, Origin};
 use super::super::failure::{Exit, Failure};
 use super::Finding;
 use crate::config::Config;
@@ -21,9 +22,10 @@ use crate::server::port;
 pub(super) fn native_port(config: &Config, timeout: Duration) -> Finding {
     let listen = config.native.listen;
     judge_port("native_port", LISTEN_FLAG, listen, || {
-        let server = ServerArgs { server: listen.to_string(), timeout };
+        let (text, origin) = (listen.to_string(), Origin::Flag(LISTEN_FLAG));
+        let target = Target { address: Address { text, origin, token_file: None }, timeout };
         connection::block_on(async {
-            connection::connect(connection::options(&server)).await.map(drop)
+            connection::connect(target.options(), &target).await.map(drop)
         })
     })
 }
@@ -32,7 +34,9 @@ pub(super) fn native_port(config: &Config, timeout: Duration) -> Finding {
 pub(super) fn admin_port(config: &Config, timeout: Duration) -> Option<Finding> {
     let listen = config.admin.listen?;
     Some(judge_port("admin_port", ADMIN_FLAG, listen, || {
-        let admin = AdminArgs { admin: listen.to_string(), timeout, output: Output::Json };
+        let admin = Some(listen.to_string());
+        let (context, token_file, output) = (None, None, Output::Json);
+        let admin = AdminArgs { admin, context, token_file, timeout, output };
         // Of all there is it needs no shard and no control plane to answer, so a busy server answers, too.
         let document = AdminPort::new(&admin).get("openapi.json")?;
         if document["info"]["title"] == "Ringmesh admin API" {
