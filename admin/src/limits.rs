@@ -12,7 +12,7 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 pub const HEADER_BYTES_MAX: usize = 64 << 10;
 /// Headers of a request.
 pub const HEADERS_MAX: usize = 100;
-/// Bytes of a request's body. Nothing needs one yet.
+/// Bytes of a request's body: a subscription with 64 filters of usual length, many times.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
 /// How long a body may take to come.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);

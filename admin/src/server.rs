@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use codec::refusal::{Code, Refusal};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -151,11 +151,17 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
         ("/api/v1/configuration", get(api::node::configuration)),
         ("/api/v1/topics", get(api::topics::topics)),
         ("/api/v1/topics/{name}", get(api::topics::topic)),
-        ("/api/v1/subscriptions", get(api::subscriptions::subscriptions)),
+        (
+            "/api/v1/subscriptions",
+            get(api::subscriptions::subscriptions).post(api::operating::create),
+        ),
         (
             "/api/v1/subscriptions/{name}",
             get(api::subscriptions::subscription).delete(api::subscriptions::delete),
         ),
+        ("/api/v1/subscriptions/{name}/pause", post(api::operating::pause)),
+        ("/api/v1/subscriptions/{name}/resume", post(api::operating::resume)),
+        ("/api/v1/subscriptions/{name}/seek", post(api::operating::seek)),
         ("/api/v1/connections", get(api::connections::connections)),
     ]
 }

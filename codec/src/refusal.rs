@@ -125,7 +125,7 @@ codes! {
     /// The group has the other mode; clustering and broadcasting cannot be mixed.
     ModeMismatch = 117, "mode_mismatch", Client, 409, 3;
     /// A list of offsets starts an exact topic only, not a filter with wildcards.
-    StartNeedsTopic = 118, "start_needs_topic", Client, 400, 3;
+    StartNeedsTopic = 118, "start_needs_topic", Client, 409, 3;
     /// What was asked for is below the start that retention has left; the text names the first offset there is.
     Expired = 119, "expired", Client, 410, 3;
     /// The token is not one of this server's, or it is malformed.

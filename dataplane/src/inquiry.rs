@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use codec::ids::{Offset, Partition, Position, Timestamp};
 use log::batch::LogState;
+use log::count::Counted;
 use log::disk::LogKey;
 use routing::snapshot::RoutingSnapshot;
 use routing::subscription::{GroupId, SubscriptionId};
+use routing::topic::TopicFilter;
 
 use crate::mail::MemberId;
-use crate::shard::{ShardMemoryUse, ShardStats};
+use crate::shard::{CountFrom, ShardMemoryUse, ShardStats};
 
 /// Questions that may wait for one shard; the next is refused.
 pub const INQUIRIES_MAX: usize = 64;
@@ -37,6 +39,15 @@ pub enum Inquiry {
         groups: Arc<[GroupId]>,
         /// Takes a report for each that it knows, in the order asked.
         answer: Answer<Vec<GroupReport>>,
+    },
+    /// How many events stand there for a group; see [`CountFrom`].
+    Count {
+        /// What it gets.
+        filters: Arc<[TopicFilter]>,
+        /// From where on.
+        from: CountFrom,
+        /// Takes the sum over the shard's logs. It may take many steps, for some of which the disk is read.
+        answer: Answer<Counted>,
     },
     /// Who the members of a group are.
     Members {

@@ -112,6 +112,13 @@ impl SealedIndex {
         Some((commit.at.to_native(), Timestamp(commit.time.to_native())))
     }
 
+    /// Where the first commit behind `position` starts.
+    pub(crate) fn commit_after(&self, position: Position) -> Option<Position> {
+        let commits = &self.rows().commits;
+        let after = commits.partition_point(|commit| commit.position.to_native() <= position.0);
+        commits.get(after).map(|commit| Position(commit.position.to_native()))
+    }
+
     /// The first commit that starts at byte `at` or behind it.
     pub(crate) fn commit_from(&self, at: u64) -> Option<(u64, Position)> {
         let commits = &self.rows().commits;
@@ -189,6 +196,19 @@ impl SealedIndex {
         let runs = self.key(topic, partition)?;
         let at = runs.partition_point(|run| run.offset_end.to_native() <= offset.0);
         runs.get(at).map(run_from)
+    }
+
+    /// The last run of a topic and partition that starts before `position`, and the first one from there on.
+    pub(crate) fn runs_at(
+        &self,
+        topic: TopicId,
+        partition: Partition,
+        position: Position,
+    ) -> (Option<Run>, Option<Run>) {
+        let Some(runs) = self.key(topic, partition) else { return (None, None) };
+        let first = runs.partition_point(|run| run.position.to_native() < position.0);
+        let before = first.checked_sub(1).map(|before| run_from(&runs[before]));
+        (before, runs.get(first).map(run_from))
     }
 
     /// For each topic and partition the offset after its last event here.

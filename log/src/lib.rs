@@ -7,6 +7,7 @@
 
 pub mod aligned;
 pub mod batch;
+pub mod count;
 pub mod cursor;
 pub mod disk;
 pub mod folder;

@@ -257,6 +257,38 @@ fn admin_port_is_as_documented() {
     assert!(server.stop().success());
 }
 
+/// Whoever moves a subscription by this document must get what it says.
+#[test]
+fn subscriptions_are_as_documented() {
+    let text = std::fs::read_to_string(Path::new(ROOT).join("docs/subscriptions.md"));
+    let text = text.expect("the document is there");
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    let blocks = blocks("docs/subscriptions.md");
+    let is_shown = |lines: &[String], kind: &str| {
+        let shown = format!("```{kind}\n{}\n```", lines.join("\n"));
+        assert!(text.contains(&shown), "it prints:\n{}", lines.join("\n"));
+    };
+    is_shown(&lines_of(&blocks[0], &server), "text");
+    // What was settled last arrives a moment later.
+    let is_settled = |answer: &crate::admin::Answer| answer.json()["lag_events"] == 6;
+    crate::admin::until(&server, "/api/v1/subscriptions/billing", is_settled);
+    let paused = lines_of(&blocks[1], &server);
+    assert!(paused[0].starts_with("\"billing\" is paused: "), "{paused:?}");
+    assert!(paused.iter().any(|line| line.contains(" paused ")), "{paused:?}");
+    assert!(paused.iter().any(|line| line.starts_with("\"billing\" is resumed: ")), "{paused:?}");
+    let (first, last) = blocks[2].trim_end().rsplit_once('\n').expect("several commands");
+    let mut moved = lines_of(first, &server);
+    let is_settled = |answer: &crate::admin::Answer| answer.json()["lag_events"] == 0;
+    crate::admin::until(&server, "/api/v1/subscriptions/billing", is_settled);
+    moved.extend(lines_of(last, &server));
+    is_shown(&moved, "text");
+    let http = lines_of(&blocks[3], &server);
+    is_shown(&http[..2], "json");
+    assert!(http[2].starts_with("{\"dry_run\":false,\"events_before\":10,"), "{http:?}");
+    assert!(server.stop().success());
+}
+
 /// The count in a group's row.
 fn count(table: &str, group: &str) -> usize {
     let row = table.lines().find(|line| line.starts_with(group)).expect("the group has a row");

@@ -14,6 +14,7 @@ mod garbage;
 mod harness;
 mod memory;
 mod nouns;
+mod operating;
 mod packaging;
 mod peer;
 mod peers;

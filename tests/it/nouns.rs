@@ -44,7 +44,11 @@ fn nouns_tell_what_there_is() {
     let lag = lag.expect("four events are settled soon");
     assert_eq!(words(&lag[1])[0], "team/1", "{lag:?}");
     let list = lines(&server, &["subscription", "list"]);
-    assert_eq!(words(&list[1]), ["team/1", "0", "5", "clustering", "noun/#"], "{list:?}");
+    assert_eq!(
+        words(&list[1]),
+        ["team/1", "0", "5", "running", "clustering", "noun/#"],
+        "{list:?}"
+    );
     let shown = lines(&server, &["subscription", "show", "team/1"]);
     assert_eq!(shown[0], "durable, clustering, filters noun/#");
     let json = lines(&server, &["subscription", "show", "team/1", "-o", "json"]);

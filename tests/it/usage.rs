@@ -30,7 +30,7 @@ fn mistakes_are_told_apart() {
         (&["publish", "t", "--count", "3"], 2, &["<DATA | @FILE>"]),
         (&["publish", "t", "x", "--batch", "9000"], 2, &["9000 is not in 1..=8192"]),
         (&["subscribe"], 2, &["<FILTER>"]),
-        (&["subscribe", "t", "--from", "soon"], 2, &["expected tail, earliest, a time"]),
+        (&["subscribe", "t", "--from", "soon"], 2, &["expected latest (or tail), earliest"]),
         (
             &["publish", "t", "x", "--server", "127.0.0.1:1"],
             4,

@@ -2,6 +2,7 @@
 
 pub(crate) mod connections;
 pub(crate) mod node;
+pub(crate) mod operating;
 pub(crate) mod subscriptions;
 pub(crate) mod topics;
 

@@ -11,6 +11,7 @@ use dataplane::inquiry::{GroupReport, Inquiry, MEMBERS_MAX, MembersReport, Place
 use dataplane::mail::MemberId;
 use routing::snapshot::RoutingSnapshot;
 use routing::subscription::{GroupId, Mode, Subscription};
+use routing::topic::TopicFilter;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
@@ -30,7 +31,9 @@ const EPHEMERAL: &str = "$ephemeral/";
 pub(crate) struct SubscriptionItem {
     name: String,
     /// Whether it outlives its client and the process.
-    durable: bool,
+    pub(super) durable: bool,
+    /// Whether it rests: its members get nothing until it is resumed.
+    pub(super) paused: bool,
     /// The client that an ephemeral one ends with.
     client: Option<String>,
     mode: &'static str,
@@ -38,7 +41,7 @@ pub(crate) struct SubscriptionItem {
     members: usize,
     in_flight_events: u64,
     /// At most: of what was not read yet, events that it does not want are counted too.
-    lag_events: u64,
+    pub(super) lag_events: u64,
     lag_bytes: u64,
     /// Age of the oldest commit that it owes something of; 0 when there is none.
     lag_seconds: f64,
@@ -48,7 +51,7 @@ pub(crate) struct SubscriptionItem {
 #[derive(Serialize)]
 pub(crate) struct SubscriptionBody {
     #[serde(flatten)]
-    item: SubscriptionItem,
+    pub(super) item: SubscriptionItem,
     cursors: Vec<CursorBody>,
     /// At most 1,000 of a shard.
     member_list: Vec<MemberBody>,
@@ -102,7 +105,7 @@ pub(crate) async fn subscriptions(
     let mut reports = reports(&sources, groups).await?;
     let item = |(name, group): (String, GroupId)| {
         let report = reports.remove(&group).unwrap_or_default();
-        item(name, &routing.subscriptions_of(group), &report)
+        item(name, group, &routing, &report)
     };
     Ok(Json(Page { items: names.into_iter().filter_map(item).collect(), next }))
 }
@@ -113,7 +116,7 @@ pub(crate) async fn subscription(
 ) -> Result<Json<SubscriptionBody>, Problem> {
     let name = super::name(name)?;
     let sources = desk.sources()?;
-    Ok(Json(look_at(&sources, &name).await?.1))
+    Ok(Json(look_at(&sources, &name).await?.body))
 }
 
 /// How a subscription is to be deleted.
@@ -140,7 +143,7 @@ pub(crate) async fn delete(
 ) -> Result<Json<Deleted>, Problem> {
     let (name, DeleteQuery { dry_run }) = (super::name(name)?, checked(query)?);
     let sources = desk.sources()?;
-    let (group, subscription) = look_at(&sources, &name).await?;
+    let Looked { group, body: subscription, .. } = look_at(&sources, &name).await?;
     if !dry_run {
         let end = |answer| Order::EndGroup { group, answer };
         let ended = ask::control(&sources.control, end).await;
@@ -154,21 +157,29 @@ pub(crate) async fn delete(
     Ok(Json(Deleted { dry_run, subscription }))
 }
 
-/// All that there is to tell of one subscription, and its group.
-async fn look_at(sources: &Sources, name: &str) -> Result<(GroupId, SubscriptionBody), Problem> {
+/// A subscription that was looked at.
+pub(super) struct Looked {
+    pub(super) group: GroupId,
+    pub(super) body: SubscriptionBody,
+    pub(super) filters: Vec<TopicFilter>,
+}
+
+/// All that there is to tell of one subscription.
+pub(super) async fn look_at(sources: &Sources, name: &str) -> Result<Looked, Problem> {
     let routing = routing(sources).await?;
     let unknown = || Problem::new(Code::NotFound, format!("there is no subscription {name:?}"));
     let group = group_of(&routing, name).ok_or_else(unknown)?;
     let reports = reports(sources, vec![group]).await?.remove(&group).unwrap_or_default();
     let subscriptions = routing.subscriptions_of(group);
-    let item = item(name.to_owned(), &subscriptions, &reports).ok_or_else(unknown)?;
+    let item = item(name.to_owned(), group, &routing, &reports).ok_or_else(unknown)?;
     let question = |answer| Inquiry::Members { group, answer };
     let members = ask::all(&sources.shards, question).await?;
     let mut cursors: Vec<CursorBody> =
         reports.iter().flat_map(|report| &report.places).map(cursor).collect();
     cursors.sort_by(|one, other| one.log.cmp(&other.log));
     let member_list = member_list(members, &subscriptions);
-    Ok((group, SubscriptionBody { item, cursors, member_list }))
+    let filters = subscriptions.iter().map(|known| known.filter.clone()).collect();
+    Ok(Looked { group, body: SubscriptionBody { item, cursors, member_list }, filters })
 }
 
 /// What the first shard routes by; all shards know every group soon.
@@ -206,15 +217,18 @@ fn group_of(routing: &RoutingSnapshot, name: &str) -> Option<GroupId> {
 /// None: its last subscription has just ended.
 fn item(
     name: String,
-    subscriptions: &[&Arc<Subscription>],
+    group: GroupId,
+    routing: &RoutingSnapshot,
     reports: &[GroupReport],
 ) -> Option<SubscriptionItem> {
+    let subscriptions = routing.subscriptions_of(group);
     let first = subscriptions.first()?;
     let places = || reports.iter().flat_map(|report| &report.places);
     let oldest = places().filter_map(|place| place.since).min();
     Some(SubscriptionItem {
         name,
         durable: first.is_durable(),
+        paused: routing.is_paused(group),
         client: first.ephemeral_client.as_ref().map(|client| client.to_string()),
         mode: match first.mode {
             Mode::Clustering => "clustering",

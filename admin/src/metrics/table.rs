@@ -239,6 +239,8 @@ metrics! {
         => |view, out| out.put(&[], view.groups_left_out);
     "ringmesh_group_members" Gauge ["group"] "Members of the group."
         => |view, out| for group in &view.groups { out.put(&[&group.name], group.members) };
+    "ringmesh_group_paused" Gauge ["group"] "1 while the group is paused: its members get nothing until an operator resumes it."
+        => |view, out| for group in &view.groups { out.put(&[&group.name], u8::from(group.is_paused)) };
     "ringmesh_group_in_flight_events" Gauge ["group"] "Events that are delivered to members and not settled."
         => |view, out| for group in &view.groups {
             out.put(&[&group.name], group.reports.iter().map(|report| report.in_flight).sum::<u64>());

@@ -34,6 +34,7 @@ pub(crate) struct View {
 pub(crate) struct GroupView {
     pub(crate) name: Arc<str>,
     pub(crate) members: usize,
+    pub(crate) is_paused: bool,
     /// What each shard says of it.
     pub(crate) reports: Vec<GroupReport>,
 }
@@ -88,7 +89,7 @@ impl View {
             .map(|(name, group)| {
                 let reports = reports.remove(&group).unwrap_or_default();
                 let members = reports.iter().map(|report| report.members).max().unwrap_or(0);
-                GroupView { name, members, reports }
+                GroupView { name, members, is_paused: routing.is_paused(group), reports }
             })
             .collect();
     }

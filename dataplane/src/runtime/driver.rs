@@ -175,8 +175,8 @@ impl Driver {
             dirty.clear();
         }
         // Last, so that nothing that was published or is to be delivered waits for who only looks.
-        let Driver { shard, connections, inquiries, .. } = self;
-        work += inquiries.step(shard, connections, now);
+        let Driver { shard, kernel, connections, inquiries, .. } = self;
+        work += inquiries.step(shard, kernel, connections, now);
         work > 0 || self.connections.has_work()
     }
 

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use log::count::Counted;
 use routing::subscription::GroupId;
 
 use super::connection::Phase;
 use super::connections::Connections;
 use crate::inquiry::{Answer, ConnectionReport, GroupReport, Inquiry, MembersReport, PAGE_MAX};
-use crate::kernel::Now;
-use crate::shard::{Shard, TopicPage};
+use crate::kernel::{Kernel, Now};
+use crate::shard::{Counting, Shard, TopicPage};
 
 /// Slots of connections that one step looks at.
 const SLOTS_PER_STEP: usize = 256;
@@ -35,6 +36,10 @@ enum Making {
         next: usize,
         found: MembersReport,
         answer: Answer<MembersReport>,
+    },
+    Count {
+        counting: Counting,
+        answer: Answer<Counted>,
     },
     Topics {
         page: TopicPage,
@@ -66,17 +71,37 @@ impl Inquiries {
     }
 
     /// Answers, or makes a piece of an answer. Returns the work done: 0 or 1.
-    pub(super) fn step(&mut self, shard: &Shard, connections: &Connections, now: Now) -> u32 {
-        let sight = Sight { shard, connections, now };
+    pub(super) fn step<K: Kernel>(
+        &mut self,
+        shard: &mut Shard,
+        kernel: &mut K,
+        connections: &Connections,
+        now: Now,
+    ) -> u32 {
         let making = match self.making.take() {
             Some(making) => making,
-            None => match self.queue.pop().map(|inquiry| sight.begin(inquiry)) {
-                None => return 0,
-                Some(None) => return 1,
-                Some(Some(making)) => making,
-            },
+            None => {
+                let sight = Sight { shard, connections, now };
+                match self.queue.pop().map(|inquiry| sight.begin(inquiry)) {
+                    None => return 0,
+                    Some(None) => return 1,
+                    Some(Some(making)) => making,
+                }
+            }
         };
-        self.making = sight.go_on(making);
+        // The one that may have to ask the disk for an index.
+        self.making = match making {
+            Making::Count { mut counting, answer } => {
+                match shard.count_step(&mut counting, kernel) {
+                    None => Some(Making::Count { counting, answer }),
+                    Some(counted) => {
+                        answer(counted);
+                        None
+                    }
+                }
+            }
+            making => Sight { shard, connections, now }.go_on(making),
+        };
         1
     }
 }
@@ -91,6 +116,10 @@ impl Sight<'_> {
             Inquiry::Groups { groups: ids, answer } => {
                 assert!(ids.len() <= PAGE_MAX, "a question is about a page of groups");
                 return Some(Making::Groups { ids, next: 0, found: Vec::new(), answer });
+            }
+            Inquiry::Count { filters, from, answer } => {
+                let counting = Counting::new(filters, from);
+                return Some(Making::Count { counting, answer });
             }
             Inquiry::Members { group, answer } => {
                 let found = MembersReport::default();
@@ -123,6 +152,7 @@ impl Sight<'_> {
                 }
                 answer(found);
             }
+            Making::Count { .. } => unreachable!("its steps are made by the shard"),
             Making::Topics { mut page, answer } => {
                 if !self.shard.report_topics(&mut page) {
                     return Some(Making::Topics { page, answer });

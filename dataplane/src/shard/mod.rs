@@ -7,6 +7,7 @@
 
 mod adopt;
 mod catch_up;
+mod counting;
 mod deliver;
 mod gate;
 mod group;
@@ -43,6 +44,8 @@ use crate::mail::{Mail, MemberId};
 use crate::options::{SHARDS_MAX, ShardOptions};
 use crate::session::{Asked, SessionEvent};
 
+pub use counting::CountFrom;
+pub(crate) use counting::Counting;
 pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
 pub use stats::{ShardMemoryUse, ShardStats};
 pub(crate) use telling::TopicPage;

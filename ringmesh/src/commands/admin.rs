@@ -54,7 +54,7 @@ impl<'a> AdminPort<'a> {
     /// # Errors
     /// The server cannot be reached, does not answer in time, or refuses.
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.request("GET", path)
+        self.request("GET", path, None)
     }
 
     /// Deletes what is at a path of the API.
@@ -62,7 +62,15 @@ impl<'a> AdminPort<'a> {
     /// # Errors
     /// As [`AdminPort::get`].
     pub fn delete(&self, path: &str) -> Result<Value, Failure> {
-        self.request("DELETE", path)
+        self.request("DELETE", path, None)
+    }
+
+    /// Sends something to a path of the API.
+    ///
+    /// # Errors
+    /// As [`AdminPort::get`].
+    pub fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        self.request("POST", path, body)
     }
 
     /// Gives every item of a list to `visit`, page by page.
@@ -90,17 +98,18 @@ impl<'a> AdminPort<'a> {
         Ok(self.target.get().expect("it was set a line ago"))
     }
 
-    fn request(&self, method: &str, path: &str) -> Result<Value, Failure> {
+    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let (target, patience) = (self.target()?, self.arguments.timeout);
         let Target { address, authorization } = target;
-        let answer = exchange(
-            &address.text,
-            patience,
-            &format!(
-                "{method} /api/v1/{path} HTTP/1.1\r\nhost: {}\r\naccept: application/json\r\n{authorization}connection: close\r\n\r\n",
-                address.text
-            ),
+        let body = body.map(Value::to_string);
+        let kind = if body.is_some() { "content-type: application/json\r\n" } else { "" };
+        let body = body.unwrap_or_default();
+        let (host, length) = (&address.text, body.len());
+        let request = format!(
+            "{method} /api/v1/{path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n{authorization}{kind}\
+             content-length: {length}\r\nconnection: close\r\n\r\n{body}"
         );
+        let answer = exchange(&address.text, patience, &request);
         let answer = answer.map_err(|error| unreachable(address, patience, &error))?;
         let odd = || {
             Failure::new(

@@ -47,7 +47,7 @@ pub enum Command {
     /// Look at topics
     #[command(subcommand)]
     Topic(TopicCommand),
-    /// Look at subscriptions, or end one
+    /// Look at subscriptions, begin, pause, move or end one
     #[command(subcommand)]
     Subscription(SubscriptionCommand),
     /// How far each subscription is behind
@@ -272,6 +272,9 @@ pub enum TopicCommand {
 #[command(after_help = "Examples:\n  \
     ringmesh subscription list\n  \
     ringmesh subscription show billing\n  \
+    ringmesh subscription create billing --filter 'orders/#' --from earliest\n  \
+    ringmesh subscription pause billing\n  \
+    ringmesh subscription seek billing --to 2026-11-21T10:00:00Z --dry-run\n  \
     ringmesh subscription delete billing --dry-run\n\n\
     A subscription is called by its group.")]
 pub enum SubscriptionCommand {
@@ -279,16 +282,65 @@ pub enum SubscriptionCommand {
     List(ListArgs),
     /// A subscription's cursors and members
     Show(ShowArgs),
+    /// Begin a subscription without a client: events are kept for it from its start on
+    Create(CreateArgs),
+    /// Hand nothing out until it is resumed; what is in flight may be settled, and it keeps its place
+    Pause(ChangeArgs),
+    /// Go on where it stands
+    Resume(ChangeArgs),
+    /// Move it, with its members, to another place in the logs
+    Seek(SeekArgs),
     /// End a subscription for all its members and forget its place
-    Delete(DeleteArgs),
+    Delete(ChangeArgs),
 }
 
-/// `subscription delete`
+/// `subscription create`
 #[derive(Args, Debug)]
-pub struct DeleteArgs {
+pub struct CreateArgs {
     /// Its name
     pub name: String,
-    /// Only say what would go
+    /// What it gets, such as orders/#; may be given several times
+    #[arg(long = "filter", value_name = "FILTER", required = true)]
+    pub filters: Vec<String>,
+    /// Where it begins: latest, earliest, a time (2026-11-21T10:00:00Z), or PARTITION:OFFSET[,...]
+    #[arg(long, value_name = "START", default_value = "latest", value_parser = super::start::parse)]
+    pub from: super::start::From,
+    /// Only say what stands there for it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The server.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `subscription seek`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    ringmesh subscription seek billing --to earliest --dry-run\n  \
+    ringmesh subscription seek billing --to 2026-11-21T10:00:00Z\n  \
+    ringmesh subscription seek billing --to 3:0,7:120       offsets of partitions 3 and 7, for a filter without wildcards\n\n\
+    Members that are connected go on at the new place. What they hold at that moment is over: they may settle it, but it\n\
+    changes nothing.")]
+pub struct SeekArgs {
+    /// Its name
+    pub name: String,
+    /// Where it goes on: latest, earliest, a time (2026-11-21T10:00:00Z), or PARTITION:OFFSET[,...]
+    #[arg(long, value_name = "START", value_parser = super::start::parse)]
+    pub to: super::start::From,
+    /// Only say how many events that would be
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The server.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// `subscription pause`, `resume` and `delete`
+#[derive(Args, Debug)]
+pub struct ChangeArgs {
+    /// Its name
+    pub name: String,
+    /// Only say what would come of it
     #[arg(long)]
     pub dry_run: bool,
     /// The server.
@@ -345,7 +397,7 @@ mod tests {
                 "publish t x --timeout 5",
                 "expected a number and one of us, ms, s, m, h, d, such as 5s",
             ),
-            ("subscribe t --from yesterday", "expected tail, earliest, a time"),
+            ("subscribe t --from yesterday", "expected latest (or tail), earliest, a time"),
             ("subscribe t --from 64:0", "partition 64"),
             ("publish t x --attribute region", "expected NAME=VALUE"),
             ("subscribe t --format %q", "unknown %q"),

@@ -2,11 +2,15 @@
 
 use std::io::{self, Write};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::admin::{AdminPort, encoded};
-use super::args::{AdminArgs, ListArgs, Output, SubscriptionCommand, TopicCommand};
+use super::args::{
+    AdminArgs, ChangeArgs, CreateArgs, ListArgs, Output, SeekArgs, SubscriptionCommand,
+    TopicCommand,
+};
 use super::failure::{Exit, Failure};
+use super::start::From;
 use super::table::Table;
 
 /// `ringmesh topic ...`
@@ -47,6 +51,7 @@ pub fn subscription(command: &SubscriptionCommand) -> Result<(), Failure> {
                 ("subscription", cell as Cell, "name"),
                 ("members", cell, "members"),
                 ("lag", cell, "lag_events"),
+                ("state", state, "paused"),
                 ("mode", cell, "mode"),
                 ("filters", joined, "filters"),
             ];
@@ -60,19 +65,87 @@ pub fn subscription(command: &SubscriptionCommand) -> Result<(), Failure> {
             }
             print_subscription(&subscription)
         }
-        SubscriptionCommand::Delete(delete) => {
-            let query = if delete.dry_run { "?dry_run=true" } else { "" };
-            let path = format!("subscriptions/{}{query}", encoded(&delete.name));
-            let deleted = AdminPort::new(&delete.admin).delete(&path)?;
-            if delete.admin.output == Output::Json {
-                return print_line(&deleted);
-            }
-            let was = &deleted["subscription"];
-            let done = if delete.dry_run { "would be deleted" } else { "is deleted" };
-            let (name, members, lag) = (&delete.name, &was["members"], &was["lag_events"]);
-            print(format!("{name:?} {done}: {members} members, {lag} events not settled\n"))
+        SubscriptionCommand::Create(wish) => create(wish),
+        SubscriptionCommand::Pause(wish) => change(wish, "pause", "paused"),
+        SubscriptionCommand::Resume(wish) => change(wish, "resume", "resumed"),
+        SubscriptionCommand::Seek(wish) => seek(wish),
+        SubscriptionCommand::Delete(wish) => change(wish, "", "deleted"),
+    }
+}
+
+fn create(wish: &CreateArgs) -> Result<(), Failure> {
+    let (name, filters) = (&wish.name, &wish.filters);
+    let body = json!({"name": name, "filters": filters, "start": start_of(&wish.from)});
+    let path = format!("subscriptions{}", query(wish.dry_run));
+    let created = AdminPort::new(&wish.admin).post(&path, Some(&body))?;
+    if wish.admin.output == Output::Json {
+        return print_line(&created);
+    }
+    let done = if wish.dry_run { "would be created" } else { "is created" };
+    let there = count(&created, "events");
+    print(format!("{name:?} {done}: {there} stand there for it\n"))
+}
+
+/// What needs no more than a name: `pause`, `resume`, and with no word `delete`.
+fn change(wish: &ChangeArgs, word: &str, done: &str) -> Result<(), Failure> {
+    let port = AdminPort::new(&wish.admin);
+    let (name, query) = (encoded(&wish.name), query(wish.dry_run));
+    let changed = match word {
+        "" => port.delete(&format!("subscriptions/{name}{query}"))?,
+        word => port.post(&format!("subscriptions/{name}/{word}{query}"), None)?,
+    };
+    if wish.admin.output == Output::Json {
+        return print_line(&changed);
+    }
+    let is = if wish.dry_run { "would be" } else { "is" };
+    let (name, of) = (&wish.name, &changed["subscription"]);
+    let (members, lag) = (&of["members"], &of["lag_events"]);
+    print(format!("{name:?} {is} {done}: {members} members, {lag} events not settled\n"))
+}
+
+fn seek(wish: &SeekArgs) -> Result<(), Failure> {
+    let path = format!("subscriptions/{}/seek{}", encoded(&wish.name), query(wish.dry_run));
+    let body = json!({"start": start_of(&wish.to)});
+    let sought = AdminPort::new(&wish.admin).post(&path, Some(&body))?;
+    if wish.admin.output == Output::Json {
+        return print_line(&sought);
+    }
+    let done = if wish.dry_run { "would be moved" } else { "is moved" };
+    let (before, after) = (count(&sought, "events_before"), count(&sought, "events_after"));
+    print(format!("{:?} {done}: {after} to deliver, {before} before\n", wish.name))
+}
+
+fn query(dry_run: bool) -> &'static str {
+    if dry_run { "?dry_run=true" } else { "" }
+}
+
+/// A start as the admin port takes it.
+fn start_of(from: &From) -> Value {
+    match from {
+        From::Tail => json!({"from": "latest"}),
+        From::Earliest => json!({"from": "earliest"}),
+        From::Time(time) => json!({"from": "time", "time_us": time.0}),
+        From::Offsets(places) => {
+            let place = |(partition, offset): &(codec::ids::Partition, codec::ids::Offset)| {
+                (partition.to_string(), Value::from(offset.0))
+            };
+            let offsets: serde_json::Map<String, Value> = places.iter().map(place).collect();
+            json!({"from": "offsets", "offsets": offsets})
         }
     }
+}
+
+/// A number of events, as well as it is known.
+fn count(of: &Value, field: &str) -> String {
+    match (of[field].as_u64(), of["is_exact"].as_bool()) {
+        (None, _) => "an unknown number of events".to_owned(),
+        (Some(events), Some(true)) => format!("{events} events"),
+        (Some(events), _) => format!("at most {events} events"),
+    }
+}
+
+fn state(paused: &Value) -> String {
+    if *paused == true { "paused".to_owned() } else { "running".to_owned() }
 }
 
 /// `ringmesh lag`
@@ -138,7 +211,8 @@ fn print_table(items: &Value, columns: &[Column<'_>]) -> Result<(), Failure> {
 fn print_subscription(subscription: &Value) -> Result<(), Failure> {
     let (mode, filters) = (cell(&subscription["mode"]), joined(&subscription["filters"]));
     let lasts = if subscription["durable"] == true { "durable" } else { "ephemeral" };
-    print(format!("{lasts}, {mode}, filters {filters}\n\n"))?;
+    let paused = if subscription["paused"] == true { ", paused" } else { "" };
+    print(format!("{lasts}, {mode}{paused}, filters {filters}\n\n"))?;
     let cursors = [
         ("log", cell as Cell, "log"),
         ("low", cell, "low_position"),

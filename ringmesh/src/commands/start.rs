@@ -17,7 +17,7 @@ pub enum From {
     Offsets(Vec<(Partition, Offset)>),
 }
 
-const FORM: &str = "expected tail, earliest, a time such as 2026-11-21T10:00:00Z, or PARTITION:OFFSET[,...] such as 3:0,7:120";
+const FORM: &str = "expected latest (or tail), earliest, a time such as 2026-11-21T10:00:00Z, or PARTITION:OFFSET[,...] such as 3:0,7:120";
 
 /// Reads the value of `--from`.
 ///
@@ -25,7 +25,7 @@ const FORM: &str = "expected tail, earliest, a time such as 2026-11-21T10:00:00Z
 /// Says what is expected.
 pub fn parse(text: &str) -> Result<From, String> {
     match text {
-        "tail" => return Ok(From::Tail),
+        "latest" | "tail" => return Ok(From::Tail),
         "earliest" => return Ok(From::Earliest),
         _ => {}
     }
@@ -76,6 +76,7 @@ mod tests {
         };
         let table = [
             ("tail", From::Tail),
+            ("latest", From::Tail),
             ("earliest", From::Earliest),
             ("1970-01-01T00:00:00Z", time(0)),
             ("2000-02-29T00:00:00Z", time(951_782_400_000_000)),

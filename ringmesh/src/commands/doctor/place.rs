@@ -18,6 +18,9 @@ use crate::config::units::Size;
 use crate::server::error::{ADMIN_FLAG, LISTEN_FLAG};
 use crate::server::port;
 
+/// Names of paused subscriptions that are told.
+const PAUSED_SHOWN_MAX: usize = 3;
+
 /// The native door's port: free, or a Ringmesh answers there.
 pub(super) fn native_port(config: &Config, timeout: Duration) -> Finding {
     let listen = config.native.listen;
@@ -44,6 +47,31 @@ pub(super) fn admin_port(config: &Config, timeout: Duration) -> Option<Finding> 
         }
         Err(Failure::new(Exit::Failed, "what answers has another API", ""))
     }))
+}
+
+/// Subscriptions that are paused on a server that runs already: who wonders why nothing comes looks here.
+pub(super) fn paused(config: &Config, timeout: Duration) -> Option<Finding> {
+    let admin = Some(config.admin.listen?.to_string());
+    let (context, token_file, output) = (None, None, Output::Json);
+    let admin = AdminArgs { admin, context, token_file, timeout, output };
+    let mut paused = Vec::new();
+    let listed = AdminPort::new(&admin).each("subscriptions", |item| {
+        if item["paused"] == true {
+            paused.push(item["name"].as_str().unwrap_or_default().to_owned());
+        }
+        Ok(())
+    });
+    listed.ok()?;
+    if paused.is_empty() {
+        return Some(Finding::ok("paused", "no subscription is paused"));
+    }
+    let shown = paused.iter().take(PAUSED_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>();
+    let (count, shown) = (paused.len(), shown.join(", "));
+    Some(Finding::warn(
+        "paused",
+        format!("{count} subscriptions are paused, among them {shown}"),
+        "their members get nothing: `ringmesh subscription resume NAME` when they are to",
+    ))
 }
 
 fn judge_port(
