@@ -114,6 +114,10 @@ fn metrics_count_what_was_done() {
     let (writes, synced) = ("ringmesh_disk_writes_total", "ringmesh_disk_synced_writes_total");
     assert!(metrics.sum(synced) >= metrics.sum("ringmesh_log_commits_total"));
     assert!(metrics.sum(writes) >= metrics.sum(synced));
+    let durations = "ringmesh_disk_write_seconds";
+    let (count, sum) = (format!("{durations}_count"), format!("{durations}_sum"));
+    assert!(metrics.sum(&count) >= 1.0 && metrics.sum(&count) <= metrics.sum(writes));
+    assert!(metrics.sum(&sum) > 0.0, "a write takes time");
     assert_eq!(metrics.sum("ringmesh_connections_opened_total"), 2.0);
     assert_eq!(metrics.metric("ringmesh_ready"), 1.0);
     assert_eq!(metrics.metric("ringmesh_control_plane_up"), 1.0);

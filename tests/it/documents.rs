@@ -81,7 +81,7 @@ fn lines_of(block: &str, server: &Server) -> Vec<String> {
 }
 
 /// The blocks of a document that are marked `text`: what it says is printed.
-fn shown(document: &str) -> Vec<String> {
+pub fn shown(document: &str) -> Vec<String> {
     let path = Path::new(ROOT).join(document);
     let text = std::fs::read_to_string(&path).expect("the document is there");
     let blocks = text.split("```text\n").skip(1);
@@ -130,6 +130,20 @@ fn readme_shows_a_first_event() {
     assert!(lines.iter().any(|line| line.contains("\"ack\":\"durable\"")), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("\"data\":{\"speed\": 42}")), "{lines:?}");
     assert!(server.stop().success());
+}
+
+/// A first program that does not compile is the last, too: README's is part of an example, which `cargo test` builds.
+#[test]
+fn readme_shows_a_program_that_compiles() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(ROOT).join(path)).expect(path);
+    let (readme, program) = (read("README.md"), read("examples/readme.rs"));
+    let block = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next());
+    // Lines may be broken elsewhere; nothing else may differ.
+    let packed = |text: &str| text.split_whitespace().collect::<String>();
+    let program = packed(&program);
+    for part in block.expect("README.md has a program").split("\n\n") {
+        assert!(program.contains(&packed(part)), "examples/readme.rs has\n{part}");
+    }
 }
 
 /// The documented example on real input must say what the document says it does.

@@ -23,5 +23,6 @@ mod resend;
 mod sdk;
 mod shell;
 mod terminal;
+mod top;
 mod usage;
 mod wire;

@@ -1,7 +1,5 @@
 //! A terminal for commands that draw: a pair of pseudo-terminals, and who reads the screen.
 
-#![allow(dead_code, reason = "keys and screens are for what comes next")]
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};

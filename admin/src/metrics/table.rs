@@ -1,7 +1,7 @@
 //! The one table of metrics: name, labels, meaning, and where the value comes from.
 
 use dataplane::inquiry::{LogReport, PlaceReport, ShardReport};
-use dataplane::runtime::Counters;
+use dataplane::runtime::{BOUNDS_US, Counters};
 use log::batch::LogState;
 
 use super::text::Samples;
@@ -14,6 +14,8 @@ pub enum Kind {
     Counter,
     /// Rises and falls.
     Gauge,
+    /// How many were at most so large, and their sum; each only rises.
+    Histogram,
 }
 
 /// One metric.
@@ -188,6 +190,11 @@ metrics! {
         => |view, out| each_runtime(view, out, |counters| counters.disk_synced_writes.get());
     "ringmesh_disk_written_bytes_total" Counter ["shard"] "Bytes of these writes."
         => |view, out| each_runtime(view, out, |counters| counters.disk_written_bytes.get());
+    "ringmesh_disk_write_seconds" Histogram ["shard"] "How long these writes took, from asking the disk until they were over: at the ack level durable until their bytes survive a power loss. Publishers wait for the write of their commit, and before it at most for the one before."
+        => |view, out| for (shard, counters) in view.runtimes() {
+            let durations = &counters.disk_write_durations;
+            out.put_histogram(&[&shard], &BOUNDS_US, &durations.counts(), durations.sum_us());
+        };
     "ringmesh_disk_reads_total" Counter ["shard"] "Reads that the shard has asked the disk for: for groups that are behind."
         => |view, out| each_runtime(view, out, |counters| counters.disk_reads.get());
     "ringmesh_disk_read_bytes_total" Counter ["shard"] "Bytes that were asked for."

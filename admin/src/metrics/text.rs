@@ -20,12 +20,49 @@ impl Samples<'_> {
             "each label of {} has a value",
             self.metric.name
         );
-        self.out.push_str(self.metric.name);
-        for (index, (label, value)) in self.metric.labels.iter().zip(labels).enumerate() {
-            let before = if index == 0 { '{' } else { ',' };
-            let _ = write!(self.out, "{before}{label}=\"{}\"", escaped(&value.to_string()));
+        self.line("", labels, None, value);
+    }
+
+    /// A histogram of durations: `counts` of what lies up to each bound and above the one before, the last beyond all.
+    pub(crate) fn put_histogram(
+        &mut self,
+        labels: &[&dyn Display],
+        bounds_us: &[u64],
+        counts: &[u64],
+        sum_us: u64,
+    ) {
+        assert_eq!(counts.len(), bounds_us.len() + 1, "each bound has a count, and infinity one");
+        let seconds = |us: u64| us as f64 / 1e6;
+        let mut total = 0;
+        for (place, count) in counts.iter().enumerate() {
+            total += count;
+            let bound = bounds_us.get(place);
+            let bound = bound.map_or_else(|| "+Inf".to_owned(), |us| seconds(*us).to_string());
+            self.line("_bucket", labels, Some(&bound), total);
         }
-        let after = if labels.is_empty() { "" } else { "}" };
+        self.line("_sum", labels, None, seconds(sum_us));
+        self.line("_count", labels, None, total);
+    }
+
+    fn line(
+        &mut self,
+        suffix: &str,
+        labels: &[&dyn Display],
+        bound: Option<&str>,
+        value: impl Display,
+    ) {
+        self.out.push_str(self.metric.name);
+        self.out.push_str(suffix);
+        let mut before = '{';
+        for (label, value) in self.metric.labels.iter().zip(labels) {
+            let _ = write!(self.out, "{before}{label}=\"{}\"", escaped(&value.to_string()));
+            before = ',';
+        }
+        if let Some(bound) = bound {
+            let _ = write!(self.out, "{before}le=\"{bound}\"");
+            before = ',';
+        }
+        let after = if before == '{' { "" } else { "}" };
         let _ = writeln!(self.out, "{after} {value}");
     }
 }
@@ -37,6 +74,7 @@ pub(crate) fn write(view: &View) -> String {
         let kind = match metric.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
         let help = metric.help.replace('\\', "\\\\").replace('\n', "\\n");
         let _ = writeln!(out, "# HELP {} {help}\n# TYPE {} {kind}", metric.name, metric.name);

@@ -5,17 +5,22 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Instant;
 
 use log::aligned::{AlignedBuf, BLOCK_BYTES};
 use log::disk::{Blocks, Completed, Completion, LogKey, Ticket};
 
 use super::ring::{Ring, Token};
+use super::stats::Counters;
 
 /// All operations of one shard that the ring has not finished.
 #[derive(Default)]
 pub(super) struct InFlight {
     operations: Vec<Option<Operation>>,
     free: Vec<u32>,
+    /// Where it is counted how long they took.
+    counters: Arc<Counters>,
 }
 
 /// Whose operation it is and where in which file it works.
@@ -33,6 +38,7 @@ struct Operation {
     /// Bytes of the buffer that are done: the kernel may do less than it was asked.
     done: usize,
     buffer: Buffer,
+    since: Instant,
 }
 
 enum Buffer {
@@ -56,6 +62,11 @@ enum Step {
 }
 
 impl InFlight {
+    /// None yet.
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        InFlight { operations: Vec::new(), free: Vec::new(), counters }
+    }
+
     /// Asks for a write of `bytes`; with `durable` it is over when they are on the device.
     pub(super) fn write(&mut self, ring: &mut Ring, place: Place, bytes: Blocks, durable: bool) {
         self.start(ring, place, Buffer::Write { bytes, durable, table: Vec::new() });
@@ -87,10 +98,14 @@ impl InFlight {
             }
             Step::Over(result) => result,
         };
-        let Operation { place, done, buffer } = slot.take().expect("it was there a line ago");
+        let Operation { place, done, buffer, since } =
+            slot.take().expect("it was there a line ago");
         self.free.push(index);
         let result = match buffer {
-            Buffer::Write { .. } => Completed::Written(result),
+            Buffer::Write { .. } => {
+                self.counters.disk_write_durations.add(since.elapsed());
+                Completed::Written(result)
+            }
             Buffer::Read { mut into } => {
                 into.truncate(done);
                 Completed::Read(result.map(|()| into.into()))
@@ -112,14 +127,14 @@ impl InFlight {
         });
         let slot = &mut self.operations[index as usize];
         assert!(slot.is_none(), "a free place holds no operation");
-        *slot = Some(Operation { place, done: 0, buffer });
+        *slot = Some(Operation { place, done: 0, buffer, since: Instant::now() });
         self.ask(ring, index);
     }
 
     /// Asks the ring for what is left of an operation.
     fn ask(&mut self, ring: &mut Ring, index: u32) {
         let operation = self.operations[index as usize].as_mut();
-        let Operation { place, done, buffer } =
+        let Operation { place, done, buffer, .. } =
             operation.expect("asked for an operation in flight");
         assert!(place.fd >= 0, "an operation is on an open file");
         let at = place.at + *done as u64;

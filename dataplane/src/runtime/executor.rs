@@ -123,7 +123,7 @@ fn plant(seed: ShardSeed) -> Result<(Driver, Host), StartError> {
         control: seed.control,
         replies: seed.replies,
         bells: seed.bells,
-        in_flight: InFlight::default(),
+        in_flight: InFlight::new(Arc::clone(&seed.counters)),
         counters: Arc::clone(&seed.counters),
         completions: VecDeque::new(),
         written_to: 0,

@@ -38,7 +38,7 @@ use crate::inquiry::Inquiry;
 
 pub use self::driver::Idle;
 pub use self::start::{RuntimeOptions, StartError};
-pub use self::stats::{Counter, Counters};
+pub use self::stats::{BOUNDS_US, Counter, Counters, Durations};
 
 /// The way of other threads to one shard.
 #[derive(Clone)]

@@ -98,7 +98,27 @@ impl<'a> AdminPort<'a> {
         Ok(self.target.get().expect("it was set a line ago"))
     }
 
-    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    /// Where the port is, and who said so.
+    ///
+    /// # Errors
+    /// The context that is asked for is not there, or has no such address.
+    pub fn address(&self) -> Result<String, Failure> {
+        Ok(self.target()?.address.to_string())
+    }
+
+    /// The metrics, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// As [`AdminPort::get`].
+    pub fn metrics(&self) -> Result<String, Failure> {
+        let answer = self.ask("GET", "/metrics", None)?;
+        let body = answer.split_once("\r\n\r\n").filter(|_| answer.starts_with("HTTP/1.1 200"));
+        let (_, metrics) = body.ok_or_else(|| self.odd())?;
+        Ok(metrics.to_owned())
+    }
+
+    /// Sends one request and reads its answer.
+    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String, Failure> {
         let (target, patience) = (self.target()?, self.arguments.timeout);
         let Target { address, authorization } = target;
         let body = body.map(Value::to_string);
@@ -106,18 +126,27 @@ impl<'a> AdminPort<'a> {
         let body = body.unwrap_or_default();
         let (host, length) = (&address.text, body.len());
         let request = format!(
-            "{method} /api/v1/{path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n{authorization}{kind}\
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n{authorization}{kind}\
              content-length: {length}\r\nconnection: close\r\n\r\n{body}"
         );
-        let answer = exchange(&address.text, patience, &request);
-        let answer = answer.map_err(|error| unreachable(address, patience, &error))?;
-        let odd = || {
-            Failure::new(
-                Exit::Failed,
-                format!("what answers at {address} is no admin port of Ringmesh"),
-                "the ready line and addresses.json say where a server's admin port is",
-            )
-        };
+        exchange(&address.text, patience, &request)
+            .map_err(|error| unreachable(address, patience, &error))
+    }
+
+    /// What answers is something else.
+    fn odd(&self) -> Failure {
+        let address = self.target.get().map(|target| target.address.to_string());
+        let address = address.unwrap_or_default();
+        Failure::new(
+            Exit::Failed,
+            format!("what answers at {address} is no admin port of Ringmesh"),
+            "the ready line and addresses.json say where a server's admin port is",
+        )
+    }
+
+    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let answer = self.ask(method, &format!("/api/v1/{path}"), body)?;
+        let odd = || self.odd();
         let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(odd)?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok());
         let body: Value = serde_json::from_str(body).map_err(|_| odd())?;

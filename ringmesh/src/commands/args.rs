@@ -12,6 +12,7 @@ use super::configuration::ConfigurationArgs;
 use super::context::ContextArgs;
 use super::doctor::DoctorArgs;
 use super::shell::{CompletionsArgs, ManArgs};
+use super::top::TopArgs;
 use crate::config::units::{TIME_FORM, parse_time};
 
 /// An event mesh in one binary: takes events, keeps them durably, routes them by topic, delivers them.
@@ -52,6 +53,8 @@ pub enum Command {
     Subscription(SubscriptionCommand),
     /// How far each subscription is behind
     Lag(ListArgs),
+    /// Watch a server: rates, latencies, shards, subscriptions
+    Top(TopArgs),
     /// Name servers, and choose one
     Context(ContextArgs),
     /// Print what a file of a log holds, and verify it

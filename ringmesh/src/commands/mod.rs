@@ -26,6 +26,7 @@ pub mod start;
 pub mod subscribe;
 pub mod table;
 pub mod template;
+pub mod top;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ pub fn run() -> ExitCode {
         Command::Topic(command) => nouns::topic(&command),
         Command::Subscription(command) => nouns::subscription(&command),
         Command::Lag(arguments) => nouns::lag(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Context(arguments) => context::run(arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Config(command) => config::run(command),

@@ -20,12 +20,7 @@ impl Table {
     /// Adds a row.
     pub fn row(&mut self, cells: Vec<String>) {
         assert_eq!(cells.len(), self.columns, "a row has a cell for each heading");
-        // Names come from strangers: none may drive the reader's terminal.
-        let safe = |cell: String| match cell.contains(char::is_control) {
-            true => cell.chars().map(shown).collect(),
-            false => cell,
-        };
-        self.rows.push(cells.into_iter().map(safe).collect());
+        self.rows.push(cells.iter().map(|cell| harmless(cell)).collect());
     }
 
     /// Prints it.
@@ -57,6 +52,12 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// A text as it may stand on a terminal: names come from strangers, and none may drive it.
+#[must_use]
+pub fn harmless(text: &str) -> String {
+    text.chars().map(shown).collect()
 }
 
 /// A character as it may stand on a terminal.
