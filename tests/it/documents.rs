@@ -190,6 +190,17 @@ fn command_line_is_as_documented() {
     assert!(server.stop().success());
 }
 
+/// The first page of the book must work as it stands.
+#[test]
+fn start_is_as_documented() {
+    let folder = folder::new();
+    let server = Server::start(folder.path());
+    let (blocks, shown) = (blocks("docs/start.md"), shown("docs/start.md"));
+    assert_eq!((blocks.len(), shown.len()), (1, 1));
+    assert_like(&shown[0], &lines_of(&blocks[0], &server));
+    assert!(server.stop().success());
+}
+
 /// What stands for anything must not stand for everything.
 #[test]
 fn likeness_is_told() {

@@ -1,6 +1,8 @@
 //! The assembled server, over real sockets, with the real command line as its client.
 
 mod admin;
+mod backup;
+mod book;
 mod commands;
 mod contexts;
 mod control_plane;
