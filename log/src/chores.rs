@@ -13,8 +13,8 @@ use crate::segment::{damage_path, index_path, segment_path};
 use crate::segments::Spare;
 use crate::storage::{FileId, OpenMode, Storage};
 
-/// How much is written by one call.
-const ZEROS_BYTES: usize = 1 << 20;
+/// How much is written by one call: a commit may have to wait for one of them.
+pub(crate) const ZEROS_BYTES: usize = 256 << 10;
 
 /// What a chore came to.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct PrepareTask {
     pub(crate) direct: bool,
     /// Bytes that must stay free on the disk.
     pub(crate) keep_free: u64,
+    /// Whether what was written is synced: only then does a commit into it change nothing but its own bytes.
+    pub(crate) sync: bool,
 }
 
 impl PrepareTask {
@@ -49,7 +51,7 @@ impl PrepareTask {
         Box::new(move |storage| ChoreDone(self.run(storage)))
     }
 
-    /// Writes zeros and syncs them, so that a commit into them changes nothing but its own bytes.
+    /// Writes zeros.
     pub(crate) fn run(self, storage: &dyn Storage) -> io::Result<ChoreOutcome> {
         assert!(self.from < self.to, "preparation moves forward");
         assert!(self.file.is_some() == (self.from > 0), "the first piece makes the file");
@@ -70,6 +72,7 @@ impl PrepareTask {
             None => storage.open(&path, OpenMode::Create, self.direct)?,
         };
         let written = write_zeros(storage, file, self.from, self.to)
+            .and_then(|()| if self.sync { storage.sync(file) } else { Ok(()) })
             .and_then(|()| if self.file.is_none() { storage.sync_dir(&self.dir) } else { Ok(()) });
         if let Err(error) = written {
             if self.file.is_none() {
@@ -93,7 +96,7 @@ fn write_zeros(storage: &dyn Storage, file: FileId, from: u64, to: u64) -> io::R
         at += len as u64;
     }
     assert_eq!(at, to, "every byte of the piece is written");
-    storage.sync(file)
+    Ok(())
 }
 
 /// Takes a segment out of the log: kept as a spare if it is of the usual size, else removed.

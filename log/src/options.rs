@@ -10,6 +10,10 @@ use crate::aligned::BLOCK_BYTES;
 pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 /// Size of a segment unless configured.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 256 << 20;
+/// Size of the first segment of a start. Each is twice as large as the one before it until they reach the configured size, so
+/// that soon every one of them is prepared whole before it is needed: a sync of a file whose blocks are still being
+/// prepared waits for the file system's journal.
+pub(crate) const FIRST_SEGMENT_BYTES: u64 = 16 << 20;
 /// Zeros are written ahead of the tail in pieces of this size.
 pub(crate) const PREPARE_PIECE_BYTES: u64 = 8 << 20;
 /// What a start prepares before it serves, beyond the reserve.
@@ -129,6 +133,11 @@ impl LogOptions {
             "a commit fits a segment beside the reserve and both first blocks"
         );
         self
+    }
+
+    /// Size of the segment that follows one of `before` bytes.
+    pub(crate) fn segment_bytes_after(&self, before: Option<u64>) -> u64 {
+        self.segment_bytes.min(before.map_or(FIRST_SEGMENT_BYTES, |bytes| 2 * bytes))
     }
 
     /// The most a step of preparation writes.

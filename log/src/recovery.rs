@@ -614,7 +614,8 @@ impl RecoveryTask<'_> {
     ) -> io::Result<()> {
         let options = self.options.clone().bounded();
         let number = segments.last_number + 1;
-        let to = (PREPARE_AT_OPEN_BYTES + options.reserve_bytes).min(options.segment_bytes);
+        let to =
+            (PREPARE_AT_OPEN_BYTES + options.reserve_bytes).min(options.segment_bytes_after(None));
         assert!(segments.active.is_none() && segments.next.is_none(), "one segment is made");
         let task = PrepareTask {
             dir: self.dir.into(),
@@ -625,12 +626,13 @@ impl RecoveryTask<'_> {
             to,
             direct: self.direct,
             keep_free: 0,
+            sync: true,
         };
         let ChoreOutcome::Prepared { file, prepared_end, .. } = task.run(self.storage)? else {
             unreachable!("a preparation prepares");
         };
         segments.last_number = number;
-        let capacity = options.segment_bytes;
+        let capacity = options.segment_bytes_after(None);
         segments.next = Some(Prepared { number, file, capacity, prepared_end });
         segments.roll(expected.position, expected.commit, epoch);
         let mut block = AlignedBuf::zeroed(BLOCK_BYTES);

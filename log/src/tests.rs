@@ -6,5 +6,6 @@ mod damage;
 mod files;
 mod harness;
 mod inspect;
+mod prepared;
 mod released;
 mod wanted;

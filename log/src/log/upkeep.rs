@@ -6,11 +6,12 @@ use codec::ids::Timestamp;
 use super::Log;
 use crate::aligned::BLOCK_BYTES;
 use crate::batch::LogState;
-use crate::chores::{ChoreOutcome, PrepareTask, RetireTask};
+use crate::chores::{ChoreOutcome, PrepareTask, RetireTask, ZEROS_BYTES};
 use crate::disk::{ChoreDone, Disk, DiskOp, Ticket};
 use crate::index::IndexTask;
 use crate::options::PREPARE_AT_OPEN_BYTES;
 use crate::segments::{Active, SPARES_MAX, Sealed, SegmentIndex};
+use crate::storage::FileId;
 
 /// How long to wait before space is looked for again.
 const SPACE_RETRY_US: u64 = 250_000;
@@ -20,6 +21,19 @@ const INDEXES_MAPPED_MAX: usize = 16;
 
 /// After so many failures to make an index its segment is read without one, from its start.
 const INDEX_FAILURES_MAX: u32 = 3;
+
+/// The part of a segment that is to be prepared.
+#[derive(Clone, Copy, Debug)]
+struct Wanting {
+    number: u64,
+    /// `None`: the file is to be made.
+    file: Option<FileId>,
+    from: u64,
+    /// Where the segment ends.
+    capacity: u64,
+    /// Commits may soon have to wait for it.
+    is_urgent: bool,
+}
 
 /// Chores in flight, one of a kind at most.
 #[derive(Debug, Default)]
@@ -111,39 +125,24 @@ impl Log {
         ticket
     }
 
-    /// The next piece to be prepared, if the tail is near enough to what is prepared.
+    /// The next piece to be prepared, if one is due.
     fn next_prepare(&mut self) -> Option<PrepareTask> {
         if self.upkeep.no_space_until.is_some_and(|until| self.now < until) {
             return None;
         }
         self.upkeep.no_space_until = None;
-        let piece = self.options.piece_bytes();
-        let wanted = self.wanted_bytes + self.options.reserve_bytes;
-        let (piece, ahead) = if self.sealed {
-            if !self.cursors.is_dirty() {
-                return None;
-            }
-            (PREPARE_AT_OPEN_BYTES, wanted)
-        } else {
-            (piece, wanted.max(2 * piece))
-        };
-        let active_left = self.segments.active.as_ref().map_or(0, |a| a.prepared_end - a.tail);
-        let next_left = self.segments.next.map_or(0, |next| next.prepared_end);
-        let active = self.segments.active.as_ref().filter(|a| a.prepared_end < a.capacity);
-        let (number, file, from, capacity) = if let Some(active) = active
-            && active_left < ahead
-        {
-            (active.number, Some(active.file), active.prepared_end, active.capacity)
-        } else if let Some(next) = self.prepared().copied() {
-            let short = next_left < wanted || active_left + next_left < ahead;
-            if next.prepared_end >= next.capacity || !short {
-                return None;
-            }
-            (next.number, Some(next.file), next.prepared_end, next.capacity)
-        } else if active_left < ahead || self.active_is_to_be_sealed() {
-            (self.segments.last_number + 1, None, 0, self.options.segment_bytes)
-        } else {
+        if self.sealed && !self.cursors.is_dirty() {
             return None;
+        }
+        let Wanting { number, file, from, capacity, is_urgent } = self.wants_zeros()?;
+        let most = self.options.piece_bytes();
+        let piece = match (is_urgent, self.sealed) {
+            (true, true) => PREPARE_AT_OPEN_BYTES,
+            (true, false) => most,
+            // The less it lags behind the tail, the less a commit may have to wait for it.
+            (false, _) => (self.keeping_pace(capacity) - from)
+                .next_multiple_of(BLOCK_BYTES as u64)
+                .clamp((ZEROS_BYTES as u64).min(most), most),
         };
         let to = capacity.min(from + piece);
         assert!(from < to, "a piece is not empty");
@@ -153,7 +152,9 @@ impl Log {
         );
         let recycle = if file.is_none() { self.segments.spares.pop() } else { None };
         if recycle.is_none() && self.over_limit(to - from) {
-            self.space_lacks("folder_bytes_max is reached");
+            if is_urgent {
+                self.space_lacks("folder_bytes_max is reached");
+            }
             return None;
         }
         if file.is_none() {
@@ -161,7 +162,55 @@ impl Log {
         }
         let keep_free = 2 * self.options.reserve_bytes;
         let (dir, direct) = (self.dir.clone(), self.direct);
-        Some(PrepareTask { dir, number, file, recycle, from, to, direct, keep_free })
+        // What is not urgent is synced once, as a whole: a commit that comes before that syncs it with itself.
+        let sync = is_urgent || to == capacity;
+        Some(PrepareTask { dir, number, file, recycle, from, to, direct, keep_free, sync })
+    }
+
+    /// Where zeros are to be written next: in the active segment while its tail is near to what is prepared of it, else
+    /// in the next one.
+    fn wants_zeros(&self) -> Option<Wanting> {
+        let wanted = self.wanted_bytes + self.options.reserve_bytes;
+        let ahead = if self.sealed { wanted } else { wanted.max(2 * self.options.piece_bytes()) };
+        let active = self.segments.active.as_ref();
+        let active_left = active.map_or(0, |a| a.prepared_end - a.tail);
+        let is_short = |a: &&Active| active_left < ahead && a.prepared_end < a.capacity;
+        if let Some(active) = active.filter(is_short) {
+            let (from, capacity) = (active.prepared_end, active.capacity);
+            let (number, file) = (active.number, Some(active.file));
+            return Some(Wanting { number, file, from, capacity, is_urgent: true });
+        }
+        // A segment of two pieces is half full before the next one is urgent.
+        let ahead = ahead.min(wanted.max(self.options.piece_bytes()));
+        let Some(next) = self.prepared() else {
+            let is_urgent = active_left < ahead || self.active_is_to_be_sealed();
+            let capacity = self.next_capacity();
+            let is_due = is_urgent || self.keeping_pace(capacity) > 0;
+            let number = self.segments.last_number + 1;
+            return is_due.then_some(Wanting { number, file: None, from: 0, capacity, is_urgent });
+        };
+        let (from, capacity) = (next.prepared_end, next.capacity);
+        let is_urgent = from < wanted || active_left + from < ahead;
+        let is_due = from < capacity && (is_urgent || from < self.keeping_pace(capacity));
+        let (number, file) = (next.number, Some(next.file));
+        is_due.then_some(Wanting { number, file, from, capacity, is_urgent })
+    }
+
+    /// How much of the next segment, of `capacity` bytes, is to be prepared by now so that it is whole when the active one
+    /// is seven eighths full. Spread out, so that commits never wait for much of it.
+    fn keeping_pace(&self, capacity: u64) -> u64 {
+        let whole = self.segments.active.as_ref().filter(|a| a.prepared_end >= a.capacity);
+        let Some(active) = whole.filter(|_| !self.sealed) else { return 0 };
+        // From an eighth on, so that a log that is hardly used has one segment.
+        let used = active.tail.saturating_sub(active.capacity / 8);
+        let due = u128::from(capacity) * 4 * u128::from(used) / (3 * u128::from(active.capacity));
+        u64::try_from(due).map_or(capacity, |due| due.min(capacity))
+    }
+
+    /// The size of a segment that is yet to be made.
+    fn next_capacity(&self) -> u64 {
+        let active = self.segments.active.as_ref();
+        self.options.segment_bytes_after(active.map(|active| active.capacity))
     }
 
     fn active_is_to_be_sealed(&self) -> bool {
@@ -219,7 +268,8 @@ impl Log {
         // One batch that is larger than a segment gets a segment of its own size.
         let capacity = (self.wanted_bytes + self.options.reserve_bytes)
             .next_multiple_of(BLOCK_BYTES as u64)
-            .max(self.options.segment_bytes);
+            .max(self.next_capacity())
+            .max(end);
         assert!(number <= self.segments.last_number, "every number was given");
         self.segments.prepared(number, file, capacity, end);
         let left = self.segments.active.as_ref().map_or(0, |a| a.prepared_end - a.tail);

@@ -193,7 +193,7 @@ fn readers_by_index_and_by_scan_agree() {
 /// Who wants few topics of many must not pay for the others' bytes, and nothing for segments without them.
 #[test]
 fn an_index_saves_reads() {
-    let mut bench = random_log(11);
+    let mut bench = random_log(13);
     bench.crash();
     let all = (Position(0), bench.log.positions().end());
     let rare = BTreeSet::from(["rare/1".to_owned()]);
