@@ -77,10 +77,10 @@ pub(crate) struct FloorArgs {
     /// Run fio on the same file with the same sizes, depth and sync, in turn with the raw loop, and compare.
     #[arg(long)]
     pub(crate) against_fio: bool,
-    /// Core of the measuring thread.
+    /// Core that asks, in the round trip; it writes, too, without --server-cpu.
     #[arg(long)]
     pub(crate) cpu: Option<usize>,
-    /// Core of the echoing thread.
+    /// Core of the server to compare with: it writes, and it answers in the round trip.
     #[arg(long)]
     pub(crate) server_cpu: Option<usize>,
 }

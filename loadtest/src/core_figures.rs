@@ -156,6 +156,7 @@ impl Core {
             in_flight,
             sync: true,
             duration: self.args.duration,
+            cpu: Some(self.args.server_cpu),
         }
         .run()?;
         std::fs::remove_file(file)?;

@@ -156,6 +156,7 @@ fn floor_rows(args: &RunArgs) -> anyhow::Result<Vec<Row>> {
         in_flight: 1,
         sync: true,
         duration: args.duration,
+        cpu: args.server.server_cpu.or(args.server.cpu),
     };
     let mut rows = vec![raw.run()?];
     std::fs::remove_file(&raw.file)?;

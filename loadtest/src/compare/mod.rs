@@ -247,6 +247,7 @@ impl Compare<'_> {
             in_flight: 1,
             sync: true,
             duration,
+            cpu: Some(self.args.server_cpu),
         };
         let mut row = raw.run()?;
         row.rate_per_s = row.rate_per_s.map(|writes| writes * f64::from(workload.batch));

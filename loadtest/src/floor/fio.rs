@@ -12,10 +12,10 @@ use crate::report::Row;
 const ROUNDS: usize = 5;
 
 /// Runs `writes` by fio and by the raw loop in turn and compares the best of each.
-pub(crate) fn compare(writes: &RawWrites, cpu: Option<usize>) -> anyhow::Result<Vec<Row>> {
+pub(crate) fn compare(writes: &RawWrites) -> anyhow::Result<Vec<Row>> {
     let (mut theirs, mut ours): (Vec<Row>, Vec<Row>) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        theirs.push(run_fio(writes, cpu)?);
+        theirs.push(run_fio(writes)?);
         ours.push(writes.run()?);
     }
     let best = |rows: Vec<Row>| {
@@ -34,7 +34,7 @@ pub(crate) fn compare(writes: &RawWrites, cpu: Option<usize>) -> anyhow::Result<
     Ok(vec![fio, raw])
 }
 
-fn run_fio(writes: &RawWrites, cpu: Option<usize>) -> anyhow::Result<Row> {
+fn run_fio(writes: &RawWrites) -> anyhow::Result<Row> {
     prepare(&writes.file, writes.file_bytes)?;
     let mut command = Command::new("fio");
     command
@@ -46,7 +46,7 @@ fn run_fio(writes: &RawWrites, cpu: Option<usize>) -> anyhow::Result<Row> {
         .arg(format!("--iodepth={}", writes.in_flight))
         .arg(format!("--sync={}", if writes.sync { "dsync" } else { "none" }))
         .arg(format!("--runtime={}ms", writes.duration.as_millis()));
-    if let Some(cpu) = cpu {
+    if let Some(cpu) = writes.cpu {
         command.arg(format!("--cpus_allowed={cpu}"));
     }
     let output =

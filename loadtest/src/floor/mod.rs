@@ -41,9 +41,10 @@ pub(crate) fn run(args: &FloorArgs, command: String) -> anyhow::Result<Report> {
                     in_flight,
                     sync,
                     duration: args.duration,
+                    cpu: args.server_cpu.or(args.cpu),
                 };
                 if args.against_fio {
-                    rows.extend(fio::compare(&writes, args.cpu)?);
+                    rows.extend(fio::compare(&writes)?);
                 } else {
                     rows.push(writes.run()?);
                 }
