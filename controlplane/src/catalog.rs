@@ -1,10 +1,12 @@
-//! What the control plane knows that outlives the process: the durable subscriptions, and which groups are paused, in one
-//! redb file.
+//! What the control plane knows that outlives the process: the durable subscriptions, which groups are paused, and the
+//! policies, in one redb file.
 //!
 //! ```text
 //!   table "meta":           "version" -> 1,  "ids_end" -> first number that no life of the server has reserved
 //!   table "subscriptions":  number of the subscription -> its record, see `record`
 //!   table "paused":         name of a group that is paused -> 1; missing in a catalog in which none ever was
+//!   table "policies":       "delivery/" and the name of a group -> its delivery policy, see `policy`; missing until one is
+//!                           set
 //! ```
 //!
 //! A commit is synced before it returns. A commit that failed may still be in the file, so what it changed is changed back
@@ -16,11 +18,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{Subscription, SubscriptionId};
 
 use crate::limits::CATALOG_CACHE_BYTES;
 
+mod policy;
 mod record;
+
+pub use policy::Setting;
 
 /// The version of the catalog that this build reads and writes.
 pub const CATALOG_VERSION: u64 = 1;
@@ -28,6 +34,7 @@ pub const CATALOG_VERSION: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SUBSCRIPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("subscriptions");
 const PAUSED: TableDefinition<'_, &str, u64> = TableDefinition::new("paused");
+const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 
 /// What an opened catalog holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +43,8 @@ pub struct Contents {
     pub subscriptions: Vec<Arc<Subscription>>,
     /// Names of groups that are paused.
     pub paused: Vec<Arc<str>>,
+    /// The delivery policies of groups, by the names that clients give these.
+    pub delivery_policies: Vec<(Arc<str>, Arc<DeliveryPolicy>)>,
 }
 
 /// What one commit changes: all of it or nothing.
@@ -47,13 +56,18 @@ pub struct CatalogChange {
     pub removed: Vec<Arc<Subscription>>,
     /// Names of groups that are paused from now on, or no longer are.
     pub paused: Vec<(Arc<str>, bool)>,
+    /// Policies, each as it is from now on and as it was before. Each stands here once.
+    pub settings: Vec<(Setting, Setting)>,
 }
 
 impl CatalogChange {
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.put.is_empty() && self.removed.is_empty() && self.paused.is_empty()
+        self.put.is_empty()
+            && self.removed.is_empty()
+            && self.paused.is_empty()
+            && self.settings.is_empty()
     }
 }
 
@@ -63,6 +77,7 @@ enum Doubt {
     Absent(SubscriptionId),
     Present(Arc<Subscription>),
     Paused(Arc<str>, bool),
+    Set(Setting),
 }
 
 /// The open catalog. One process at a time; the file is locked.
@@ -106,6 +121,13 @@ pub enum OpenError {
         /// Which field.
         field: &'static str,
     },
+    /// A policy is of a kind that this build does not know, or not laid out as its kind is.
+    Policy {
+        /// Which file.
+        path: PathBuf,
+        /// Its key in the catalog.
+        key: String,
+    },
 }
 
 /// A write to the catalog failed; nothing of it counts.
@@ -135,6 +157,11 @@ impl Catalog {
         });
         let subscriptions = subscriptions.collect::<Result<Vec<_>, _>>()?;
         let paused = read_paused(&database).map_err(failed)?;
+        let mut contents = Contents { subscriptions, paused, delivery_policies: Vec::new() };
+        for (key, bytes) in read_policies(&database).map_err(failed)? {
+            let unknown = || OpenError::Policy { path: path.into(), key: key.clone() };
+            contents.take_policy(&key, &bytes).ok_or_else(unknown)?;
+        }
         let catalog = Catalog {
             path: path.to_owned(),
             database: Some(database),
@@ -143,7 +170,7 @@ impl Catalog {
             #[cfg(test)]
             fail_next: false,
         };
-        Ok((catalog, Contents { subscriptions, paused }))
+        Ok((catalog, contents))
     }
 
     /// The first number that no life of the server has reserved.
@@ -184,6 +211,7 @@ impl Catalog {
                         drop(table.insert(known.id.0, &*record::encode(known))?);
                     }
                     Doubt::Paused(name, is_paused) => set_paused(name, *is_paused)?,
+                    Doubt::Set(setting) => setting.write(transaction)?,
                 }
             }
             for (_, subscription) in &change.put {
@@ -193,7 +221,8 @@ impl Catalog {
             for subscription in &change.removed {
                 table.remove(subscription.id.0)?;
             }
-            change.paused.iter().try_for_each(|(name, is_paused)| set_paused(name, *is_paused))
+            change.paused.iter().try_for_each(|(name, is_paused)| set_paused(name, *is_paused))?;
+            change.settings.iter().try_for_each(|(setting, _)| setting.write(transaction))
         });
         if result.is_ok() {
             self.doubts.clear();
@@ -288,7 +317,8 @@ fn doubts_of(change: &CatalogChange) -> impl Iterator<Item = Doubt> + '_ {
     });
     let removed = change.removed.iter().map(|known| Doubt::Present(known.clone()));
     let paused = change.paused.iter().map(|(name, now)| Doubt::Paused(name.clone(), !now));
-    put.chain(removed).chain(paused)
+    let set = change.settings.iter().map(|(_, before)| Doubt::Set(before.clone()));
+    put.chain(removed).chain(paused).chain(set)
 }
 
 fn read_paused(database: &Database) -> Result<Vec<Arc<str>>, Box<redb::Error>> {
@@ -304,6 +334,22 @@ fn read_paused(database: &Database) -> Result<Vec<Arc<str>>, Box<redb::Error>> {
         names.push(Arc::from(name.value()));
     }
     Ok(names)
+}
+
+/// Key and record of every policy.
+fn read_policies(database: &Database) -> Result<Vec<(String, Vec<u8>)>, Box<redb::Error>> {
+    let transaction = database.begin_read().map_err(boxed)?;
+    let table = match transaction.open_table(POLICIES) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(boxed(error)),
+    };
+    let mut policies = Vec::new();
+    for entry in table.iter().map_err(boxed)? {
+        let (key, bytes) = entry.map_err(boxed)?;
+        policies.push((key.value().to_owned(), bytes.value().to_vec()));
+    }
+    Ok(policies)
 }
 
 fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {
@@ -329,6 +375,11 @@ impl fmt::Display for OpenError {
                 "the catalog {} is damaged: subscription {id} has no valid {field}",
                 path.display()
             ),
+            OpenError::Policy { path, key } => write!(
+                f,
+                "the catalog {} holds a policy that this build cannot read: {key:?}",
+                path.display()
+            ),
         }
     }
 }
@@ -337,7 +388,9 @@ impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             OpenError::Database { source, .. } => Some(source),
-            OpenError::Version { .. } | OpenError::Damaged { .. } => None,
+            OpenError::Version { .. } | OpenError::Damaged { .. } | OpenError::Policy { .. } => {
+                None
+            }
         }
     }
 }

@@ -8,6 +8,8 @@ pub const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 pub const CLIENT_SUBSCRIPTIONS_MAX: usize = 1_024;
 /// Most filters of a group that is created at once. A name that is given more belongs to several groups.
 pub const GROUP_FILTERS_MAX: usize = 64;
+/// Most groups with a delivery policy of their own: each takes about 200 bytes of the routing table.
+pub const POLICIES_MAX: usize = 65_536;
 /// Longest name of a group, in bytes. Names stand in the catalog, in logs and in metrics.
 pub const GROUP_NAME_BYTES_MAX: usize = 255;
 /// Changes within this time are published as one snapshot, so that a storm of subscribers costs each shard at most 200

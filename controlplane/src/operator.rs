@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use codec::refusal::Refusal;
+use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{GroupId, Start};
 use routing::topic::TopicFilter;
 use tokio::sync::Notify;
@@ -50,6 +51,15 @@ pub enum Order {
         /// Where it goes on.
         start: Start,
         /// Takes the answer once the place is fixed on every shard.
+        answer: Answer<Result<(), Refusal>>,
+    },
+    /// A group is to have another delivery policy, whether or not the group is there.
+    SetPolicy {
+        /// The group, as clients name it.
+        group: Arc<str>,
+        /// None: the default.
+        policy: Option<DeliveryPolicy>,
+        /// Takes the answer once every shard delivers by it.
         answer: Answer<Result<(), Refusal>>,
     },
 }

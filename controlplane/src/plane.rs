@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: a durable subscription is in the catalog before any shard hears of it, and gone from there before any shard
-//! hears of its end; an answer goes out after all
+//! hears of its end, and so is a policy; an answer goes out after all
 //! shards have adopted the version that it speaks of; the last reference to a snapshot is dropped here, never on a
 //! shard, because a snapshot is kept until every shard has adopted a newer one.
 
@@ -19,11 +19,12 @@ use std::time::Instant;
 use codec::refusal::{Code, Refusal};
 use dataplane::control::{ControlLink, ControlReply, ControlRequest};
 use dataplane::session::SessionKey;
+use routing::delivery_policy::DeliveryPolicy;
 use routing::snapshot::{Change, RoutingSnapshot, SnapshotEditor, Sought};
 use routing::subscription::{GroupId, Start, Subscription, SubscriptionId};
 use tracing::{error, info};
 
-use crate::catalog::{Catalog, CatalogChange, CommitError, Contents};
+use crate::catalog::{Catalog, CatalogChange, CommitError, Contents, Setting};
 use crate::ids::Ids;
 use crate::limits::{ANSWERS_MAX, PUBLISH_INTERVAL, REPLY_RETRY, SNAPSHOTS_AHEAD_MAX};
 use crate::operator;
@@ -76,10 +77,12 @@ enum Settled {
     GroupCreated(operator::Answer<Result<(), Refusal>>, SubscriptionId),
     GroupPaused(operator::Answer<Result<(), Refusal>>, GroupId, bool),
     GroupSought(operator::Answer<Result<(), Refusal>>, Arc<Sought>),
+    /// A group's delivery policy.
+    PolicySet(operator::Answer<Result<(), Refusal>>, Arc<str>, Option<DeliveryPolicy>),
 }
 
 impl<S: Shards> Plane<S> {
-    /// A control plane that will publish the catalog's subscriptions in its first turn.
+    /// A control plane that will publish in its first turn what the catalog holds.
     #[must_use]
     pub fn new(
         shards: S,
@@ -91,6 +94,9 @@ impl<S: Shards> Plane<S> {
         let snapshot = Arc::new(RoutingSnapshot::empty());
         let mut next = SnapshotEditor::new(&snapshot);
         let mut roll = Roll::default();
+        for (group, policy) in contents.delivery_policies {
+            next.set_policy(&group, Some(policy));
+        }
         for subscription in contents.subscriptions {
             roll.added(&subscription);
             next.add(subscription);
@@ -321,6 +327,7 @@ impl<S: Shards> Plane<S> {
     /// was never there.
     fn catalog_change(&self) -> CatalogChange {
         let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
+        let mut policies = BTreeSet::new();
         let mut touched = |known: &Arc<Subscription>| {
             if known.is_durable() {
                 ids.insert(known.id);
@@ -335,6 +342,7 @@ impl<S: Shards> Plane<S> {
                 Change::Paused { group, .. } => {
                     self.next.subscriptions_of(*group).into_iter().for_each(&mut touched);
                 }
+                Change::Policy(group) => drop(policies.insert(group.clone())),
             }
         }
         let mut change = CatalogChange::default();
@@ -357,11 +365,21 @@ impl<S: Shards> Plane<S> {
                 change.paused.push((name, is_paused));
             }
         }
+        for group in policies {
+            let setting = |policy: Option<&Arc<DeliveryPolicy>>| {
+                Setting::delivery(&group, policy.map(|policy| &**policy))
+            };
+            let before = setting(self.snapshot.policy(&group));
+            let after = setting(self.next.policy(&group));
+            if before != after {
+                change.settings.push((after, before));
+            }
+        }
         change
     }
 
-    /// Makes the next version again without what it changes of durable subscriptions, and refuses those who wait for
-    /// that.
+    /// Makes the next version again without what it changes of durable subscriptions and of policies, and refuses those
+    /// who wait for that.
     fn take_back_durable(&mut self) {
         let empty = SnapshotEditor::new(&self.snapshot);
         let given_up = std::mem::replace(&mut self.next, empty);
@@ -370,7 +388,7 @@ impl<S: Shards> Plane<S> {
             match change {
                 Change::Added(added) if added.is_durable() => self.roll.removed(added),
                 Change::Removed(removed) if removed.is_durable() => self.roll.added(removed),
-                // Who pauses or moves a group changes nothing of what it is called.
+                // Who pauses or moves a group, or sets its policy, changes nothing of what it is called.
                 _ => {}
             }
         }
@@ -380,7 +398,7 @@ impl<S: Shards> Plane<S> {
                 Change::Removed(removed) if !removed.is_durable() => {
                     self.next.remove(removed.id);
                 }
-                // Only durable groups are paused and moved.
+                // Only durable groups are paused and moved, and policies are durable.
                 _ => {}
             }
         }
@@ -400,6 +418,9 @@ impl<S: Shards> Plane<S> {
                     }
                     Settled::GroupSought(_, sought) => {
                         self.next.subscriptions_of(sought.to()).is_empty()
+                    }
+                    Settled::PolicySet(_, group, policy) => {
+                        self.next.policy(group).map(|known| **known) != *policy
                     }
                 };
             if is_lost {
@@ -441,7 +462,8 @@ impl Answer {
             Settled::Ended(to, _) => outbox.push(to.shard, to.unsubscribed(Ok(()))),
             Settled::GroupEnded(answer, _)
             | Settled::GroupCreated(answer, _)
-            | Settled::GroupPaused(answer, ..) => answer(Ok(())),
+            | Settled::GroupPaused(answer, ..)
+            | Settled::PolicySet(answer, ..) => answer(Ok(())),
             Settled::GroupSought(answer, sought) => {
                 // The shards first: whoever is told that the group has moved finds its members there.
                 outbox.push_all(&ControlReply::Sought(sought));
@@ -457,7 +479,8 @@ impl Answer {
             Settled::GroupEnded(answer, _)
             | Settled::GroupCreated(answer, _)
             | Settled::GroupPaused(answer, ..)
-            | Settled::GroupSought(answer, _) => answer(Err(refusal)),
+            | Settled::GroupSought(answer, _)
+            | Settled::PolicySet(answer, ..) => answer(Err(refusal)),
         }
     }
 }

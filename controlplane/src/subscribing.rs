@@ -105,7 +105,7 @@ impl Roll {
             self.clients.entry(client.clone()).or_default().push(subscription.clone());
             return;
         }
-        let group = named_group(subscription);
+        let group = subscription.named_group();
         self.groups.entry(group.into()).or_insert((subscription.mode, 0)).1 += 1;
     }
 
@@ -119,7 +119,7 @@ impl Roll {
             }
             return;
         }
-        let group = named_group(subscription);
+        let group = subscription.named_group();
         let (_, count) = self.groups.get_mut(group).expect("a group's subscription was added");
         *count -= 1;
         if *count == 0 {
@@ -176,16 +176,8 @@ impl Roll {
     }
 }
 
-/// The group as clients name it.
-fn named_group(subscription: &Subscription) -> &str {
-    let name = &*subscription.group_name;
-    match subscription.mode {
-        Mode::Clustering => name,
-        Mode::Broadcasting => name.split(BROADCAST_MARK).next().unwrap_or(name),
-    }
-}
-
-fn check_group_name(name: &str) -> Result<(), Refusal> {
+/// Whether clients may name a group so.
+pub(crate) fn check_group_name(name: &str) -> Result<(), Refusal> {
     let refuse = |text: String| Err(Refusal::new(Code::MalformedGroup, text));
     if name.is_empty() {
         return refuse("the group's name is empty".to_owned());

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod delivery_policy;
 mod filters;
 pub mod match_cache;
 mod persistent_map;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::delivery_policy::DeliveryPolicy;
 use crate::filters::{Filters, KeptAt};
 use crate::persistent_map::{PersistentMap, hash_of};
 use crate::subscription::{GroupId, Start, Subscription, SubscriptionId};
@@ -27,6 +28,8 @@ pub enum Change {
         /// Whether it rests from now on.
         is_paused: bool,
     },
+    /// The delivery policy of the group that clients name so is another.
+    Policy(Arc<str>),
 }
 
 /// The subscriptions of a group before and after a seek, in the same order. They keep their numbers, filters and members;
@@ -80,6 +83,9 @@ struct Table {
     groups: PersistentMap<GroupId, Group>,
     group_ids: PersistentMap<Arc<str>, GroupId>,
     paused: PersistentMap<GroupId, ()>,
+    /// By the name that clients give the group, whether or not the group is there.
+    policies: PersistentMap<Arc<str>, Arc<DeliveryPolicy>>,
+    policy_count: usize,
     len: usize,
 }
 
@@ -159,6 +165,20 @@ impl RoutingSnapshot {
         self.table.group_ids.for_each(&mut |name, group| visit(name, *group));
     }
 
+    /// The delivery policy of the group that clients name so; none: the default.
+    #[must_use]
+    pub fn policy(&self, group: &str) -> Option<&Arc<DeliveryPolicy>> {
+        self.table.policy(group)
+    }
+
+    /// Visits every delivery policy with its group's name, in no order.
+    pub fn each_policy<'a>(
+        &'a self,
+        visit: &mut impl FnMut(&'a Arc<str>, &'a Arc<DeliveryPolicy>),
+    ) {
+        self.table.policies.for_each(visit);
+    }
+
     /// What this version changes against the one before it, in the order it was done. A subscription that came and went
     /// within one version stands here twice.
     #[must_use]
@@ -230,6 +250,24 @@ impl SnapshotEditor {
         self.table.is_paused(group)
     }
 
+    /// Gives a group, as clients name it, another delivery policy; none: the default.
+    pub fn set_policy(&mut self, group: &Arc<str>, policy: Option<Arc<DeliveryPolicy>>) {
+        self.table.set_policy(group, policy);
+        self.changes.push(Change::Policy(group.clone()));
+    }
+
+    /// How many groups have a delivery policy of their own, as edited so far.
+    #[must_use]
+    pub fn policies(&self) -> usize {
+        self.table.policy_count
+    }
+
+    /// The delivery policy of a group, as edited so far.
+    #[must_use]
+    pub fn policy(&self, group: &str) -> Option<&Arc<DeliveryPolicy>> {
+        self.table.policy(group)
+    }
+
     /// The subscription of this number, as edited so far.
     #[must_use]
     pub fn subscription(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
@@ -266,13 +304,13 @@ impl SnapshotEditor {
         self.table.len == 0
     }
 
-    /// Whether nothing was added or removed so far.
+    /// Whether nothing was changed so far.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// What was added and removed so far, in order.
+    /// What was changed so far, in order.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
         &self.changes
@@ -325,6 +363,20 @@ impl Table {
         }
     }
 
+    fn policy(&self, group: &str) -> Option<&Arc<DeliveryPolicy>> {
+        self.policies.get(hash_of(group), group)
+    }
+
+    fn set_policy(&mut self, group: &Arc<str>, policy: Option<Arc<DeliveryPolicy>>) {
+        let hash = hash_of(&**group);
+        let before = self.policies.remove(hash, &**group);
+        self.policy_count += usize::from(policy.is_some());
+        self.policy_count -= usize::from(before.is_some());
+        if let Some(policy) = policy {
+            self.policies.insert_new(hash, group.clone(), policy);
+        }
+    }
+
     fn add(&mut self, subscription: &Arc<Subscription>) {
         let Subscription { id, group, group_name, filter, .. } = &**subscription;
         let known = self.group_by_name(group_name);
@@ -368,6 +420,7 @@ impl Table {
             && self.groups.is_empty()
             && self.group_ids.is_empty()
             && self.paused.is_empty()
+            && self.policies.is_empty()
     }
 }
 

@@ -88,6 +88,17 @@ impl Subscription {
     pub fn is_durable(&self) -> bool {
         self.ephemeral_client.is_none()
     }
+
+    /// The group as clients name it: a broadcasting group without its client. An ephemeral one has no such name; then
+    /// this is nobody's.
+    #[must_use]
+    pub fn named_group(&self) -> &str {
+        let name = &*self.group_name;
+        match self.mode {
+            Mode::Clustering => name,
+            Mode::Broadcasting => name.split(BROADCAST_MARK).next().unwrap_or(name),
+        }
+    }
 }
 
 impl fmt::Display for SubscriptionId {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use codec::ids::TopicId;
 
+use crate::delivery_policy::DeliveryPolicy;
 use crate::match_cache::MatchCache;
 use crate::snapshot::{Change, RoutingSnapshot, SnapshotEditor};
 use crate::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
@@ -285,6 +286,32 @@ fn a_moved_group_is_one_group() {
     editor.remove(SubscriptionId(2));
     let bare = editor.finish();
     assert!(bare.is_bare() && !bare.is_paused(GroupId(8)));
+}
+
+/// A policy that goes with its group's subscriptions, or that another version sees, would change what was not asked for.
+#[test]
+fn policies_stand_by_the_groups_name() {
+    let name: Arc<str> = "group-7".into();
+    let policy = Arc::new(DeliveryPolicy { attempts_max: Some(3), ..DeliveryPolicy::default() });
+    let mut editor = SnapshotEditor::new(&RoutingSnapshot::empty());
+    editor.set_policy(&name, Some(policy.clone()));
+    assert!(!editor.is_unchanged());
+    let first = editor.finish();
+    assert_eq!(first.policy("group-7"), Some(&policy), "before the group is there");
+    assert_eq!(first.changes(), [Change::Policy(name.clone())]);
+
+    let mut editor = SnapshotEditor::new(&first);
+    editor.add(subscription(1, 7, TopicFilter::new("a").unwrap()));
+    editor.remove(SubscriptionId(1));
+    let second = editor.finish();
+    assert_eq!(second.policy("group-7"), Some(&policy), "after the group is gone");
+
+    let mut editor = SnapshotEditor::new(&second);
+    editor.set_policy(&name, None);
+    let third = editor.finish();
+    assert_eq!(third.changes(), [Change::Policy(name)]);
+    assert!(third.is_bare());
+    assert_eq!(second.policy("group-7"), Some(&policy), "an older version is as it was");
 }
 
 /// Names and filters at the limit of levels fill the look-up's fixed array: one level lost there would match too much.

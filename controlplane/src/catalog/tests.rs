@@ -2,10 +2,11 @@ use std::sync::Arc;
 
 use codec::ids::{Offset, Partition, Timestamp};
 use redb::{Database, TableDefinition};
+use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
 
-use super::{Catalog, CatalogChange, META, OpenError, record};
+use super::{Catalog, CatalogChange, META, OpenError, Setting, record};
 
 fn subscription(id: u64, mode: Mode, start: Start) -> Arc<Subscription> {
     Arc::new(Subscription {
@@ -162,6 +163,7 @@ fn pauses_and_seeks_are_kept_and_taken_back() {
         put: vec![(Some(before.clone()), after.clone())],
         removed: Vec::new(),
         paused: vec![(name.clone(), true)],
+        settings: Vec::new(),
     };
     catalog.fail_next = true;
     catalog.change(&seek).unwrap_err();
@@ -177,4 +179,32 @@ fn pauses_and_seeks_are_kept_and_taken_back() {
     catalog.change(&resume).unwrap();
     drop(catalog);
     assert!(Catalog::open(&path).unwrap().1.paused.is_empty());
+}
+
+/// A policy whose change was refused stands as it was, also when the file says otherwise; and one that was confirmed
+/// comes back.
+#[test]
+fn policies_come_back_as_confirmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.redb");
+    let (mut catalog, found) = Catalog::open(&path).unwrap();
+    assert!(found.delivery_policies.is_empty());
+    let policy = |attempts| DeliveryPolicy { attempts_max: Some(attempts), ..Default::default() };
+    let setting = |policy: Option<&DeliveryPolicy>| Setting::delivery("gruppe-é", policy);
+    let set = |from: Option<u32>, to: Option<u32>| {
+        let (from, to) = (from.map(policy), to.map(policy));
+        let settings = vec![(setting(to.as_ref()), setting(from.as_ref()))];
+        CatalogChange { settings, ..CatalogChange::default() }
+    };
+    catalog.change(&set(None, Some(3))).unwrap();
+    catalog.fail_next = true;
+    catalog.change(&set(Some(3), Some(4))).unwrap_err();
+    catalog.change(&CatalogChange::default()).expect("the file is opened again");
+    drop(catalog);
+    let (mut catalog, found) = Catalog::open(&path).unwrap();
+    assert_eq!(found.delivery_policies, [("gruppe-é".into(), Arc::new(policy(3)))]);
+    catalog.change(&set(Some(3), None)).unwrap();
+    drop(catalog);
+    let (_, found) = Catalog::open(&path).unwrap();
+    assert!(found.delivery_policies.is_empty());
 }

@@ -7,12 +7,14 @@
 use std::sync::Arc;
 
 use codec::refusal::{Code, Refusal};
+use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 
 use super::{Answer, Plane, Settled};
+use crate::limits::POLICIES_MAX;
 use crate::operator::{self, NewGroup, Order, PlaneStatus};
 use crate::shards::Shards;
-use crate::subscribing::check_start;
+use crate::subscribing::{check_group_name, check_start};
 
 /// Takes the answer to an order.
 type Answering = operator::Answer<Result<(), Refusal>>;
@@ -35,6 +37,9 @@ impl<S: Shards> Plane<S> {
                 self.on_pause_group(group, is_paused, answer);
             }
             Order::SeekGroup { group, start, answer } => self.on_seek_group(group, &start, answer),
+            Order::SetPolicy { group, policy, answer } => {
+                self.on_set_policy(&group, policy, answer)
+            }
         }
     }
 
@@ -113,6 +118,34 @@ impl<S: Shards> Plane<S> {
             "a number is one way through the logs"
         );
         Ok(sought)
+    }
+
+    fn on_set_policy(
+        &mut self,
+        group: &Arc<str>,
+        policy: Option<DeliveryPolicy>,
+        answer: Answering,
+    ) {
+        let policy = policy.filter(|policy| !policy.is_default());
+        if let Err(refusal) = self.check_policy(group, policy) {
+            return answer(Err(refusal));
+        }
+        if self.next.policy(group).map(|known| **known) != policy {
+            self.next.set_policy(group, policy.map(Arc::new));
+        }
+        self.answer_later(Settled::PolicySet(answer, group.clone(), policy));
+    }
+
+    fn check_policy(&self, group: &str, policy: Option<DeliveryPolicy>) -> Result<(), Refusal> {
+        self.check_room()?;
+        check_group_name(group)?;
+        let Some(policy) = policy else { return Ok(()) };
+        policy.check().map_err(|error| Refusal::new(Code::LimitExceeded, error.to_string()))?;
+        if self.next.policies() >= POLICIES_MAX && self.next.policy(group).is_none() {
+            let (limit, value) = (POLICIES_MAX as u64, POLICIES_MAX as u64 + 1);
+            return Err(Refusal::limit("groups with a delivery policy", limit, value));
+        }
+        Ok(())
     }
 
     /// Whether a group may be paused or moved.

@@ -9,6 +9,7 @@ use codec::ids::{Offset, Partition};
 use codec::refusal::{Code, Refusal};
 use dataplane::control::{ControlLink, ControlReply, ControlRequest};
 use dataplane::session::SessionKey;
+use routing::delivery_policy::DeliveryPolicy;
 use routing::snapshot::{Change, RoutingSnapshot};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
@@ -478,6 +479,48 @@ fn closing_refuses_what_waits() {
     }
     assert!(!rig.link.is_open());
     assert!(rig.link.send(request).is_err());
+}
+
+/// A policy that is confirmed holds on every shard and after a restart; one that could not be written holds nowhere.
+#[test]
+fn a_policy_is_in_the_catalog_then_adopted_then_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(&catalog_in(&folder), 2, 64);
+    let (sender, answers) = std::sync::mpsc::channel();
+    let set = |rig: &mut Rig, group: &str, policy: Option<DeliveryPolicy>| {
+        let (sender, group) = (sender.clone(), group.into());
+        let answer = Box::new(move |result| sender.send(result).unwrap());
+        rig.plane.on_order(Order::SetPolicy { group, policy, answer });
+        rig.next_interval();
+    };
+    let policy = DeliveryPolicy { attempts_max: Some(5), ..DeliveryPolicy::default() };
+    rig.plane.catalog.fail_next = true;
+    set(&mut rig, "workers", Some(policy));
+    assert_eq!(answers.try_recv().unwrap().unwrap_err().code, Code::Unavailable);
+    assert!(rig.take(0).is_empty(), "no version says so");
+
+    set(&mut rig, "workers", Some(policy));
+    let snapshot = rig.take_snapshot(0);
+    assert_eq!(snapshot.policy("workers").map(|policy| **policy), Some(policy));
+    rig.adopt(0, snapshot.version());
+    assert!(answers.try_recv().is_err(), "one shard has the old one still");
+    rig.adopt(1, snapshot.version());
+    assert_eq!(answers.try_recv().unwrap(), Ok(()));
+
+    let bad = DeliveryPolicy { attempts_max: Some(0), ..DeliveryPolicy::default() };
+    set(&mut rig, "workers", Some(bad));
+    assert_eq!(answers.try_recv().unwrap().unwrap_err().code, Code::LimitExceeded);
+    set(&mut rig, "$mine", Some(policy));
+    assert_eq!(answers.try_recv().unwrap().unwrap_err().code, Code::MalformedGroup);
+    drop(rig);
+    let mut rig = Rig::start(&catalog_in(&folder), 1, 64);
+    assert_eq!(rig.plane.snapshot.policy("workers").map(|policy| **policy), Some(policy));
+    set(&mut rig, "workers", None);
+    let snapshot = rig.take_snapshot(0);
+    assert_eq!(snapshot.policy("workers"), None);
+    drop(rig);
+    let rig = Rig::start_unadopted(&catalog_in(&folder), 1, 64);
+    assert_eq!(rig.take_snapshot(0).policy("workers"), None);
 }
 
 /// An operator who is told that a group is gone relies on it: on every shard, in the catalog, with all its filters; and

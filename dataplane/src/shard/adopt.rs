@@ -62,6 +62,7 @@ impl Shard {
                 Change::Removed(subscription) => self.remove_subscription(subscription),
                 Change::Sought(sought) => self.seek_group(sought, &mut adopting),
                 Change::Paused { group, is_paused } => self.pause_group(*group, *is_paused),
+                Change::Policy(_) => {}
             }
         }
         if self.snapshot.version() == 0 {
