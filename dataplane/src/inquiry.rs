@@ -14,6 +14,7 @@ use routing::snapshot::RoutingSnapshot;
 use routing::subscription::{GroupId, SubscriptionId};
 use routing::topic::TopicFilter;
 
+use crate::letter::{LetterOrder, LetterPage};
 use crate::mail::MemberId;
 use crate::shard::{CountFrom, ShardMemoryUse, ShardStats};
 
@@ -71,6 +72,13 @@ pub enum Inquiry {
         name: Arc<str>,
         /// Takes the partitions; `None` when the shard's active log has no such topic.
         answer: Answer<Option<Vec<PartitionReport>>>,
+    },
+    /// A page's worth of work on the dead letters of a group.
+    Letters {
+        /// What to do.
+        order: Box<LetterOrder>,
+        /// Takes what was done.
+        answer: Answer<LetterPage>,
     },
     /// The shard's connections, in the order of their slots.
     Connections {

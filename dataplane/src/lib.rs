@@ -5,10 +5,12 @@
 #![deny(unsafe_code)]
 
 pub mod control;
+pub mod dead_letter;
 pub mod fence;
 pub mod group;
 pub mod inquiry;
 pub mod kernel;
+pub mod letter;
 pub mod mail;
 pub mod mailbox;
 pub mod options;

@@ -61,6 +61,8 @@ pub enum Verdict {
     Done,
     /// Not done: deliver again, to whoever can.
     Retry,
+    /// Not done, and never will be: do not deliver again.
+    Reject,
 }
 
 /// Events for a member of a group.

@@ -8,6 +8,7 @@
 
 pub mod delivery_policy;
 mod filters;
+pub mod internal_topics;
 pub mod match_cache;
 mod persistent_map;
 pub mod snapshot;

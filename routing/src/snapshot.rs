@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::delivery_policy::DeliveryPolicy;
 use crate::filters::{Filters, KeptAt};
+use crate::internal_topics::redriven_group;
 use crate::persistent_map::{PersistentMap, hash_of};
 use crate::subscription::{GroupId, Start, Subscription, SubscriptionId};
 use crate::topic::{TopicFilter, TopicName};
@@ -123,10 +124,18 @@ impl RoutingSnapshot {
         self.table.len == 0
     }
 
-    /// Replaces `out` by the subscriptions whose filter matches `topic`: sorted, each once.
+    /// Replaces `out` by the subscriptions whose filter matches `topic`, or whose group alone it is for: sorted, each
+    /// once.
     pub fn matches(&self, topic: &TopicName, out: &mut Vec<(GroupId, SubscriptionId)>) {
         out.clear();
         self.table.filters.collect(topic, out);
+        // What is for one group goes to it by any of its subscriptions, whatever they ask for.
+        let only = topic.is_reserved().then(|| redriven_group(topic.as_str())).flatten();
+        if let Some(group) = only.and_then(|name| self.table.group_by_name(&name)) {
+            out.retain(|(known, _)| *known != group);
+            let first = self.table.subscriptions_of(group).first().map(|first| first.id);
+            out.extend(first.map(|id| (group, id)));
+        }
         out.sort_unstable();
     }
 

@@ -44,7 +44,7 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// Both as one. Their keys must be known.
+    /// Both as one, with the greater number of attempts. Their keys must be known.
     #[must_use]
     pub fn join(mut self, other: Idle) -> Idle {
         assert!(self.keys.is_some() && other.keys.is_some(), "keys are learned before");
@@ -57,6 +57,57 @@ impl Idle {
         self.avoid = other.avoid.or(self.avoid);
         self
     }
+}
+
+/// Why an event is not delivered any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// A member said that it will never be able to take it.
+    Rejected,
+    /// Its last attempt was handed back.
+    HandedBack,
+    /// Its last attempt was not settled in time.
+    TimedOut,
+    /// The member of its last attempt went away.
+    Disconnected,
+    /// It is older than the group wants.
+    TooOld,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Reason; 5] = [
+        Reason::Rejected,
+        Reason::HandedBack,
+        Reason::TimedOut,
+        Reason::Disconnected,
+        Reason::TooOld,
+    ];
+
+    /// The word for it, in the dead letter's attributes and in the API.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Reason::Rejected => "rejected",
+            Reason::HandedBack => "handed_back",
+            Reason::TimedOut => "timed_out",
+            Reason::Disconnected => "disconnected",
+            Reason::TooOld => "too_old",
+        }
+    }
+}
+
+/// Events of one batch that are not delivered any more, and are owed until they stand among the dead letters.
+#[derive(Clone, Debug)]
+pub struct Dying {
+    /// Which.
+    pub events: Bitmap,
+    /// How often they have been delivered.
+    pub attempts: u32,
+    /// Why they are not any more.
+    pub reason: Reason,
+    /// The number of the append that brings them to the dead letters; `None` until it is under way.
+    pub burial: Option<u64>,
 }
 
 /// One batch that a group has taken and not settled.
@@ -73,6 +124,8 @@ pub struct Flight {
     more: Vec<Piece>,
     /// What is in flight to nobody.
     pub idle: Vec<Idle>,
+    /// What is on its way to the dead letters.
+    pub dying: Vec<Dying>,
 }
 
 impl Flight {
@@ -80,7 +133,8 @@ impl Flight {
     #[must_use]
     pub fn new(base: Position, count: u32) -> Self {
         assert!(count > 0, "a batch holds an event");
-        Flight { base, count, next_delivery: 0, first: None, more: Vec::new(), idle: Vec::new() }
+        let (more, idle, dying) = (Vec::new(), Vec::new(), Vec::new());
+        Flight { base, count, next_delivery: 0, first: None, more, idle, dying }
     }
 
     /// Adds a piece and numbers it.
@@ -125,21 +179,26 @@ impl Flight {
     /// Whether every event of the batch that was owed is settled.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.first.is_none() && self.more.is_empty() && self.idle.is_empty()
+        self.first.is_none()
+            && self.more.is_empty()
+            && self.idle.is_empty()
+            && self.dying.is_empty()
     }
 
     /// Looks at each event: for debug builds.
     pub fn check(&self) {
         assert!(self.owed().end() <= self.count, "only events of the batch are owed");
         assert!(self.idle.iter().all(|idle| !idle.events.is_empty()), "idle means some event");
+        assert!(self.dying.iter().all(|dying| !dying.events.is_empty()), "some event dies");
     }
 
     /// How many events are owed.
     #[must_use]
     pub fn owed_events(&self) -> u32 {
         let sent: u32 = self.pieces().map(|piece| piece.events.len(self.count)).sum();
-        let owed = sent + self.idle.iter().map(|idle| idle.events.len()).sum::<u32>();
-        assert!(owed <= self.count, "an event is in flight once, or idle once");
+        let idle = self.idle.iter().map(|idle| idle.events.len()).sum::<u32>();
+        let owed = sent + idle + self.dying.iter().map(|dying| dying.events.len()).sum::<u32>();
+        assert!(owed <= self.count, "an event is in flight once, or idle once, or dies once");
         owed
     }
 
@@ -152,6 +211,9 @@ impl Flight {
         }
         for idle in &self.idle {
             owed.add(&idle.events);
+        }
+        for dying in &self.dying {
+            owed.add(&dying.events);
         }
         assert!(owed.len() == self.owed_events(), "no event is in flight twice");
         owed

@@ -5,6 +5,7 @@
 //! has one member and nothing waits, keys are not looked at: one member gets everything in order anyway.
 
 mod assigning;
+mod dying;
 mod settling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use codec::ids::Position;
 use crate::group::flight::{Flight, Flights, Idle, Piece};
 use crate::group::keys::{KeyHash, KeySet, Keys, key_hash};
 use crate::group::members::{Member, Members};
+use crate::group::rules::Rules;
 use crate::mail::MemberId;
 use crate::options::{DELIVERY_BYTES, FLIGHTS_MAX};
 use crate::selection::{Bitmap, Selection};
@@ -78,15 +80,13 @@ impl BatchView<'_> {
 
 /// Time and place of a turn.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn {
+pub struct Turn<'a> {
     /// The shard this runs on: members here come first.
     pub shard: u16,
     /// The monotonic clock.
     pub mono_us: u64,
-    /// The delay before the second attempt of an event that was handed back; doubles from there.
-    pub retry_delay_us: u64,
-    /// The longest such delay.
-    pub retry_delay_max_us: u64,
+    /// By which the group delivers.
+    pub rules: &'a Rules,
 }
 
 /// What a turn works with: a batch, who may get it, and where the deliveries to be made are put.
@@ -96,7 +96,7 @@ pub struct Hand<'a> {
     /// The group's members.
     pub members: &'a mut Members,
     /// Time and place.
-    pub turn: Turn,
+    pub turn: Turn<'a>,
     /// Deliveries to be made.
     pub out: &'a mut Vec<Dispatch>,
 }
@@ -122,7 +122,11 @@ pub struct GroupLog {
     keys: Keys,
     /// Batches with idle events.
     idle: BTreeSet<Position>,
-    /// Of those, batches whose idle events' keys are not known yet. While there are any, nothing new is taken, since
+    /// Batches with dying events whose append is not under way.
+    dying: BTreeSet<Position>,
+    /// Events that were exhausted and dropped since somebody asked.
+    dropped: u32,
+    /// Batches with idle events whose keys are not known yet. While there are any, nothing new is taken, since
     /// it could overtake one of them.
     unread: u32,
     /// Events in flight whose keys were not looked at, and to whom.
@@ -226,7 +230,7 @@ impl GroupLog {
         after: Option<Position>,
         blocked: &mut KeySet,
         members: &Members,
-        turn: Turn,
+        turn: Turn<'_>,
     ) -> Option<Position> {
         let from = after.map_or(Position(0), |after| after.plus(1));
         let can_send = members.any_ready();
@@ -272,13 +276,16 @@ impl GroupLog {
         let mut flight = std::mem::replace(place, Flight::new(base, hand.batch.count));
         let owed = flight.owed_events();
         let mut due: Option<Idle> = None;
+        let mut attempts: Vec<(Bitmap, u32)> = Vec::new();
         for mut idle in std::mem::take(&mut flight.idle) {
             self.learn_keys(&hand.batch, &mut idle);
             if idle.not_before_us > hand.turn.mono_us {
                 blocked.extend(idle.keys.iter().flatten().map(|(_, key)| *key));
                 flight.idle.push(idle);
             } else {
-                // Joined, so that they go by their order in the batch, whatever made each of them idle.
+                // Joined, so that they go by their order in the batch, whatever made each of them idle. Each keeps its
+                // own number of attempts: one must not be exhausted by its neighbour's.
+                attempts.push((idle.events.clone(), idle.attempt));
                 due = Some(match due {
                     Some(first) => first.join(idle),
                     None => idle,
@@ -286,7 +293,7 @@ impl GroupLog {
             }
         }
         if let Some(idle) = due {
-            self.redeliver_due(&mut flight, idle, hand, blocked);
+            self.redeliver_due(&mut flight, (idle, &attempts), hand, blocked);
         }
         if flight.idle.is_empty() {
             self.idle.remove(&base);
@@ -299,7 +306,7 @@ impl GroupLog {
     fn redeliver_due(
         &mut self,
         flight: &mut Flight,
-        idle: Idle,
+        (idle, attempts): (Idle, &[(Bitmap, u32)]),
         hand: &mut Hand<'_>,
         blocked: &mut KeySet,
     ) {
@@ -307,14 +314,23 @@ impl GroupLog {
         let is_blocked = |_: &Keys, key| blocked.contains(&key);
         let plan = self.assign(&idle.events, &keys, &is_blocked, idle.avoid, hand);
         keys.iter().for_each(|(_, key)| self.keys.wait_over(*key));
-        self.send_tracked(flight, plan.pieces, idle.attempt, hand);
-        if !plan.waiting.is_empty() {
-            for (_, key) in &plan.waiting_keys {
-                self.keys.wait(*key);
-                blocked.insert(*key);
+        for piece in plan.pieces {
+            for (attempt, part) in by_attempt(piece, attempts) {
+                self.send_tracked(flight, vec![part], attempt, hand);
             }
-            let keys = Some(plan.waiting_keys);
-            flight.idle.push(Idle { events: plan.waiting, keys, ..idle });
+        }
+        for (_, key) in &plan.waiting_keys {
+            self.keys.wait(*key);
+            blocked.insert(*key);
+        }
+        for (of, attempt) in attempts {
+            let events = plan.waiting.common(of);
+            if !events.is_empty() {
+                let is_of = |(index, _): &&(u32, KeyHash)| events.contains(*index);
+                let keys = Some(plan.waiting_keys.iter().filter(is_of).copied().collect());
+                let (attempt, not_before_us, avoid) = (*attempt, idle.not_before_us, idle.avoid);
+                flight.idle.push(Idle { events, attempt, not_before_us, keys, avoid });
+            }
         }
     }
 
@@ -330,8 +346,11 @@ impl GroupLog {
         );
         assert!(
             !self.flights.is_empty()
-                || (self.idle.is_empty() && self.untracked == 0 && self.keys.bound() == 0),
-            "what is in flight or idle belongs to a batch that is not settled"
+                || (self.idle.is_empty()
+                    && self.dying.is_empty()
+                    && self.untracked == 0
+                    && self.keys.bound() == 0),
+            "what is in flight, idle or dying belongs to a batch that is not settled"
         );
         // The simulator asks after every event; a server could not afford to.
         if cfg!(debug_assertions) && self.flights.len() <= 64 {
@@ -346,6 +365,9 @@ impl GroupLog {
         let idle = flights().filter(|flight| !flight.idle.is_empty());
         let idle = idle.map(|flight| &flight.base);
         assert!(idle.eq(&self.idle), "every batch with idle events is found, and no other");
+        let waits = |flight: &&Flight| flight.dying.iter().any(|dying| dying.burial.is_none());
+        let dying = flights().filter(waits).map(|flight| &flight.base);
+        assert!(dying.eq(&self.dying), "every batch with events to be buried is found");
         let unread = flights().flat_map(|flight| &flight.idle);
         let unread = unread.filter(|idle| idle.keys.is_none()).count();
         assert_eq!(unread as u32, self.unread, "unknown keys are counted");
@@ -461,4 +483,24 @@ impl GroupLog {
             self.unread -= 1;
         }
     }
+}
+
+/// What one member takes, cut where the number of attempts changes: the order of events stays.
+fn by_attempt(
+    (member, events, keys): Share,
+    attempts: &[(Bitmap, u32)],
+) -> impl Iterator<Item = (u32, Share)> {
+    let of = |index| attempts.iter().find(|(events, _)| events.contains(index));
+    let mut parts: Vec<(u32, Share)> = Vec::new();
+    let mut keys = keys.into_iter().peekable();
+    for index in events.iter() {
+        let attempt = of(index).expect("an idle event has its attempts").1;
+        if parts.last().is_none_or(|(last, _)| *last != attempt) {
+            parts.push((attempt, (member, Bitmap::default(), Vec::new())));
+        }
+        let (_, (_, part, part_keys)) = parts.last_mut().expect("pushed just now");
+        part.set(index);
+        part_keys.extend(keys.next_if(|(at, _)| *at == index));
+    }
+    parts.into_iter()
 }

@@ -8,14 +8,28 @@ use codec::event::DataKind;
 use codec::header::HEADER_BYTES;
 use codec::ids::{Partition, Position, TopicId};
 
+use crate::group::flight::Reason;
 use crate::group::group_log::{BatchView, Dispatch, GroupLog, Hand, Offered, Turn};
 use crate::group::keys::KeySet;
 use crate::group::members::Members;
+use crate::group::rules::Rules;
 use crate::mail::MemberId;
+use crate::options::CREDIT_MAX;
 use crate::selection::{Bitmap, Selection};
 use crate::session::Verdict;
 
 const DEADLINE_US: u64 = 1_000;
+/// Three attempts, then the dead letters.
+const RULES: Rules = Rules {
+    attempts_max: 3,
+    retry_delay_us: 50,
+    retry_delay_max_us: 400,
+    jitter_percent: 50,
+    ack_timeout_us: DEADLINE_US,
+    in_flight_max: CREDIT_MAX,
+    age_max_us: u64::MAX,
+    drops: false,
+};
 
 /// A small generator, so that a failure names its seed.
 struct Random(u64);
@@ -50,6 +64,10 @@ struct World {
     held: Vec<Held>,
     /// What members hold although it timed out.
     overdue: Vec<Held>,
+    rejected: BTreeSet<u64>,
+    /// Appends to the dead letters that are under way.
+    buried: Vec<(Position, u64, Bitmap)>,
+    burials: u64,
     credit: BTreeMap<MemberId, u32>,
     /// The last event of each key that was sent for the first time.
     first_sent: BTreeMap<u64, u64>,
@@ -71,6 +89,9 @@ impl World {
             owed: BTreeSet::new(),
             held: Vec::new(),
             overdue: Vec::new(),
+            rejected: BTreeSet::new(),
+            buried: Vec::new(),
+            burials: 0,
             credit: BTreeMap::new(),
             first_sent: BTreeMap::new(),
             sent_once: BTreeSet::new(),
@@ -79,8 +100,8 @@ impl World {
         }
     }
 
-    fn turn(&self) -> Turn {
-        Turn { shard: 0, mono_us: self.now_us, retry_delay_us: 50, retry_delay_max_us: 400 }
+    fn turn(&self) -> Turn<'static> {
+        Turn { shard: 0, mono_us: self.now_us, rules: &RULES }
     }
 
     fn step(&mut self) {
@@ -94,6 +115,7 @@ impl World {
             _ => self.offer(),
         }
         self.send_again();
+        self.bury();
         self.check();
     }
 
@@ -112,14 +134,14 @@ impl World {
         let at = self.random.below(self.members.len() as u64) as usize;
         let id = self.members.iter().nth(at).unwrap().id;
         let left = self.members.leave(id).unwrap();
-        self.group.member_left(&left);
+        self.group.member_left(&left, &RULES);
         self.held.retain(|held| held.member != id);
         self.overdue.retain(|held| held.member != id);
     }
 
     fn expire(&mut self) {
         let Some(end) = self.now_us.checked_sub(DEADLINE_US) else { return };
-        self.group.expire(end, &mut self.members);
+        drop(self.group.expire(end, &mut self.members, &RULES));
         // What followed a late event of its key was taken back too: ask the group what is still in flight.
         let (group, overdue) = (&self.group, &mut self.overdue);
         self.held.retain_mut(|held| {
@@ -167,7 +189,11 @@ impl World {
         } else {
             Selection::Some(part.clone())
         };
-        let verdict = if self.random.below(4) == 0 { Verdict::Retry } else { Verdict::Done };
+        let verdict = match self.random.below(8) {
+            0 | 1 => Verdict::Retry,
+            2 => Verdict::Reject,
+            _ => Verdict::Done,
+        };
         let (base, turn) = (Position(held.base), self.turn());
         let settled =
             self.group.settle(base, held.delivery, &selection, verdict, &mut self.members, turn);
@@ -176,6 +202,9 @@ impl World {
             for index in part.iter() {
                 assert!(self.owed.remove(&(held.base + u64::from(index))), "settled once");
             }
+        }
+        for index in part.iter().filter(|_| verdict == Verdict::Reject) {
+            self.rejected.insert(held.base + u64::from(index));
         }
         held.events.subtract(&part);
         if !held.events.is_empty() {
@@ -202,6 +231,47 @@ impl World {
             Offered::Refused => {
                 assert!(out.is_empty(), "nothing is sent of a refused batch");
                 self.refused.push_back(base);
+            }
+        }
+    }
+
+    /// Brings what dies to the dead letters, in several appends that come back in any order, or not at all.
+    fn bury(&mut self) {
+        while let Some((base, dying)) = self.group.next_dying(None) {
+            let (reason, attempts) = (dying.reason, dying.attempts);
+            let mut part = dying.events.clone();
+            if part.len() > 1 && self.random.below(3) == 0 {
+                part = Bitmap::none(0);
+                part.set(dying.events.iter().next().unwrap());
+            }
+            for index in part.iter() {
+                let at = base.0 + u64::from(index);
+                let is_rejected = self.rejected.contains(&at);
+                assert_eq!(
+                    is_rejected,
+                    reason == Reason::Rejected,
+                    "the reason is the event's own"
+                );
+                assert!(is_rejected || attempts == RULES.attempts_max, "no attempt is left");
+            }
+            self.burials += 1;
+            self.group.begin_burial(base, &part, self.burials);
+            self.buried.push((base, self.burials, part));
+            if self.random.below(4) == 0 {
+                break;
+            }
+        }
+        while !self.buried.is_empty() && self.random.below(3) > 0 {
+            let at = self.random.below(self.buried.len() as u64) as usize;
+            let (base, number, events) = self.buried.swap_remove(at);
+            if self.random.below(5) == 0 {
+                self.group.not_buried(base, number);
+                continue;
+            }
+            assert_eq!(self.group.buried(base, number), events.len());
+            for index in events.iter() {
+                let at = base.0 + u64::from(index);
+                assert!(self.owed.remove(&at), "settled once");
             }
         }
     }
@@ -251,6 +321,7 @@ impl World {
             for index in events.iter() {
                 let at = base + u64::from(index);
                 assert!(self.owed.contains(&at), "only what is owed is sent");
+                assert!(!self.rejected.contains(&at), "what was rejected is not sent again");
                 self.check_first(at);
             }
             self.held.push(Held { member, base, delivery, events, sent_us: self.now_us });
@@ -313,6 +384,7 @@ impl World {
                 self.settle();
             }
             self.send_again();
+            self.bury();
             self.check();
             if self.owed.is_empty() && self.refused.is_empty() {
                 return;
@@ -390,7 +462,7 @@ fn only_the_late_key_moves() {
     offer(&[Some(0), Some(1), None], 20);
     let (late, whole, part) = (&world.held[0], &world.held[1], &world.held[2]);
     assert!(late.member == whole.member && late.member == part.member, "key 0 is with one member");
-    let (returned, events) = world.group.expire(5, &mut world.members);
+    let (returned, events) = world.group.expire(5, &mut world.members, &RULES);
     assert!(returned.is_empty());
     assert_eq!(events, 3, "one event was late, two follow it");
     assert_eq!(world.group.in_flight(Position(whole.base), whole.delivery), None);

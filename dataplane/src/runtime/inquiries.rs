@@ -80,14 +80,19 @@ impl Inquiries {
     ) -> u32 {
         let making = match self.making.take() {
             Some(making) => making,
-            None => {
-                let sight = Sight { shard, connections, now };
-                match self.queue.pop().map(|inquiry| sight.begin(inquiry)) {
-                    None => return 0,
-                    Some(None) => return 1,
-                    Some(Some(making)) => making,
+            None => match self.queue.pop() {
+                None => return 0,
+                // The one that the shard works on by itself.
+                Some(Inquiry::Letters { order, answer }) => {
+                    shard.begin_letters(*order, answer);
+                    return 1;
                 }
-            }
+                Some(inquiry) => {
+                    let sight = Sight { shard, connections, now };
+                    let Some(making) = sight.begin(inquiry) else { return 1 };
+                    making
+                }
+            },
         };
         // The one that may have to ask the disk for an index.
         self.making = match making {
@@ -113,6 +118,7 @@ impl Sight<'_> {
             Inquiry::Shard(answer) => answer(self.shard.report()),
             Inquiry::Routing(answer) => answer(self.shard.routing()),
             Inquiry::Topic { name, answer } => answer(self.shard.report_topic(&name)),
+            Inquiry::Letters { .. } => unreachable!("taken out before"),
             Inquiry::Groups { groups: ids, answer } => {
                 assert!(ids.len() <= PAGE_MAX, "a question is about a page of groups");
                 return Some(Making::Groups { ids, next: 0, found: Vec::new(), answer });

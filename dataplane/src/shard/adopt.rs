@@ -13,9 +13,11 @@ use routing::subscription::{GroupId, Start, Subscription};
 
 use crate::control::{ControlReply, ControlRequest};
 use crate::group::members::Members;
+use crate::group::rules::Rules;
 use crate::kernel::Kernel;
 use crate::shard::Shard;
 use crate::shard::group::{Group, GroupSubscription, Place};
+use crate::shard::letters::is_letters;
 
 /// A version whose starts are not all fixed.
 #[derive(Debug)]
@@ -69,15 +71,53 @@ impl Shard {
             self.forget_orphans(&snapshot);
         }
         self.snapshot = snapshot;
+        self.adopt_policies();
         self.forget_early();
         self.adopting.push_back(adopting);
     }
 
+    /// Groups that are new, and those whose policy has changed, deliver by what the snapshot says.
+    fn adopt_policies(&mut self) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let is_of = |group: &Group, name: &str| {
+            let first = group.subscriptions.first();
+            first.is_some_and(|known| known.subscription.named_group() == name)
+        };
+        for change in snapshot.changes() {
+            let groups: Vec<GroupId> = match change {
+                Change::Added(subscription) => vec![subscription.group],
+                Change::Sought(sought) => vec![sought.to()],
+                Change::Removed(_) | Change::Paused { .. } => Vec::new(),
+                Change::Policy(name) => {
+                    let groups = self.groups.iter();
+                    let groups = groups.filter(|(_, group)| is_of(group, name));
+                    groups.map(|(id, _)| *id).collect()
+                }
+            };
+            groups.into_iter().for_each(|id| self.set_rules(id, &snapshot));
+        }
+    }
+
+    fn set_rules(&mut self, id: GroupId, snapshot: &RoutingSnapshot) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Some(first) = group.subscriptions.first() else { return };
+        let policy = snapshot.policy(first.subscription.named_group()).filter(|_| group.durable);
+        let rules = Rules::new(&self.options, policy.map(|policy| &**policy), group.durable);
+        if group.rules != rules {
+            group.rules = rules;
+            self.limit_credit(id);
+            self.wake_lagging(id);
+            self.wake_idle(id);
+        }
+    }
+
     /// The first version of a life holds every durable group. Cursors of others are of groups that ended as the last life
-    /// did, before the end was written here; their numbers never come again.
+    /// did, before the end was written here; their numbers never come again. What was taken out of dead letters is kept:
+    /// these outlive their group.
     fn forget_orphans(&mut self, first: &RoutingSnapshot) {
         for log in &mut self.logs {
-            let known = |group| !first.subscriptions_of(GroupId(group)).is_empty();
+            let known =
+                |group| is_letters(group) || !first.subscriptions_of(GroupId(group)).is_empty();
             let orphans = log.cursors().map(|(group, _)| group).filter(|group| !known(*group));
             for group in orphans.collect::<Vec<_>>() {
                 log.remove_cursor(group);
@@ -166,6 +206,7 @@ impl Shard {
         let gate = self.new_gate(subscription.group);
         Group {
             durable,
+            rules: Rules::new(&self.options, None, durable),
             subscriptions: Vec::new(),
             members: Members::default(),
             places,
@@ -173,6 +214,7 @@ impl Shard {
             deficit: 0,
             is_lagging: false,
             is_idle: false,
+            is_dying: false,
             is_moved: false,
             is_paused: false,
         }

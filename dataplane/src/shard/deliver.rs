@@ -7,16 +7,20 @@ use codec::ids::Position;
 use log::batch::StoredBatch;
 use log::disk::LogKey;
 use log::reader::{ReadStep, Reader};
+use routing::internal_topics::REDRIVE;
 use routing::subscription::{GroupId, SubscriptionId};
 use routing::topic::TopicName;
 use std::sync::Arc;
 
-use crate::group::group_log::{BatchView, Dispatch, Hand, Offered};
+use crate::dead_letter::told_topic;
+use crate::group::flight::Reason;
+use crate::group::group_log::{BatchView, Dispatch, Hand, Offered, Turn};
 use crate::kernel::Kernel;
 use crate::mail::Mail;
 use crate::options::{
     CURSOR_FLUSH_US, DELIVERY_QUANTUM_BYTES, READ_FAILURES_MAX, TAIL_BATCHES_PER_CYCLE,
 };
+use crate::selection::Selection;
 use crate::session::Delivery;
 use crate::shard::Shard;
 use crate::shard::group::Group;
@@ -263,11 +267,19 @@ impl Shard {
         name: &Arc<str>,
     ) -> Offered {
         let full = self.is_full_for(id);
-        let turn = self.turn();
+        let (shard, mono_us) = (self.options.index, self.now.mono_us);
         let group = self.groups.get_mut(&id).expect("the caller has found it");
-        let Some(eligible) = group.eligible(log, matched, batch) else { return Offered::Taken };
+        let eligible = match name.starts_with(REDRIVE) {
+            false => group.eligible(log, matched, batch),
+            true => group.eligible_alone(log, batch),
+        };
+        let Some(eligible) = eligible else { return Offered::Taken };
         if !group.gate.is_open(self.logs[log].key().generation) {
             return Offered::Refused;
+        }
+        let age_us = self.now.wall.0.saturating_sub(batch.header.append_time.0);
+        if age_us > group.rules.age_max_us {
+            return self.offer_dying(id, log, &eligible, batch);
         }
         if full || !group.members.any_ready() {
             if full {
@@ -278,6 +290,7 @@ impl Shard {
         }
         let mut out = std::mem::take(&mut self.dispatches);
         let view = view_of(batch);
+        let turn = Turn { shard, mono_us, rules: &group.rules };
         let members = &mut group.members;
         let mut hand = Hand { batch: view, members, turn, out: &mut out };
         let offered = group.places[log].log.offer(&mut hand, eligible);
@@ -286,6 +299,26 @@ impl Shard {
             self.wake_idle(id);
         }
         self.send_all(id, log, batch, name, out);
+        offered
+    }
+
+    /// A batch that is too old when the group comes to it.
+    fn offer_dying(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        eligible: &Selection,
+        batch: &StoredBatch,
+    ) -> Offered {
+        let place = (batch.header.base_position, batch.header.count);
+        let group = self.groups.get_mut(&id).expect("the caller has found it");
+        let of = &mut group.places[log].log;
+        let offered = of.offer_dying(place, eligible, Reason::TooOld, &group.rules);
+        self.stats.dropped_events += u64::from(of.take_dropped());
+        if offered == Offered::Taken {
+            self.note_moved(id);
+            self.wake_dying(id);
+        }
         offered
     }
 
@@ -300,6 +333,13 @@ impl Shard {
     ) {
         let (key, epoch) = (self.logs[log].key(), self.active().epoch());
         let header = &batch.header;
+        let told;
+        let name = if name.starts_with(REDRIVE) {
+            told = told_topic(name, batch);
+            &told
+        } else {
+            name
+        };
         let copy;
         let mut batch = batch;
         if !dispatches.is_empty()
@@ -374,7 +414,7 @@ impl Shard {
         }
     }
 
-    /// Puts a group with idle events in line for a turn.
+    /// Puts a group with idle events in line for a turn; the same for its dying ones.
     pub(super) fn wake_idle(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let idle = group.places.iter().any(|place| place.log.has_idle());
@@ -382,12 +422,18 @@ impl Shard {
             group.is_idle = true;
             self.idle.push_back(id);
         }
+        let dying = group.places.iter().any(|place| place.log.has_dying());
+        if dying && !group.is_dying {
+            group.is_dying = true;
+            self.dying.push_back(id);
+        }
     }
 
     /// The disk has finished something: whoever waits for it tries again.
     pub(super) fn io_woke(&mut self) {
         self.tail_waits = self.tail_retry_us.is_some();
         self.may_have_room = true;
+        self.letters.io_woke();
         for id in std::mem::take(&mut self.waiting_io) {
             self.wake_lagging(id);
             self.wake_idle(id);

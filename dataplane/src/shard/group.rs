@@ -11,6 +11,7 @@ use routing::subscription::{GroupId, Start, Subscription, SubscriptionId};
 
 use crate::group::group_log::GroupLog;
 use crate::group::members::Members;
+use crate::group::rules::Rules;
 use crate::selection::{Bitmap, Selection};
 use crate::shard::gate::Gate;
 
@@ -69,6 +70,8 @@ pub struct Place {
     pub owed: Option<Cursor>,
     /// Reads batches that are to be delivered again.
     pub again: Option<Reader>,
+    /// Reads batches whose events go to the dead letters.
+    pub grave: Option<Reader>,
     /// Where the reader is to begin is being looked up; until then it stands at the log's start.
     pub seek: Option<StartSeek>,
     /// Reading has failed and is not tried before then, on the monotonic clock.
@@ -88,6 +91,7 @@ impl Place {
             held: None,
             owed: None,
             again: None,
+            grave: None,
             seek: None,
             failed_until_us: 0,
             again_failed_until_us: 0,
@@ -144,6 +148,8 @@ impl Place {
 #[derive(Debug)]
 pub struct Group {
     pub durable: bool,
+    /// By which it delivers.
+    pub rules: Rules,
     pub subscriptions: Vec<GroupSubscription>,
     pub members: Members,
     /// In the order of the shard's logs; the active one last.
@@ -156,6 +162,8 @@ pub struct Group {
     pub is_lagging: bool,
     /// Whether the group stands on the shard's list of groups with idle events.
     pub is_idle: bool,
+    /// Whether the group stands on the shard's list of groups with dying events.
+    pub is_dying: bool,
     /// Whether the group stands on the shard's list of moved cursors.
     pub is_moved: bool,
     /// Whether it rests: it stands at no tail and on no list of groups that want a turn.
@@ -163,6 +171,36 @@ pub struct Group {
 }
 
 impl Group {
+    /// Its full name, as its subscriptions know it.
+    pub fn name(&self) -> Arc<str> {
+        let first = self.subscriptions.first();
+        let first = first.expect("a group lasts as long as its subscriptions");
+        Arc::clone(&first.subscription.group_name)
+    }
+
+    /// Which events of a batch that is for this group alone it is to get: as if all its subscriptions matched. Offsets
+    /// at which these start are of other topics.
+    pub fn eligible_alone(&self, log: usize, batch: &StoredBatch) -> Option<Selection> {
+        let by_offset =
+            |known: &GroupSubscription| matches!(known.subscription.start, Start::Offsets(_));
+        let mut subscriptions = self.subscriptions.iter();
+        let all = subscriptions.clone().any(by_offset).then_some(Selection::All);
+        let sum = all.or_else(|| subscriptions.find_map(|known| known.eligible(log, batch)));
+        self.still_to_get(log, sum, batch)
+    }
+
+    fn still_to_get(
+        &self,
+        log: usize,
+        sum: Option<Selection>,
+        batch: &StoredBatch,
+    ) -> Option<Selection> {
+        let count = batch.header.count;
+        let Some(owed) = self.places[log].still_owed(batch) else { return sum };
+        let events = sum?.to_bitmap(count).common(&owed);
+        (!events.is_empty()).then(|| Selection::from_bitmap(events, count))
+    }
+
     /// Which events of a batch the group is to get, given which of its subscriptions match.
     pub fn eligible(
         &self,
@@ -186,10 +224,7 @@ impl Group {
                 (None, more) => more,
             });
         }
-        let count = batch.header.count;
-        let Some(owed) = self.places[log].still_owed(batch) else { return sum };
-        let events = sum?.to_bitmap(count).common(&owed);
-        (!events.is_empty()).then(|| Selection::from_bitmap(events, count))
+        self.still_to_get(log, sum, batch)
     }
 
     /// The group's state in one log as it is kept on disk. `tail` is the shard's place in the active log.

@@ -27,6 +27,8 @@ struct HomeMember {
     request: u64,
     group: GroupId,
     subscription: SubscriptionId,
+    /// The credit that its client has asked for; the group's policy may allow less.
+    asked: u32,
     ephemeral: bool,
     /// Its client has asked to end the subscription, and the control plane has not answered.
     ending: bool,
@@ -287,9 +289,27 @@ impl Shard {
         let Some(session) = self.sessions.get(key) else { return };
         let found = session.subscriptions.iter().find(|(number, _)| *number == request);
         let Some((_, slot)) = found.copied() else { return };
+        self.give_credit(slot, events.min(CREDIT_MAX));
+    }
+
+    /// Another policy: the members of a group here get the credit that they have asked for, as far as it allows.
+    pub(super) fn limit_credit(&mut self, group: GroupId) {
+        for slot in 0..self.members.list.len() as u32 {
+            let member = self.members.at(slot).filter(|member| member.group == group);
+            if let Some(asked) = member.map(|member| member.asked) {
+                self.give_credit(slot, asked);
+            }
+        }
+    }
+
+    /// Gives a member the credit that it asks for, or as much of it as its group's policy allows.
+    fn give_credit(&mut self, slot: u32, asked: u32) {
         let Some(member) = self.members.at(slot) else { return };
-        let total = member.total();
-        let events = events.min(CREDIT_MAX);
+        member.asked = asked;
+        let (group, total) = (member.group, member.total());
+        let allowed = self.groups.get(&group).map_or(CREDIT_MAX, |group| group.rules.in_flight_max);
+        let events = asked.min(allowed);
+        let Some(member) = self.members.at(slot) else { return };
         let (more, less) = (events.saturating_sub(total), total.saturating_sub(events));
         let paid = more.min(member.surplus);
         member.surplus -= paid;
@@ -362,15 +382,18 @@ impl Shard {
     }
 
     fn begin_member(&mut self, key: SessionKey, request: u64, credit: u32, of: &Subscription) {
+        let group = self.groups.get(&of.group);
+        let allowed = group.map_or(CREDIT_MAX, |group| group.rules.in_flight_max);
         self.enter(HomeMember {
             life: 0,
             session: key,
             request,
             group: of.group,
             subscription: of.id,
+            asked: credit,
             ephemeral: !of.is_durable(),
             ending: false,
-            free: credit,
+            free: credit.min(allowed),
             surplus: 0,
             lent: Vec::new(),
             wanting: VecDeque::new(),
@@ -498,7 +521,11 @@ impl Shard {
         let Some(state) = self.groups.get_mut(&group) else { return };
         let Some(left) = state.members.leave(member) else { return };
         for place in &mut state.places {
-            place.log.member_left(&left);
+            place.log.member_left(&left, &state.rules);
+            self.stats.dropped_events += u64::from(place.log.take_dropped());
+        }
+        if state.rules.drops {
+            self.note_moved(group);
         }
         self.free_in_flight(left.in_flight_bytes);
         self.catching_up.retain(|(_, waiting)| *waiting != member);

@@ -3,16 +3,20 @@
 //!
 //! The steps, one file each: [`publish`] (admit, append, release acks), [`adopt`] (snapshots), [`members`] (who is
 //! there and whose credit is lent to whom), [`gate`] (generations in their order), [`deliver`] (route, send),
-//! [`catch_up`] (groups that are behind), [`redeliver`] (what goes again), [`settle`] (what came back).
+//! [`catch_up`] (groups that are behind), [`redeliver`] (what goes again), [`settle`] (what came back), [`bury`] (what is
+//! given up), [`errands`] (what the shard appends itself), [`letters`] (dead letters, looked at and worked through).
 
 mod adopt;
+mod bury;
 mod catch_up;
 mod counting;
 mod deliver;
+mod errands;
 mod gate;
 mod group;
 mod held;
 mod input;
+mod letters;
 mod members;
 mod outbox;
 mod publish;
@@ -38,7 +42,7 @@ use routing::match_cache::MatchCache;
 use routing::snapshot::{RoutingSnapshot, Sought};
 use routing::subscription::{GroupId, SubscriptionId};
 
-use crate::group::group_log::{Dispatch, Turn};
+use crate::group::group_log::Dispatch;
 use crate::kernel::{Kernel, Now};
 use crate::mail::{Mail, MemberId};
 use crate::options::{SHARDS_MAX, ShardOptions};
@@ -51,9 +55,11 @@ pub use stats::{ShardMemoryUse, ShardStats};
 pub(crate) use telling::TopicPage;
 
 use adopt::Adopting;
+use errands::Errands;
 use gate::EarlyDone;
 use group::Group;
 use input::Input;
+use letters::LetterJobs;
 use members::HomeMembers;
 use outbox::Outbox;
 use publish::Publishing;
@@ -81,6 +87,12 @@ pub struct Shard {
     lagging: VecDeque<GroupId>,
     /// Groups with idle events that may be sent again now.
     idle: VecDeque<GroupId>,
+    /// Groups with events that are to go to the dead letters now.
+    dying: VecDeque<GroupId>,
+    /// What the shard appends for itself.
+    errands: Errands,
+    /// Who looks at dead letters, or works through them.
+    letters: LetterJobs,
     /// Groups whose cursors have moved since they were last handed to the log.
     moved: Vec<GroupId>,
     sessions: Sessions,
@@ -157,6 +169,9 @@ impl Shard {
             groups: HashMap::default(),
             lagging: VecDeque::new(),
             idle: VecDeque::new(),
+            dying: VecDeque::new(),
+            errands: Errands::default(),
+            letters: LetterJobs::default(),
             moved: Vec::new(),
             sessions: Sessions::default(),
             input: Input::default(),
@@ -205,6 +220,8 @@ impl Shard {
         work += self.adopt(kernel); //        starts of new subscriptions that are fixed by now
         work += self.deliver(kernel); //      to subscribers, within their credit
         work += self.redeliver(kernel); //    what was handed back, lost, or not settled in time
+        work += self.bury(kernel); //         what is given up, to the dead letters
+        work += self.run_letter_jobs(kernel); // what operators want of these
         self.return_recalled();
         work += self.flush_cursors();
         work += self.expire_clients(kernel);
@@ -227,7 +244,8 @@ impl Shard {
         let is_held_up = !self.outbox.is_empty()
             || !self.adopting.is_empty()
             || !self.moving.is_empty()
-            || self.members.has_requests();
+            || self.members.has_requests()
+            || !self.letters.is_empty();
         let retry = is_held_up.then_some(self.now.mono_us + FULL_QUEUE_RETRY_US);
         let reads = self.next_read_retry_us();
         [log, expiry, cursors, clients, waiting, retry, reads].into_iter().flatten().min()
@@ -238,6 +256,8 @@ impl Shard {
     pub fn has_work(&self) -> bool {
         !self.lagging.is_empty()
             || !self.idle.is_empty()
+            || (!self.dying.is_empty() && !self.draining)
+            || self.letters.can_go_on()
             || self.sessions.has_dirty()
             || self.tail_is_behind()
     }
@@ -312,15 +332,6 @@ impl Shard {
 
     fn active_index(&self) -> usize {
         self.logs.len() - 1
-    }
-
-    fn turn(&self) -> Turn {
-        Turn {
-            shard: self.options.index,
-            mono_us: self.now.mono_us,
-            retry_delay_us: self.options.retry_delay_us,
-            retry_delay_max_us: self.options.retry_delay_max_us,
-        }
     }
 
     fn receive<K: Kernel>(&mut self, kernel: &mut K) -> u32 {

@@ -19,6 +19,7 @@ use crate::mail::{Mail, PublishOutcome, RemoteBody, RemotePublish};
 use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISHES_MAX};
 use crate::session::{Admission, Asked, SessionEvent, SessionKey};
 use crate::shard::Shard;
+use crate::shard::errands::OWN;
 
 /// Mail that one cycle takes at most. Bounds the time of a cycle.
 pub const MAIL_PER_CYCLE: u32 = 4_096;
@@ -52,6 +53,8 @@ struct Forwarded {
 pub struct Publishing {
     /// By rising position.
     unacked: VecDeque<Unacked>,
+    /// The same of what shards have appended for themselves: it waits until it is durable.
+    own: VecDeque<Unacked>,
     forwarded: Vec<Forwarded>,
     /// Bytes that may be on the way to one shard.
     forwarded_bytes_max: u64,
@@ -64,6 +67,7 @@ impl Publishing {
     pub fn new(shards: u16, forwarded_bytes_max: u64) -> Self {
         Publishing {
             unacked: VecDeque::new(),
+            own: VecDeque::new(),
             forwarded: vec![Forwarded::default(); usize::from(shards)],
             forwarded_bytes_max,
             arrived: VecDeque::new(),
@@ -73,6 +77,7 @@ impl Publishing {
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.unacked.is_empty()
+            && self.own.is_empty()
             && self.arrived.is_empty()
             && self.forwarded.iter().all(|forwarded| forwarded.batches == 0)
     }
@@ -89,7 +94,12 @@ impl Publishing {
 
     /// Batches that are appended and not acknowledged.
     pub fn unacked(&self) -> usize {
-        self.unacked.len()
+        self.unacked.len() + self.own.len()
+    }
+
+    /// Where an append of `session` waits for its answer.
+    fn waiting(&mut self, session: SessionKey) -> &mut VecDeque<Unacked> {
+        if session == OWN { &mut self.own } else { &mut self.unacked }
     }
 
     /// Reserves a place on the way to `shard`.
@@ -216,6 +226,32 @@ impl Shard {
         }
     }
 
+    /// Takes a batch that this shard has made itself; [`Shard::errand_done`] is called with its number once it is durable.
+    pub(super) fn publish_own(
+        &mut self,
+        number: u64,
+        topic: &Arc<str>,
+        batch: &Batch<'_>,
+    ) -> Result<(), NoAppend> {
+        let (from, partition) = (self.options.index, batch.header.partition);
+        assert!(partition.0 < PARTITIONS, "it is that of a stored batch");
+        let owner = partition.0 % self.options.shards;
+        let (session, request, header) = (OWN, number, &batch.header);
+        let body = Source::Bytes(batch.body);
+        if owner == from {
+            let mut append = Append { from, session, request, topic, partition, header, body };
+            return self.try_append(&mut append);
+        }
+        if !self.publishing.reserve(owner, header.body_len as usize) {
+            return Err(NoAppend::NoRoom);
+        }
+        self.stats.forwarded_batches += 1;
+        let (topic, header, body) = (topic.clone(), *header, RemoteBody::from(body));
+        let publish = RemotePublish { from, session, request, topic, partition, header, body };
+        self.outbox.push(owner, Mail::Publish(Box::new(publish)));
+        Ok(())
+    }
+
     /// From other shards, and then those sessions that wait for room.
     pub(super) fn admit(&mut self) -> u32 {
         let mut work = 0;
@@ -257,6 +293,9 @@ impl Shard {
         self.publishing.release(from, outcome.bytes as usize);
         self.may_have_room = true;
         let PublishOutcome { session, request, partition, count, result, .. } = outcome;
+        if session == OWN {
+            return self.errand_done(request, result.err());
+        }
         let ack = self.options.ack;
         let event = match result {
             Ok(base_offset) => {
@@ -276,9 +315,16 @@ impl Shard {
             released += 1;
             self.acknowledge(unacked, None);
         }
+        let durable_end = self.active().positions().durable_end();
+        while self.publishing.own.front().is_some_and(|own| own.end <= durable_end) {
+            let own = self.publishing.own.pop_front().expect("looked at just now");
+            released += 1;
+            self.acknowledge(own, None);
+        }
         if let LogState::Stopped(_) = self.active().state() {
             // What a failed write has left unknown is refused: it may or may not be there after a restart.
-            while let Some(unacked) = self.publishing.unacked.pop_front() {
+            let (unacked, own) = (&mut self.publishing.unacked, &mut self.publishing.own);
+            for unacked in std::mem::take(unacked).into_iter().chain(std::mem::take(own)) {
                 released += 1;
                 self.acknowledge(unacked, Some(Code::LogStopped.into()));
             }
@@ -295,6 +341,9 @@ impl Shard {
                 (from, Mail::Published { from: self.options.index, outcome: Box::new(outcome) });
             self.outbox.push(from.0, from.1);
             return;
+        }
+        if session == OWN {
+            return self.errand_done(request, refusal);
         }
         let ack = self.options.ack;
         let event = match refusal {
@@ -339,9 +388,10 @@ impl Shard {
         self.stats.appended_batches += 1;
         self.stats.appended_events += u64::from(count);
         self.stats.appended_bytes += u64::from(append.header.body_len);
-        let last = self.publishing.unacked.back();
+        let waiting = self.publishing.waiting(append.session);
+        let last = waiting.back();
         assert!(last.is_none_or(|last| last.end <= done.base_position), "positions rise");
-        self.publishing.unacked.push_back(Unacked {
+        waiting.push_back(Unacked {
             end: done.base_position.plus(u64::from(count)),
             from: append.from,
             session: append.session,
@@ -432,7 +482,7 @@ impl Shard {
     }
 }
 
-fn refusal_of(error: &NoAppend) -> Refusal {
+pub(super) fn refusal_of(error: &NoAppend) -> Refusal {
     match *error {
         NoAppend::NoRoom => Code::Overloaded.into(),
         NoAppend::DiskFull => Code::DiskFull.into(),

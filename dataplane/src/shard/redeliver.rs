@@ -1,11 +1,13 @@
 //! What was handed back, lost with its member or not settled in time: taken back, read again and sent again, in the order
 //! of its keys.
 
+use codec::ids::Position;
 use log::batch::StoredBatch;
 use log::reader::{ReadStep, Reader};
 use routing::subscription::GroupId;
 
-use crate::group::group_log::Hand;
+use crate::group::flight::Reason;
+use crate::group::group_log::{Hand, Turn};
 use crate::group::keys::KeySet;
 use crate::kernel::Kernel;
 use crate::shard::Shard;
@@ -41,20 +43,23 @@ impl Shard {
 
     /// Takes back what was not settled in time; it goes to other members.
     pub(super) fn expire_deliveries(&mut self) -> u32 {
-        if self.now.mono_us < self.options.ack_deadline_us && self.idle_until_us == 0 {
-            return 0;
-        }
-        let sent_end = self.now.mono_us.saturating_sub(self.options.ack_deadline_us);
         let (mut expired, mut freed) = (0, 0);
         let mut returned = Vec::new();
-        let mut woken = Vec::new();
+        let (mut woken, mut moved) = (Vec::new(), Vec::new());
         for (id, group) in &mut self.groups {
             let before = group.members.in_flight_bytes();
-            let mut late = 0;
+            let (mut late, mut dropped) = (0, 0);
+            let sent_end = self.now.mono_us.checked_sub(group.rules.ack_timeout_us);
             for place in &mut group.places {
-                let (credit, events) = place.log.expire(sent_end, &mut group.members);
+                let Some(sent_end) = sent_end else { break };
+                let (credit, events) = place.log.expire(sent_end, &mut group.members, &group.rules);
                 returned.extend(credit);
+                dropped += place.log.take_dropped();
                 late += events;
+            }
+            if dropped > 0 {
+                self.stats.dropped_events += u64::from(dropped);
+                moved.push(*id);
             }
             assert!(group.members.in_flight_bytes() <= before, "taking back sends nothing");
             freed += before - group.members.in_flight_bytes();
@@ -66,6 +71,7 @@ impl Shard {
         self.stats.expired_events += u64::from(expired);
         self.free_in_flight(freed);
         self.give_back(returned);
+        moved.into_iter().for_each(|id| self.note_moved(id));
         for id in woken {
             self.wake_lagging(id);
             self.wake_idle(id);
@@ -75,12 +81,13 @@ impl Shard {
 
     /// One pass over a group's idle events in one log, by rising position.
     fn send_again<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> TurnEnd {
-        let turn = self.turn();
         let mut blocked = KeySet::default();
         let mut after = None;
         for _ in 0..AGAIN_PER_TURN {
             let full = self.is_full_for(id);
+            let (shard, mono_us) = (self.options.index, self.now.mono_us);
             let group = self.groups.get_mut(&id).expect("it has its turn");
+            let turn = Turn { shard, mono_us, rules: &group.rules };
             let place = &mut group.places[log];
             if place.again_failed_until_us > self.now.mono_us {
                 return TurnEnd::Rest;
@@ -156,12 +163,33 @@ impl Shard {
         blocked: &mut KeySet,
     ) {
         let Some(name) = self.logs[log].topic_name(batch.header.topic).cloned() else { return };
-        let turn = self.turn();
+        if self.is_too_old(id, batch) {
+            return self.give_up(id, log, batch.header.base_position);
+        }
+        let (shard, mono_us) = (self.options.index, self.now.mono_us);
         let mut out = std::mem::take(&mut self.dispatches);
         let group = self.groups.get_mut(&id).expect("it has its turn");
+        let turn = Turn { shard, mono_us, rules: &group.rules };
         let members = &mut group.members;
         let mut hand = Hand { batch: view_of(batch), members, turn, out: &mut out };
         group.places[log].log.redeliver(&mut hand, blocked);
         self.send_all(id, log, batch, &name, out);
+    }
+    /// Whether a batch is older than the group wants.
+    pub(super) fn is_too_old(&self, id: GroupId, batch: &StoredBatch) -> bool {
+        let age_max_us = self.groups[&id].rules.age_max_us;
+        self.now.wall.0.saturating_sub(batch.header.append_time.0) > age_max_us
+    }
+
+    /// The idle events of a batch are too old to be sent again.
+    fn give_up(&mut self, id: GroupId, log: usize, base: Position) {
+        let group = self.groups.get_mut(&id).expect("it has its turn");
+        let of = &mut group.places[log].log;
+        of.give_up(base, Reason::TooOld, &group.rules);
+        self.stats.dropped_events += u64::from(of.take_dropped());
+        self.note_moved(id);
+        // What waited behind it, for its key, waits no longer.
+        self.wake_lagging(id);
+        self.wake_dying(id);
     }
 }

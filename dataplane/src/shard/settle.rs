@@ -3,6 +3,7 @@
 use codec::refusal::{Code, Refusal};
 
 use crate::fence::Fence;
+use crate::group::group_log::Turn;
 use crate::mail::{Mail, Settle};
 use crate::selection::Selection;
 use crate::session::{SessionKey, Verdict};
@@ -61,16 +62,19 @@ impl Shard {
         selection: &Selection,
         verdict: Verdict,
     ) -> Option<()> {
-        let turn = self.turn();
+        let (shard, mono_us) = (self.options.index, self.now.mono_us);
         let index = self.logs.iter().position(|log| log.key() == token.log)?;
         if self.active().epoch() != token.epoch {
             return None;
         }
         let group = self.groups.get_mut(&token.group)?;
         let before = group.members.in_flight_bytes();
+        let turn = Turn { shard, mono_us, rules: &group.rules };
+        let delay_max_us = group.rules.retry_delay_max_us;
         let log = &mut group.places[index].log;
         let (base, delivery) = (token.base_position, token.delivery);
         let settled = log.settle(base, delivery, selection, verdict, &mut group.members, turn);
+        let dropped = log.take_dropped();
         let after = group.members.in_flight_bytes();
         assert!(after <= before, "a settle sends nothing");
         self.free_in_flight(before - after);
@@ -81,12 +85,16 @@ impl Shard {
         if settled.is_stale {
             return None;
         }
-        if verdict == Verdict::Retry {
-            // Time for the longest delay and one more look.
-            let until = turn.mono_us + self.options.retry_delay_max_us + 1_000_000;
-            self.idle_until_us = self.idle_until_us.max(until);
-        } else {
-            self.stats.settled_events += u64::from(settled.events);
+        self.stats.dropped_events += u64::from(dropped);
+        match verdict {
+            Verdict::Done => self.stats.settled_events += u64::from(settled.events),
+            Verdict::Reject => self.stats.rejected_events += u64::from(settled.events),
+            Verdict::Retry => {
+                self.stats.retried_events += u64::from(settled.events);
+                // Time for the longest delay and one more look.
+                let until = mono_us + delay_max_us + 1_000_000;
+                self.idle_until_us = self.idle_until_us.max(until);
+            }
         }
         self.note_moved(token.group);
         self.tell_older_done(token.group);

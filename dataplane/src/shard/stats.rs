@@ -29,6 +29,20 @@ pub struct ShardStats {
     pub expired_events: u64,
     /// Events settled as done.
     pub settled_events: u64,
+    /// Events that members handed back.
+    pub retried_events: u64,
+    /// Events that members rejected.
+    pub rejected_events: u64,
+    /// Events that were given up and stand, durable, among the dead letters.
+    pub dead_letter_events: u64,
+    /// Events that were given up and are gone, since their group keeps no dead letters.
+    pub dropped_events: u64,
+    /// How often dead letters were refused by the log, for want of disk space say; they are tried again.
+    pub refused_dead_letters: u64,
+    /// Dead letters that were redriven.
+    pub redriven_events: u64,
+    /// Dead letters that were purged.
+    pub purged_events: u64,
     /// Events that retention took, or damage, before they were settled.
     pub lost_events: u64,
     /// Reads that the disk has failed to do.

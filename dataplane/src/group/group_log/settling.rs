@@ -3,9 +3,10 @@
 use codec::ids::Position;
 
 use super::{GroupLog, Returned, Settled, Turn};
-use crate::group::flight::{Flight, Idle, Piece};
+use crate::group::flight::{Flight, Idle, Piece, Reason};
 use crate::group::keys::{KeyHash, KeySet};
 use crate::group::members::{Member, Members};
+use crate::group::rules::Rules;
 use crate::mail::MemberId;
 use crate::selection::{Bitmap, Selection};
 use crate::session::Verdict;
@@ -30,7 +31,7 @@ impl GroupLog {
         selection: &Selection,
         verdict: Verdict,
         members: &mut Members,
-        turn: Turn,
+        turn: Turn<'_>,
     ) -> Settled {
         let mut returned = self.answered_late((base, delivery), selection, members);
         let in_flight = self.settle_piece(base, delivery, selection, verdict, members, turn);
@@ -49,7 +50,7 @@ impl GroupLog {
         selection: &Selection,
         verdict: Verdict,
         members: &mut Members,
-        turn: Turn,
+        turn: Turn<'_>,
     ) -> Option<(Vec<Returned>, u32)> {
         let flight = self.flights.get_mut(base)?;
         let count = flight.count;
@@ -66,10 +67,7 @@ impl GroupLog {
             let piece = flight.take(delivery).expect("found above");
             let events = piece.events.len(count);
             let returned = self.release(&piece, count, members);
-            if verdict == Verdict::Retry {
-                let delay = retry_delay(piece.attempt, turn);
-                self.make_idle(base, piece, count, turn.mono_us + delay);
-            }
+            self.judged(base, piece, count, verdict, turn);
             self.flights.pop_settled();
             self.check();
             return Some((returned, events));
@@ -77,12 +75,33 @@ impl GroupLog {
         let part = split_off(piece, selection, count)?;
         let events = part.events.len(count);
         let returned = self.release_part(&part, count, members);
-        if verdict == Verdict::Retry {
-            let delay = retry_delay(part.attempt, turn);
-            self.make_idle(base, part, count, turn.mono_us + delay);
-        }
+        self.judged(base, part, count, verdict, turn);
         self.check();
         Some((returned, events))
+    }
+
+    /// What becomes of events that are not in flight any more, after a member's verdict on them.
+    fn judged(
+        &mut self,
+        base: Position,
+        piece: Piece,
+        count: u32,
+        verdict: Verdict,
+        turn: Turn<'_>,
+    ) {
+        match verdict {
+            Verdict::Done => {}
+            Verdict::Reject => {
+                let (events, attempt) = (piece.events.to_bitmap(count), piece.attempt);
+                self.die(base, events, attempt, Reason::Rejected, turn.rules);
+            }
+            Verdict::Retry => {
+                let seed = base.0 ^ u64::from(piece.delivery) << 48;
+                let delay = turn.rules.retry_delay(piece.attempt, seed);
+                let not_before_us = turn.mono_us + delay;
+                self.come_back(base, piece, count, (not_before_us, Reason::HandedBack), turn.rules);
+            }
+        }
     }
 
     /// A member answers what has timed out: its credit for these events is free again.
@@ -134,12 +153,13 @@ impl GroupLog {
     }
 
     /// A member has gone: all that was in flight to it is idle.
-    pub fn member_left(&mut self, member: &Member) {
+    pub fn member_left(&mut self, member: &Member, rules: &Rules) {
         self.overdue.retain(|_, overdue| overdue.member != member.id);
         for (base, count, piece) in self.take_pieces(|piece, _| piece.member == member.id) {
             self.untrack(&piece, count);
-            self.make_idle(base, piece, count, 0);
+            self.come_back(base, piece, count, (0, Reason::Disconnected), rules);
         }
+        self.flights.pop_settled();
         assert!(
             self.untracked == 0 || self.untracked_member != Some(member.id),
             "nothing is in flight to who has gone"
@@ -149,7 +169,12 @@ impl GroupLog {
 
     /// Takes back every delivery that was sent at or before `sent_end_us`, and how many events that are. They hold their
     /// members' credit until they are answered; returns what is free all the same.
-    pub fn expire(&mut self, sent_end_us: u64, members: &mut Members) -> (Vec<Returned>, u32) {
+    pub fn expire(
+        &mut self,
+        sent_end_us: u64,
+        members: &mut Members,
+        rules: &Rules,
+    ) -> (Vec<Returned>, u32) {
         if self.flights.is_empty() || self.oldest_sent_us > sent_end_us {
             return (Vec::new(), 0);
         }
@@ -177,19 +202,33 @@ impl GroupLog {
             let (member, bytes) = (piece.member, piece.bytes);
             let late = Overdue { member, events: piece.events.to_bitmap(count), bytes };
             returned.extend(self.note_overdue((base, piece.delivery), late, members));
-            self.make_idle(base, piece, count, 0);
+            if is_late(&piece) {
+                self.come_back(base, piece, count, (0, Reason::TimedOut), rules);
+            } else {
+                // Taken along for its key: its own attempt is not over, so it does not count.
+                let attempt = piece.attempt;
+                self.make_idle(base, piece, count, 0, attempt);
+            }
         }
+        self.flights.pop_settled();
         self.check();
         (returned, events)
     }
 
     /// Gives up the idle events of a batch that can no longer be read. Returns how many they were.
     pub fn forget(&mut self, base: Position) -> u32 {
+        let given_up = self.take_idle(base);
+        self.flights.pop_settled();
+        self.check();
+        given_up.iter().map(|(events, _)| events.len()).sum()
+    }
+
+    /// Takes out the idle events of a batch, each list with the number that its next attempt would have had.
+    pub(super) fn take_idle(&mut self, base: Position) -> Vec<(Bitmap, u32)> {
         let flight = self.flights.get_mut(base).expect("idle batches are flights");
-        let mut events = 0;
-        for idle in std::mem::take(&mut flight.idle) {
-            events += idle.events.len();
-            match idle.keys {
+        let idle = std::mem::take(&mut flight.idle);
+        for idle in &idle {
+            match &idle.keys {
                 Some(keys) => keys.iter().for_each(|(_, key)| self.keys.wait_over(*key)),
                 None => {
                     assert!(self.unread > 0, "unknown keys are counted");
@@ -198,9 +237,7 @@ impl GroupLog {
             }
         }
         assert!(self.idle.remove(&base), "what is given up was idle");
-        self.flights.pop_settled();
-        self.check();
-        events
+        idle.into_iter().map(|idle| (idle.events, idle.attempt)).collect()
     }
 
     /// Takes out every piece that `chosen` accepts, with its batch's base and count.
@@ -271,7 +308,31 @@ impl GroupLog {
         }
     }
 
-    fn make_idle(&mut self, base: Position, piece: Piece, count: u32, not_before_us: u64) {
+    /// Events are idle again from a time on, unless this was their last attempt.
+    fn come_back(
+        &mut self,
+        base: Position,
+        piece: Piece,
+        count: u32,
+        (not_before_us, reason): (u64, Reason),
+        rules: &Rules,
+    ) {
+        if piece.attempt >= rules.attempts_max {
+            let events = piece.events.to_bitmap(count);
+            return self.die(base, events, piece.attempt, reason, rules);
+        }
+        let attempt = piece.attempt + 1;
+        self.make_idle(base, piece, count, not_before_us, attempt);
+    }
+
+    fn make_idle(
+        &mut self,
+        base: Position,
+        piece: Piece,
+        count: u32,
+        not_before_us: u64,
+        attempt: u32,
+    ) {
         let known = piece.keys.is_some();
         for (_, key) in piece.keys.iter().flatten() {
             self.keys.wait(*key);
@@ -283,7 +344,7 @@ impl GroupLog {
         assert!(piece.events.len(count) > 0 && flight.count == count, "a piece has events");
         flight.idle.push(Idle {
             events: piece.events.to_bitmap(count),
-            attempt: piece.attempt + 1,
+            attempt,
             not_before_us,
             keys: piece.keys,
             avoid: Some(piece.member),
@@ -312,9 +373,4 @@ fn split_off(piece: &mut Piece, selection: &Selection, count: u32) -> Option<Pie
     let Piece { delivery, member, attempt, sent_us, .. } = *piece;
     let events = Selection::Some(part);
     Some(Piece { delivery, member, attempt, events, keys, bytes: 0, sent_us })
-}
-
-fn retry_delay(attempt: u32, turn: Turn) -> u64 {
-    let doubled = turn.retry_delay_us.saturating_mul(1 << attempt.saturating_sub(1).min(20));
-    doubled.min(turn.retry_delay_max_us)
 }
