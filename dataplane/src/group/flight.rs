@@ -15,8 +15,11 @@ pub struct Piece {
     pub delivery: u32,
     /// To whom.
     pub member: MemberId,
-    /// How often these events have been delivered.
+    /// How often these events have been delivered; some of them less often, see `fewer`.
     pub attempt: u32,
+    /// Events that have been delivered less often, and how often: what became idle for different reasons goes together.
+    /// Mostly empty; may name settled events, too.
+    pub fewer: Vec<(Bitmap, u32)>,
     /// Those of them that are not yet settled.
     pub events: Selection,
     /// Keys of the unsettled events that have one, by index; `None` if keys were not looked at, since the group had

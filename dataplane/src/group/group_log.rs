@@ -204,7 +204,7 @@ impl GroupLog {
             return Offered::Refused;
         }
         hand.members.take_turn();
-        self.send_tracked(&mut flight, plan.pieces, 1, hand);
+        self.send_tracked(&mut flight, plan.pieces, (1, &[]), hand);
         if !plan.waiting.is_empty() {
             for (_, key) in &plan.waiting_keys {
                 self.keys.wait(*key);
@@ -314,11 +314,7 @@ impl GroupLog {
         let is_blocked = |_: &Keys, key| blocked.contains(&key);
         let plan = self.assign(&idle.events, &keys, &is_blocked, idle.avoid, hand);
         keys.iter().for_each(|(_, key)| self.keys.wait_over(*key));
-        for piece in plan.pieces {
-            for (attempt, part) in by_attempt(piece, attempts) {
-                self.send_tracked(flight, vec![part], attempt, hand);
-            }
-        }
+        self.send_tracked(flight, plan.pieces, (idle.attempt, attempts), hand);
         for (_, key) in &plan.waiting_keys {
             self.keys.wait(*key);
             blocked.insert(*key);
@@ -427,14 +423,14 @@ impl GroupLog {
         );
         self.untracked += count;
         self.untracked_member = Some(member);
-        self.send(flight, (member, events, None), 1, hand);
+        self.send(flight, (member, events, None), (1, Vec::new()), hand);
     }
 
     fn send_tracked(
         &mut self,
         flight: &mut Flight,
         pieces: Vec<Share>,
-        attempt: u32,
+        (attempt, attempts): (u32, &[(Bitmap, u32)]),
         hand: &mut Hand<'_>,
     ) {
         for (member, events, keys) in pieces {
@@ -445,8 +441,12 @@ impl GroupLog {
             for (_, key) in &keys {
                 self.keys.sent(*key, member);
             }
+            let fewer = attempts
+                .iter()
+                .filter(|(of, own)| *own < attempt && !of.common(&events).is_empty());
+            let fewer = fewer.cloned().collect();
             let events = Selection::from_bitmap(events, hand.batch.count);
-            self.send(flight, (member, events, Some(keys)), attempt, hand);
+            self.send(flight, (member, events, Some(keys)), (attempt, fewer), hand);
         }
     }
 
@@ -454,13 +454,13 @@ impl GroupLog {
         &mut self,
         flight: &mut Flight,
         (member, events, keys): (MemberId, Selection, Option<Vec<(u32, KeyHash)>>),
-        attempt: u32,
+        (attempt, fewer): (u32, Vec<(Bitmap, u32)>),
         hand: &mut Hand<'_>,
     ) {
         self.note_sent(hand.turn.mono_us);
         let selection = events.clone();
         let (bytes, sent_us) = (hand.batch.bytes(), hand.turn.mono_us);
-        let piece = Piece { delivery: 0, member, attempt, events, keys, bytes, sent_us };
+        let piece = Piece { delivery: 0, member, attempt, fewer, events, keys, bytes, sent_us };
         let delivery = flight.send(piece);
         hand.out.push(Dispatch { member, delivery, attempt, selection });
     }
@@ -483,24 +483,4 @@ impl GroupLog {
             self.unread -= 1;
         }
     }
-}
-
-/// What one member takes, cut where the number of attempts changes: the order of events stays.
-fn by_attempt(
-    (member, events, keys): Share,
-    attempts: &[(Bitmap, u32)],
-) -> impl Iterator<Item = (u32, Share)> {
-    let of = |index| attempts.iter().find(|(events, _)| events.contains(index));
-    let mut parts: Vec<(u32, Share)> = Vec::new();
-    let mut keys = keys.into_iter().peekable();
-    for index in events.iter() {
-        let attempt = of(index).expect("an idle event has its attempts").1;
-        if parts.last().is_none_or(|(last, _)| *last != attempt) {
-            parts.push((attempt, (member, Bitmap::default(), Vec::new())));
-        }
-        let (_, (_, part, part_keys)) = parts.last_mut().expect("pushed just now");
-        part.set(index);
-        part_keys.extend(keys.next_if(|(at, _)| *at == index));
-    }
-    parts.into_iter()
 }

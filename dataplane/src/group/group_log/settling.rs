@@ -92,8 +92,10 @@ impl GroupLog {
         match verdict {
             Verdict::Done => {}
             Verdict::Reject => {
-                let (events, attempt) = (piece.events.to_bitmap(count), piece.attempt);
-                self.die(base, events, attempt, Reason::Rejected, turn.rules);
+                for part in by_attempt(piece, count) {
+                    let (events, attempt) = (part.events.to_bitmap(count), part.attempt);
+                    self.die(base, events, attempt, Reason::Rejected, turn.rules);
+                }
             }
             Verdict::Retry => {
                 let seed = base.0 ^ u64::from(piece.delivery) << 48;
@@ -206,8 +208,10 @@ impl GroupLog {
                 self.come_back(base, piece, count, (0, Reason::TimedOut), rules);
             } else {
                 // Taken along for its key: its own attempt is not over, so it does not count.
-                let attempt = piece.attempt;
-                self.make_idle(base, piece, count, 0, attempt);
+                for part in by_attempt(piece, count) {
+                    let attempt = part.attempt;
+                    self.make_idle(base, part, count, 0, attempt);
+                }
             }
         }
         self.flights.pop_settled();
@@ -317,12 +321,15 @@ impl GroupLog {
         (not_before_us, reason): (u64, Reason),
         rules: &Rules,
     ) {
-        if piece.attempt >= rules.attempts_max {
-            let events = piece.events.to_bitmap(count);
-            return self.die(base, events, piece.attempt, reason, rules);
+        for piece in by_attempt(piece, count) {
+            if piece.attempt >= rules.attempts_max {
+                let events = piece.events.to_bitmap(count);
+                self.die(base, events, piece.attempt, reason, rules);
+            } else {
+                let attempt = piece.attempt + 1;
+                self.make_idle(base, piece, count, not_before_us, attempt);
+            }
         }
-        let attempt = piece.attempt + 1;
-        self.make_idle(base, piece, count, not_before_us, attempt);
     }
 
     fn make_idle(
@@ -371,6 +378,23 @@ fn split_off(piece: &mut Piece, selection: &Selection, count: u32) -> Option<Pie
     });
     piece.events = Selection::Some(rest);
     let Piece { delivery, member, attempt, sent_us, .. } = *piece;
-    let events = Selection::Some(part);
-    Some(Piece { delivery, member, attempt, events, keys, bytes: 0, sent_us })
+    let (events, fewer) = (Selection::Some(part), piece.fewer.clone());
+    Some(Piece { delivery, member, attempt, fewer, events, keys, bytes: 0, sent_us })
+}
+
+/// A piece cut by how often its events were delivered: one must not be exhausted by its neighbour's attempts.
+fn by_attempt(mut piece: Piece, count: u32) -> Vec<Piece> {
+    let fewer = std::mem::take(&mut piece.fewer);
+    let mut parts = Vec::with_capacity(1 + fewer.len());
+    for (events, attempt) in fewer {
+        let all = piece.events.to_bitmap(count);
+        if all.common(&events).len() == all.len() {
+            piece.attempt = attempt;
+            break;
+        }
+        let part = split_off(&mut piece, &Selection::Some(events), count);
+        parts.extend(part.map(|part| Piece { attempt, ..part }));
+    }
+    parts.push(piece);
+    parts
 }
