@@ -151,6 +151,13 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
         ("/api/v1/configuration", get(api::node::configuration)),
         ("/api/v1/topics", get(api::topics::topics)),
         ("/api/v1/topics/{name}", get(api::topics::topic)),
+        ("/api/v1/topic-policies", get(api::topic_policies::topic_policies)),
+        (
+            "/api/v1/topic-policies/{pattern}",
+            get(api::topic_policies::topic_policy)
+                .patch(api::topic_policies::set)
+                .delete(api::topic_policies::unset),
+        ),
         (
             "/api/v1/subscriptions",
             get(api::subscriptions::subscriptions).post(api::operating::create),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use codec::ack::AckLevel;
 use controlplane::operator::ControlHandle;
 use dataplane::runtime::ShardHandle;
 
@@ -40,6 +41,10 @@ pub struct Facts {
     pub connections_max: u32,
     /// What opening each log found.
     pub recovered: Vec<Recovered>,
+    /// When an event counts as taken, unless its topic's policy says otherwise.
+    pub ack: AckLevel,
+    /// Largest data of one event.
+    pub event_data_bytes_max: u32,
 }
 
 /// What opening a log found.

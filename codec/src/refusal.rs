@@ -156,6 +156,10 @@ codes! {
     HeadersTooLarge = 132, "headers_too_large", Client, 431, 3;
     /// The subscription is ephemeral: it cannot be paused or moved, for it ends with its client. Subscribe with a group for one that can.
     NotDurable = 135, "not_durable", Client, 409, 3;
+    /// An event's data is larger than the topic's policy allows; the text names the limit and the value.
+    EventTooLarge = 140, "event_too_large", Client, 413, 3;
+    /// There is no topic of this name, and the topic's policy does not let a publish begin one.
+    TopicNotFound = 141, "topic_not_found", Client, 404, 3;
 
     /// There is no room at the moment; the server has refused before it took anything. Try again.
     Overloaded = 200, "overloaded", Later, 429, 3;

@@ -1,5 +1,5 @@
 //! What the control plane knows that outlives the process: the durable subscriptions, which groups are paused, and the
-//! policies, in one redb file.
+//! policies of delivery and of topics, in one redb file.
 //!
 //! ```text
 //!   table "meta":           "version" -> 1,  "ids_end" -> first number that no life of the server has reserved
@@ -7,6 +7,7 @@
 //!   table "paused":         name of a group that is paused -> 1; missing in a catalog in which none ever was
 //!   table "policies":       "delivery/" and the name of a group -> its delivery policy, see `policy`; missing until one is
 //!                           set
+//!   table "topic_policies": pattern -> its record, see `policy_record`; made with the first one
 //! ```
 //!
 //! A commit is synced before it returns. A commit that failed may still be in the file, so what it changed is changed back
@@ -20,10 +21,13 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{Subscription, SubscriptionId};
+use routing::topic::TopicFilter;
+use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
 use crate::limits::CATALOG_CACHE_BYTES;
 
 mod policy;
+mod policy_record;
 mod record;
 
 pub use policy::Setting;
@@ -79,6 +83,7 @@ enum Doubt {
     Paused(Arc<str>, bool),
     Set(Setting),
 }
+const TOPIC_POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("topic_policies");
 
 /// The open catalog. One process at a time; the file is locked.
 #[derive(Debug)]
@@ -89,6 +94,9 @@ pub struct Catalog {
     ids_end: u64,
     /// Changed by commits that failed: put back by the next one.
     doubts: Vec<Doubt>,
+    /// What the file says of topics, or is to say: a write that failed may have left something else there.
+    topic_policies: Arc<TopicPolicies>,
+    are_policies_doubtful: bool,
     /// Makes the next write fail after it reached the file: the worst place.
     #[cfg(test)]
     pub(crate) fail_next: bool,
@@ -128,6 +136,15 @@ pub enum OpenError {
         /// Its key in the catalog.
         key: String,
     },
+    /// The record of a topic policy is not one.
+    DamagedPolicy {
+        /// Which file.
+        path: PathBuf,
+        /// Of which pattern.
+        pattern: String,
+        /// Which field.
+        field: &'static str,
+    },
 }
 
 /// A write to the catalog failed; nothing of it counts.
@@ -162,11 +179,15 @@ impl Catalog {
             let unknown = || OpenError::Policy { path: path.into(), key: key.clone() };
             contents.take_policy(&key, &bytes).ok_or_else(unknown)?;
         }
+        let topic_policies =
+            Arc::new(policies_of(read_topic_policies(&database).map_err(failed)?, path)?);
         let catalog = Catalog {
             path: path.to_owned(),
             database: Some(database),
             ids_end,
             doubts: Vec::new(),
+            topic_policies,
+            are_policies_doubtful: false,
             #[cfg(test)]
             fail_next: false,
         };
@@ -177,6 +198,22 @@ impl Catalog {
     #[must_use]
     pub fn ids_end(&self) -> u64 {
         self.ids_end
+    }
+
+    /// What holds for topics.
+    #[must_use]
+    pub fn topic_policies(&self) -> &Arc<TopicPolicies> {
+        &self.topic_policies
+    }
+
+    /// Replaces what holds for topics.
+    pub fn set_topic_policies(&mut self, policies: Arc<TopicPolicies>) -> Result<(), CommitError> {
+        let result = self.write(|transaction| write_topic_policies(transaction, &policies));
+        self.are_policies_doubtful = result.is_err();
+        if result.is_ok() {
+            self.topic_policies = policies;
+        }
+        result
     }
 
     /// Reserves the numbers below `end`.
@@ -193,7 +230,11 @@ impl Catalog {
     /// Makes a change, all of it or nothing.
     pub fn change(&mut self, change: &CatalogChange) -> Result<(), CommitError> {
         let doubts = self.doubts.clone();
+        let policies = self.are_policies_doubtful.then(|| Arc::clone(&self.topic_policies));
         let result = self.write(|transaction| {
+            if let Some(policies) = &policies {
+                write_topic_policies(transaction, policies)?;
+            }
             let mut table = transaction.open_table(SUBSCRIPTIONS)?;
             let mut paused = transaction.open_table(PAUSED)?;
             let mut set_paused = |name: &str, is_paused: bool| -> Result<(), redb::Error> {
@@ -226,6 +267,7 @@ impl Catalog {
         });
         if result.is_ok() {
             self.doubts.clear();
+            self.are_policies_doubtful = false;
         } else {
             self.doubts.extend(doubts_of(change));
         }
@@ -352,6 +394,46 @@ fn read_policies(database: &Database) -> Result<Vec<(String, Vec<u8>)>, Box<redb
     Ok(policies)
 }
 
+/// Writes the whole list, which is short.
+fn write_topic_policies(
+    transaction: &redb::WriteTransaction,
+    policies: &TopicPolicies,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(TOPIC_POLICIES)?;
+    table.retain(|_, _| false)?;
+    for (pattern, policy) in policies.list() {
+        table.insert(pattern.as_str(), &*policy_record::encode(policy))?;
+    }
+    Ok(())
+}
+
+fn read_topic_policies(database: &Database) -> Result<Vec<(String, Vec<u8>)>, Box<redb::Error>> {
+    let transaction = database.begin_read().map_err(boxed)?;
+    let table = match transaction.open_table(TOPIC_POLICIES) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(boxed(error)),
+    };
+    let mut records = Vec::new();
+    for entry in table.iter().map_err(boxed)? {
+        let (pattern, bytes) = entry.map_err(boxed)?;
+        records.push((pattern.value().to_owned(), bytes.value().to_vec()));
+    }
+    Ok(records)
+}
+
+fn policies_of(records: Vec<(String, Vec<u8>)>, path: &Path) -> Result<TopicPolicies, OpenError> {
+    let mut list: Vec<(TopicFilter, TopicPolicy)> = Vec::with_capacity(records.len());
+    for (pattern, bytes) in records {
+        let damaged =
+            |field| OpenError::DamagedPolicy { path: path.into(), pattern: pattern.clone(), field };
+        let filter = TopicFilter::new(pattern.as_str()).map_err(|_| damaged("pattern"))?;
+        list.push((filter, policy_record::decode(&bytes).map_err(damaged)?));
+    }
+    let version = u64::from(!list.is_empty());
+    Ok(TopicPolicies::new(version, list))
+}
+
 fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {
     Box::new(error.into())
 }
@@ -380,6 +462,11 @@ impl fmt::Display for OpenError {
                 "the catalog {} holds a policy that this build cannot read: {key:?}",
                 path.display()
             ),
+            OpenError::DamagedPolicy { path, pattern, field } => write!(
+                f,
+                "the catalog {} is damaged: the topic policy of {pattern:?} has no valid {field}",
+                path.display()
+            ),
         }
     }
 }
@@ -388,9 +475,10 @@ impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             OpenError::Database { source, .. } => Some(source),
-            OpenError::Version { .. } | OpenError::Damaged { .. } | OpenError::Policy { .. } => {
-                None
-            }
+            OpenError::Version { .. }
+            | OpenError::Damaged { .. }
+            | OpenError::Policy { .. }
+            | OpenError::DamagedPolicy { .. } => None,
         }
     }
 }

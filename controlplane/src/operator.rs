@@ -7,6 +7,7 @@ use codec::refusal::Refusal;
 use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{GroupId, Start};
 use routing::topic::TopicFilter;
+use routing::topic_policy::{TopicPolicies, TopicPolicy};
 use tokio::sync::Notify;
 
 /// Questions that may wait for the control plane.
@@ -60,6 +61,17 @@ pub enum Order {
         /// None: the default.
         policy: Option<DeliveryPolicy>,
         /// Takes the answer once every shard delivers by it.
+        answer: Answer<Result<(), Refusal>>,
+    },
+    /// What holds for topics, as of the last order.
+    TopicPolicies(Answer<Arc<TopicPolicies>>),
+    /// What a pattern says of topics is to be another; nothing, and the pattern is gone.
+    SetTopicPolicy {
+        /// Of which topics.
+        pattern: TopicFilter,
+        /// Makes what the pattern says from what it has said.
+        change: Box<dyn FnOnce(TopicPolicy) -> TopicPolicy + Send>,
+        /// Takes the answer once it is in the catalog and every shard goes by it.
         answer: Answer<Result<(), Refusal>>,
     },
 }

@@ -11,6 +11,7 @@
 //! shard, because a snapshot is kept until every shard has adopted a newer one.
 
 mod orders;
+mod topic_policies;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -79,6 +80,8 @@ enum Settled {
     GroupSought(operator::Answer<Result<(), Refusal>>, Arc<Sought>),
     /// A group's delivery policy.
     PolicySet(operator::Answer<Result<(), Refusal>>, Arc<str>, Option<DeliveryPolicy>),
+    /// A topic policy, which is in the catalog already.
+    TopicPolicySet(operator::Answer<Result<(), Refusal>>),
 }
 
 impl<S: Shards> Plane<S> {
@@ -93,6 +96,7 @@ impl<S: Shards> Plane<S> {
         assert!(shards.count() > 0, "a node has a shard");
         let snapshot = Arc::new(RoutingSnapshot::empty());
         let mut next = SnapshotEditor::new(&snapshot);
+        next.set_topic_policies(Arc::clone(catalog.topic_policies()));
         let mut roll = Roll::default();
         for (group, policy) in contents.delivery_policies {
             next.set_policy(&group, Some(policy));
@@ -392,6 +396,10 @@ impl<S: Shards> Plane<S> {
                 _ => {}
             }
         }
+        // These are in the catalog already.
+        if given_up.topic_policies().version() != self.next.topic_policies().version() {
+            self.next.set_topic_policies(Arc::clone(given_up.topic_policies()));
+        }
         for change in given_up.changes() {
             match change {
                 Change::Added(added) if !added.is_durable() => self.next.add(added.clone()),
@@ -422,6 +430,7 @@ impl<S: Shards> Plane<S> {
                     Settled::PolicySet(_, group, policy) => {
                         self.next.policy(group).map(|known| **known) != *policy
                     }
+                    Settled::TopicPolicySet(_) => false,
                 };
             if is_lost {
                 let refusal = Refusal::new(Code::Unavailable, "the catalog cannot be written");
@@ -463,6 +472,7 @@ impl Answer {
             Settled::GroupEnded(answer, _)
             | Settled::GroupCreated(answer, _)
             | Settled::GroupPaused(answer, ..)
+            | Settled::TopicPolicySet(answer)
             | Settled::PolicySet(answer, ..) => answer(Ok(())),
             Settled::GroupSought(answer, sought) => {
                 // The shards first: whoever is told that the group has moved finds its members there.
@@ -478,6 +488,7 @@ impl Answer {
             Settled::Ended(to, _) => outbox.push(to.shard, to.unsubscribed(Err(refusal))),
             Settled::GroupEnded(answer, _)
             | Settled::GroupCreated(answer, _)
+            | Settled::TopicPolicySet(answer)
             | Settled::GroupPaused(answer, ..)
             | Settled::GroupSought(answer, _)
             | Settled::PolicySet(answer, ..) => answer(Err(refusal)),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use codec::ack::AckLevel;
 use codec::header::BatchHeader;
 use codec::ids::{Offset, Partition};
 use codec::refusal::Refusal;
@@ -45,6 +46,8 @@ pub struct RemotePublish {
     pub header: BatchHeader,
     /// The body.
     pub body: RemoteBody,
+    /// Another shard knows the topic, so that it exists although the receiver may not.
+    pub is_known: bool,
 }
 
 /// A body on its way to another shard.
@@ -97,6 +100,8 @@ pub struct PublishOutcome {
     pub count: u32,
     /// Bytes that the reservation held.
     pub bytes: u32,
+    /// What can be relied on, unless it is refused.
+    pub ack: AckLevel,
     /// Offset of the first event, or why there is none.
     pub result: Result<Offset, Refusal>,
 }
@@ -131,6 +136,24 @@ pub enum Mail {
         from: u16,
         /// What became of it.
         outcome: Box<PublishOutcome>,
+    },
+    /// Does the receiver know a topic? The sender may only publish to one that exists.
+    TopicAsked {
+        /// Who asks.
+        from: u16,
+        /// The sender's number of the question.
+        number: u64,
+        /// Which topic.
+        topic: Arc<str>,
+    },
+    /// The answer to [`Mail::TopicAsked`].
+    TopicTold {
+        /// The number of the question.
+        number: u64,
+        /// Which topic.
+        topic: Arc<str>,
+        /// Whether the shard that answers knows it.
+        is_known: bool,
     },
     /// A member of a group has come; `lease` of its credit is the receiver's to use.
     Join {

@@ -312,6 +312,22 @@ impl Log {
         topic: TopicId,
         partition: Partition,
         header: &BatchHeader,
+        source: Source<'_>,
+        now: Timestamp,
+    ) -> Result<Appended, NoAppend> {
+        self.append_for(self.options.sync, (topic, partition), header, source, now)
+    }
+
+    /// As [`Log::append_from`], for whoever waits for what `sync` says. A commit with a batch for which somebody waits
+    /// until it is durable is synced with its write, and what it follows at once.
+    ///
+    /// # Errors
+    /// As [`NoAppend`] says; nothing was changed, and nothing taken.
+    pub fn append_for(
+        &mut self,
+        sync: Sync,
+        (topic, partition): (TopicId, Partition),
+        header: &BatchHeader,
         mut source: Source<'_>,
         now: Timestamp,
     ) -> Result<Appended, NoAppend> {
@@ -358,6 +374,9 @@ impl Log {
         self.segments.active_index().appended(run, &mut state.last_run);
         let copied = if let Source::Bytes(body) = source { Some(body) } else { None };
         self.write_batch(place, &stamped, copied);
+        if sync == Sync::EachWrite {
+            self.open_is_awaited();
+        }
         self.positions.appended(stamped.end_position());
         self.publishers.appended(&stamped);
         if let Some(chunk) = usual_chunk {
@@ -425,9 +444,7 @@ impl Log {
         }
         self.open_due_commit();
         let submitted = self.submit_commits(disk);
-        if self.options.sync == Sync::Behind {
-            self.submit_sync(clock_stands, disk);
-        }
+        self.submit_sync(clock_stands, disk);
         self.submit_upkeep(disk);
         submitted
     }

@@ -1,4 +1,4 @@
-//! Topic filters, the persistent trie and the routing snapshot. Pure: no I/O, no clock, no log lines.
+//! Topic filters, topic policies, the persistent trie and the routing snapshot. Pure: no I/O, no clock, no log lines.
 //!
 //! A [`snapshot::RoutingSnapshot`] is an immutable value that the control plane makes and every shard reads. A
 //! [`snapshot::SnapshotEditor`] makes the next one by path copying: the two share all that did not change, so an edit
@@ -14,6 +14,7 @@ mod persistent_map;
 pub mod snapshot;
 pub mod subscription;
 pub mod topic;
+pub mod topic_policy;
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use crate::internal_topics::redriven_group;
 use crate::persistent_map::{PersistentMap, hash_of};
 use crate::subscription::{GroupId, Start, Subscription, SubscriptionId};
 use crate::topic::{TopicFilter, TopicName};
+use crate::topic_policy::TopicPolicies;
 
 /// One step between a version and the one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,7 @@ pub struct RoutingSnapshot {
     version: u64,
     table: Table,
     changes: Vec<Change>,
+    topic_policies: Arc<TopicPolicies>,
 }
 
 /// Makes the next version of a snapshot. The one it started from is never changed.
@@ -71,6 +73,9 @@ pub struct SnapshotEditor {
     version: u64,
     table: Table,
     changes: Vec<Change>,
+    topic_policies: Arc<TopicPolicies>,
+    /// The policies are others than those of the version before.
+    are_policies_new: bool,
 }
 
 /// What the versions share. All of it is persistent, so a copy is a few reference counts.
@@ -103,7 +108,18 @@ impl RoutingSnapshot {
     /// Version 0: nobody subscribes to anything.
     #[must_use]
     pub fn empty() -> RoutingSnapshot {
-        RoutingSnapshot { version: 0, table: Table::default(), changes: Vec::new() }
+        RoutingSnapshot {
+            version: 0,
+            table: Table::default(),
+            changes: Vec::new(),
+            topic_policies: Arc::default(),
+        }
+    }
+
+    /// What holds for topics.
+    #[must_use]
+    pub fn topic_policies(&self) -> &Arc<TopicPolicies> {
+        &self.topic_policies
     }
 
     /// Rises by one with each snapshot of a process.
@@ -200,8 +216,25 @@ impl SnapshotEditor {
     /// Starts from `base`.
     #[must_use]
     pub fn new(base: &RoutingSnapshot) -> SnapshotEditor {
-        let version = base.version + 1;
-        SnapshotEditor { version, table: base.table.clone(), changes: Vec::new() }
+        SnapshotEditor {
+            version: base.version + 1,
+            table: base.table.clone(),
+            changes: Vec::new(),
+            topic_policies: Arc::clone(&base.topic_policies),
+            are_policies_new: false,
+        }
+    }
+
+    /// What holds for topics, as edited so far.
+    #[must_use]
+    pub fn topic_policies(&self) -> &Arc<TopicPolicies> {
+        &self.topic_policies
+    }
+
+    /// Replaces what holds for topics.
+    pub fn set_topic_policies(&mut self, policies: Arc<TopicPolicies>) {
+        self.topic_policies = policies;
+        self.are_policies_new = true;
     }
 
     /// Adds a subscription whose number, and whose pair of group and filter, are not there yet.
@@ -316,7 +349,7 @@ impl SnapshotEditor {
     /// Whether nothing was changed so far.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && !self.are_policies_new
     }
 
     /// What was changed so far, in order.
@@ -328,7 +361,12 @@ impl SnapshotEditor {
     /// The edited version.
     #[must_use]
     pub fn finish(self) -> RoutingSnapshot {
-        RoutingSnapshot { version: self.version, table: self.table, changes: self.changes }
+        RoutingSnapshot {
+            version: self.version,
+            table: self.table,
+            changes: self.changes,
+            topic_policies: self.topic_policies,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use dataplane::session::SessionKey;
 use routing::snapshot::{RoutingSnapshot, SnapshotEditor};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
+use routing::topic_policy::TopicPolicies;
 
 use crate::faults::{Fault, Tally};
 use crate::ledger::Ledger;
@@ -77,6 +78,7 @@ pub struct Control {
     adopted: Vec<u64>,
     answers: VecDeque<Answer>,
     published_us: u64,
+    topic_policies: Arc<TopicPolicies>,
     random: Random,
 }
 
@@ -107,7 +109,7 @@ impl Wanted {
 impl Control {
     /// A control plane with an empty catalog.
     #[must_use]
-    pub fn new(queue_len_max: usize, random: Random) -> Self {
+    pub fn new(queue_len_max: usize, topic_policies: TopicPolicies, random: Random) -> Self {
         let snapshot = Arc::new(RoutingSnapshot::empty());
         Control {
             catalog: BTreeMap::new(),
@@ -123,6 +125,7 @@ impl Control {
             adopted: Vec::new(),
             answers: VecDeque::new(),
             published_us: 0,
+            topic_policies: Arc::new(topic_policies),
             random,
         }
     }
@@ -131,6 +134,7 @@ impl Control {
     pub fn start(&mut self, shards: u16, now_us: u64, network: &mut Network, tally: &mut Tally) {
         self.snapshot = Arc::new(RoutingSnapshot::empty());
         self.next = SnapshotEditor::new(&self.snapshot);
+        self.next.set_topic_policies(Arc::clone(&self.topic_policies));
         self.live = self.catalog.clone();
         for subscription in self.live.values() {
             self.next.add(subscription.clone());

@@ -103,5 +103,7 @@ fn kind_of(mail: &Mail) -> &'static str {
         Mail::OlderDone { .. } => "older done",
         Mail::ClientUp { .. } => "client up",
         Mail::ClientDown { .. } => "client down",
+        Mail::TopicAsked { .. } => "topic asked",
+        Mail::TopicTold { .. } => "topic told",
     }
 }

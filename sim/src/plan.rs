@@ -11,6 +11,7 @@ use dataplane::options::ShardOptions;
 use log::options::{LogOptions, Sync};
 use routing::subscription::{Mode, Start};
 use routing::topic::{TopicFilter, TopicName};
+use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
 use crate::disk::queue::QueueOptions;
 use crate::network::NetworkOptions;
@@ -135,6 +136,8 @@ pub struct Plan {
     pub leave_chance: u64,
     /// How many in a thousand batches are received where they are to stay.
     pub landed_per_mille: u64,
+    /// The ack level of each topic, where a policy says one.
+    pub topic_acks: Vec<Option<AckLevel>>,
 }
 
 impl Plan {
@@ -173,6 +176,7 @@ impl Plan {
             read_fault_chance: 0,
             leave_chance: 0,
             landed_per_mille: 0,
+            topic_acks: vec![None; TOPICS.len()],
         };
         // Drawn from numbers of their own, so that what else a seed means does not change with them.
         plan.with_extras(&mut random.clone().fork().fork())
@@ -199,7 +203,28 @@ impl Plan {
         self.log.sync_bytes = random.pick(&[4 << 10, 64 << 10, 8 << 20]);
         self.log.unsynced_bytes_max = random.pick(&[16 << 10, 256 << 10, 32 << 20]);
         self.landed_per_mille = random.pick(&[0, 0, 300, 1_000]);
+        if random.chance(300) {
+            let levels = [None, Some(Durable), Some(Written), Some(Received)];
+            self.topic_acks.iter_mut().for_each(|ack| *ack = random.pick(&levels));
+        }
         self
+    }
+
+    /// The ack level of a topic, by its number.
+    #[must_use]
+    pub fn ack_of(&self, topic: usize) -> AckLevel {
+        self.topic_acks[topic].unwrap_or(self.shard.ack)
+    }
+
+    /// What the control plane says of topics.
+    #[must_use]
+    pub fn topic_policies(&self) -> TopicPolicies {
+        let said = self.topics.iter().zip(&self.topic_acks).filter(|(_, ack)| ack.is_some());
+        let list = said.map(|(topic, ack)| {
+            let filter = TopicFilter::new(topic.as_str()).expect("a name is a filter");
+            (filter, TopicPolicy { ack: *ack, ..TopicPolicy::default() })
+        });
+        TopicPolicies::new(1, list.collect())
     }
 }
 

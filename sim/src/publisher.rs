@@ -171,7 +171,7 @@ impl Publisher {
                         id.0
                     );
                 }
-                if ack != scene.plan.shard.ack {
+                if ack != scene.plan.ack_of(scene.ledger.attempt(id).topic) {
                     violated!(CHECK, "batch {} is acknowledged as {ack:?}", id.0);
                 }
                 *match ack {

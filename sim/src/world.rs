@@ -72,7 +72,7 @@ impl World {
         };
         let disk = Arc::new(SimDisk::default());
         disk.files().provide_folder(Path::new(FOLDER));
-        let mut control = Control::new(plan.control_len_max, random.fork());
+        let mut control = Control::new(plan.control_len_max, plan.topic_policies(), random.fork());
         let shards = open(&disk, &plan, plan.shards)?;
         let node = start(shards, &disk, &mut control, &mut scene);
         let publishers = plan.publishers.iter().enumerate();
@@ -127,7 +127,7 @@ impl World {
         tally.add_faults(Fault::OwedExpired, retention::check_told(&self.scene.ledger, told)?);
         self.shut_down()?;
         let mut shards = open(&self.disk, &self.scene.plan, self.node.count())?;
-        let audit = self.audit(&mut shards, false)?;
+        let audit = self.audit(&mut shards, None)?;
         owed::check_settled(&self.scene.ledger, &audit)?;
         owed::check_cursors(&self.scene.ledger, &audit)
     }
@@ -388,12 +388,7 @@ impl World {
             std::cmp::Ordering::Equal => {}
         }
         let mut logs = logs;
-        let allowed = match self.scene.plan.shard.ack {
-            AckLevel::Received => true,
-            AckLevel::Written => power,
-            AckLevel::Durable => false,
-        };
-        self.audit(&mut logs, allowed)?;
+        self.audit(&mut logs, Some(power))?;
         self.node = start(logs, &self.disk, &mut self.control, &mut self.scene);
         Ok(())
     }
@@ -439,20 +434,23 @@ impl World {
         }
     }
 
-    /// Reads all that stands in the logs and holds it against what clients know. `allowed`: what was acknowledged may
-    /// be gone.
-    fn audit(&mut self, shards: &mut [ShardLogs], allowed: bool) -> Result<Audit, Violation> {
+    /// Reads all that stands in the logs and holds it against what clients know. After a disaster, in which power was lost
+    /// or not, what was acknowledged at a level below `durable` may be gone.
+    fn audit(&mut self, shards: &mut [ShardLogs], power: Option<bool>) -> Result<Audit, Violation> {
         let audit = audit::audit(shards, &self.disk, &self.scene.ledger)?;
         for log in shards.iter().flat_map(|shard| shard.older.iter().chain([&shard.active])) {
             let gone = retention::note_start(&mut self.scene.ledger, log);
             self.scene.tally.add_faults(Fault::Expired, gone);
         }
-        let ledger = &mut self.scene.ledger;
-        let lost = whole::note_absent(ledger, &audit, allowed);
-        let level = self.scene.plan.shard.ack;
-        let is_written = level == AckLevel::Written;
-        let fault = if is_written { Fault::WrittenLost } else { Fault::ReceivedLost };
-        self.scene.tally.add_faults(fault, lost);
+        let (ledger, plan) = (&mut self.scene.ledger, &self.scene.plan);
+        let allowed = |topic| match (power, plan.ack_of(topic)) {
+            (None, _) | (_, AckLevel::Durable) => None,
+            (Some(power), AckLevel::Written) => power.then_some(Fault::WrittenLost),
+            (Some(_), AckLevel::Received) => Some(Fault::ReceivedLost),
+        };
+        for (fault, lost) in whole::note_absent(ledger, &audit, allowed) {
+            self.scene.tally.add_faults(fault, lost);
+        }
         resent::check(ledger, &audit)?;
         whole::check(ledger, &audit)?;
         acknowledged::check(ledger, &audit)?;

@@ -311,6 +311,35 @@ fn subscriptions_are_as_documented() {
     let http = lines_of(&blocks[3], &server);
     is_shown(&http[..2], "json");
     assert!(http[2].starts_with("{\"dry_run\":false,\"events_before\":10,"), "{http:?}");
+}
+
+/// Who sets a policy by the document must get what it says.
+#[test]
+fn topics_are_as_documented() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    let blocks = blocks("docs/topics.md");
+    let first = lines_of(&blocks[0], &server).join("\n");
+    for part in [
+        "orders/# says: ack durable, age 7d; it has said: nothing",
+        "orders/+ would say: event 64KiB, order topic; it has said: nothing",
+        "orders/+ says: event 64KiB, order topic; it has said: nothing",
+    ] {
+        assert!(first.contains(part), "{part} in {first}");
+    }
+    let row = |name: &str, text: &str| {
+        let row = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        row.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(row("retention-age", &first), "7d orders/#");
+    assert_eq!(row("order ", &first), "topic orders/+");
+    assert_eq!(row("retention-bytes", &first), "as log.retention_bytes says (configuration)");
+    let begun = lines_of(&blocks[1], &server);
+    assert!(begun.contains(&"refused".to_owned()), "{begun:?}");
+    assert!(begun.last().is_some_and(|line| line.starts_with("billing/invoices ")), "{begun:?}");
+    let unset = lines_of(&blocks[2], &server).join("\n");
+    assert!(unset.contains("orders/+ says: event 64KiB; it has said: event 64KiB, order topic"));
+    assert!(unset.contains("orders/+ would say: nothing; it has said: event 64KiB"), "{unset}");
     assert!(server.stop().success());
 }
 

@@ -26,5 +26,6 @@ mod sdk;
 mod shell;
 mod terminal;
 mod top;
+mod topics;
 mod usage;
 mod wire;

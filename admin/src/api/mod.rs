@@ -4,6 +4,7 @@ pub(crate) mod connections;
 pub(crate) mod node;
 pub(crate) mod operating;
 pub(crate) mod subscriptions;
+pub(crate) mod topic_policies;
 pub(crate) mod topics;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};

@@ -5,8 +5,9 @@ use redb::{Database, TableDefinition};
 use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
+use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
-use super::{Catalog, CatalogChange, META, OpenError, Setting, record};
+use super::{Catalog, CatalogChange, META, OpenError, Setting, TOPIC_POLICIES, record};
 
 fn subscription(id: u64, mode: Mode, start: Start) -> Arc<Subscription> {
     Arc::new(Subscription {
@@ -207,4 +208,37 @@ fn policies_come_back_as_confirmed() {
     drop(catalog);
     let (_, found) = Catalog::open(&path).unwrap();
     assert!(found.delivery_policies.is_empty());
+}
+
+fn policies(version: u64, pattern: &str, bytes: u64) -> Arc<TopicPolicies> {
+    let policy = TopicPolicy { retention_bytes: Some(bytes), ..TopicPolicy::default() };
+    Arc::new(TopicPolicies::new(version, vec![(TopicFilter::new(pattern).unwrap(), policy)]))
+}
+
+/// What holds for topics must hold after a restart, too; and a change that was refused, since its commit failed after it
+/// reached the file, must not come to hold then.
+#[test]
+fn topic_policies_come_back_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.redb");
+    let (mut catalog, _) = Catalog::open(&path).unwrap();
+    assert!(catalog.topic_policies().is_empty());
+    catalog.set_topic_policies(policies(1, "a/#", 7)).unwrap();
+    catalog.set_topic_policies(policies(2, "b/+", 8)).unwrap();
+    catalog.fail_next = true;
+    catalog.set_topic_policies(policies(3, "c", 9)).unwrap_err();
+    assert_eq!(catalog.topic_policies().list(), policies(2, "b/+", 8).list());
+    catalog.change(&CatalogChange::default()).expect("the file is opened again");
+    drop(catalog);
+    let (catalog, _) = Catalog::open(&path).unwrap();
+    assert_eq!(catalog.topic_policies().list(), policies(2, "b/+", 8).list());
+    drop(catalog);
+
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(TOPIC_POLICIES).unwrap().insert("a/#/b", &[][..]).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = Catalog::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::DamagedPolicy { field: "pattern", .. }), "{error}");
 }

@@ -40,6 +40,10 @@ impl<S: Shards> Plane<S> {
             Order::SetPolicy { group, policy, answer } => {
                 self.on_set_policy(&group, policy, answer)
             }
+            Order::TopicPolicies(answer) => answer(Arc::clone(self.next.topic_policies())),
+            Order::SetTopicPolicy { pattern, change, answer } => {
+                self.on_set_topic_policy(&pattern, change, answer);
+            }
         }
     }
 
@@ -163,7 +167,7 @@ impl<S: Shards> Plane<S> {
     }
 
     /// The answer goes out when every shard has adopted what was done so far.
-    fn answer_later(&mut self, what: Settled) {
+    pub(super) fn answer_later(&mut self, what: Settled) {
         let version = self.newest();
         assert!(self.answers.back().is_none_or(|last| last.version <= version), "answers rise");
         self.answers.push_back(Answer { version, what });

@@ -12,7 +12,8 @@ use dataplane::session::SessionKey;
 use routing::delivery_policy::DeliveryPolicy;
 use routing::snapshot::{Change, RoutingSnapshot};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
-use routing::topic::TopicFilter;
+use routing::topic::{TopicFilter, TopicName};
+use routing::topic_policy::TopicPolicy;
 use tempfile::TempDir;
 
 use super::Plane;
@@ -721,4 +722,56 @@ fn an_operator_pauses_a_group() {
     let mut rig = Rig::start(&catalog_in(&folder), 1, 64);
     let anew = rig.subscribe(&DURABLE).unwrap();
     assert!(!rig.plane.snapshot.is_paused(anew.group), "another group of that name");
+}
+
+/// An operator who is told that a policy holds relies on it: on every shard, and after a restart. One that was refused must
+/// hold nowhere, and a version that is made again, since a subscription could not be written, must not lose one.
+#[test]
+fn topic_policies_are_written_then_adopted_then_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(&catalog_in(&folder), 2, 64);
+    let (sender, answers) = std::sync::mpsc::channel();
+    let set = |rig: &mut Rig, bytes: Option<u64>| {
+        let sender = sender.clone();
+        rig.plane.on_order(Order::SetTopicPolicy {
+            pattern: TopicFilter::new("a/#").unwrap(),
+            change: Box::new(move |policy| TopicPolicy { retention_bytes: bytes, ..policy }),
+            answer: Box::new(move |result| sender.send(result).unwrap()),
+        });
+    };
+    let name = TopicName::new("a/b").unwrap();
+
+    rig.plane.catalog.fail_next = true;
+    set(&mut rig, Some(1));
+    assert_eq!(answers.try_recv().unwrap().unwrap_err().code, Code::Unavailable);
+    rig.next_interval();
+    assert!(rig.take(0).is_empty(), "no version says so");
+
+    set(&mut rig, Some(2));
+    rig.plane.catalog.fail_next = true;
+    rig.ask(&DURABLE);
+    rig.next_interval();
+    let mail = rig.take(0);
+    let snapshots = mail.iter().filter_map(|mail| match mail {
+        ControlReply::Snapshot(snapshot) => Some(Arc::clone(snapshot)),
+        _ => None,
+    });
+    let [snapshot] = &snapshots.collect::<Vec<_>>()[..] else { panic!("one version: {mail:?}") };
+    assert_eq!(snapshot.topic_policies().resolve(&name).retention_bytes, Some(2));
+    assert!(snapshot.is_empty(), "the subscription was taken back");
+    rig.adopt(0, snapshot.version());
+    assert!(answers.try_recv().is_err(), "one shard does not go by it");
+    rig.adopt(1, snapshot.version());
+    assert_eq!(answers.try_recv().unwrap(), Ok(()));
+    set(&mut rig, Some(2));
+    rig.turn();
+    assert_eq!(answers.try_recv().unwrap(), Ok(()), "it is so already");
+    drop(rig);
+
+    let mut rig = Rig::start(&catalog_in(&folder), 1, 64);
+    let held = Arc::clone(rig.plane.snapshot.topic_policies());
+    assert_eq!(held.resolve(&name).retention_bytes, Some(2));
+    set(&mut rig, None);
+    rig.next_interval();
+    assert!(rig.take_snapshot(0).topic_policies().is_empty());
 }

@@ -70,6 +70,7 @@ impl Shard {
         if self.snapshot.version() == 0 {
             self.forget_orphans(&snapshot);
         }
+        self.policies.adopt(snapshot.topic_policies());
         self.snapshot = snapshot;
         self.adopt_policies();
         self.forget_early();
@@ -249,7 +250,7 @@ impl Shard {
         self.free_in_flight(group.members.in_flight_bytes());
         let is_read = !self.groups.is_empty();
         self.active_mut().keep_tail(is_read);
-        self.catching_up.retain(|(group, _)| *group != id);
+        self.catching_up.retain(|(group, ..)| *group != id);
         self.waiting_bytes.remove(&id);
         for log in &mut self.logs {
             log.remove_cursor(id.0);

@@ -88,7 +88,7 @@ impl Shard {
             return 0;
         }
         let active = self.active_index();
-        let groups = &self.groups;
+        let (groups, tail) = (&self.groups, self.tail.position());
         let is_done = |group: &Group| {
             let older = &group.places[..active];
             group.places[active].at_tail
@@ -96,12 +96,13 @@ impl Shard {
                 && older.iter().all(|place| place.held.is_none())
                 && !group.places.iter().any(|place| place.log.has_idle())
         };
-        let (done, waiting) = std::mem::take(&mut self.catching_up)
-            .into_iter()
-            .partition(|(id, _)| groups.get(id).is_none_or(is_done));
+        let (done, waiting) =
+            std::mem::take(&mut self.catching_up).into_iter().partition(|(id, _, acked_end)| {
+                groups.get(id).is_none_or(|group| *acked_end <= tail && is_done(group))
+            });
         self.catching_up = waiting;
         let done: Vec<_> = done;
-        for (_, member) in &done {
+        for (_, member, _) in &done {
             self.post(member.shard, Mail::CaughtUp { member: *member });
         }
         done.len() as u32

@@ -117,7 +117,7 @@ impl Shard {
             mail: self.outbox.waiting(),
             forwarded: self.publishing.forwarded(),
             arrived: self.publishing.arrived(),
-            unacked: self.publishing.unacked(),
+            unacked: self.acks.len(),
             sessions,
             session_events,
             waiting_sessions: self.sessions.waiting.len(),

@@ -512,7 +512,7 @@ impl Shard {
         let Some(known) = known else { return };
         known.stands = true;
         state.members.join(member, lease);
-        self.catching_up.push((group, member));
+        self.catching_up.push((group, member, self.acks.acked_end()));
         self.wake_lagging(group);
         self.wake_idle(group);
     }
@@ -528,7 +528,7 @@ impl Shard {
             self.note_moved(group);
         }
         self.free_in_flight(left.in_flight_bytes);
-        self.catching_up.retain(|(_, waiting)| *waiting != member);
+        self.catching_up.retain(|(_, waiting, _)| *waiting != member);
         self.wake_lagging(group);
         self.wake_idle(group);
     }

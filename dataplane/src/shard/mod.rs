@@ -1,15 +1,17 @@
 //! One core's runtime as a synchronous state machine: it owns one log, the partitions in it, its share of every group,
 //! and the sessions on its core. It shares nothing, has no lock, never suspends and never reads a clock.
 //!
-//! The steps, one file each: [`publish`] (admit, append, release acks), [`adopt`] (snapshots), [`members`] (who is
+//! The steps, one file each: [`publish`] (admit, append, release acks: [`acks`], [`policies`], [`creation`]), [`adopt`] (snapshots), [`members`] (who is
 //! there and whose credit is lent to whom), [`gate`] (generations in their order), [`deliver`] (route, send),
 //! [`catch_up`] (groups that are behind), [`redeliver`] (what goes again), [`settle`] (what came back), [`bury`] (what is
 //! given up), [`errands`] (what the shard appends itself), [`letters`] (dead letters, looked at and worked through).
 
+mod acks;
 mod adopt;
 mod bury;
 mod catch_up;
 mod counting;
+mod creation;
 mod deliver;
 mod errands;
 mod gate;
@@ -19,6 +21,7 @@ mod input;
 mod letters;
 mod members;
 mod outbox;
+mod policies;
 mod publish;
 mod redeliver;
 mod sessions;
@@ -32,7 +35,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
-use codec::ack::AckLevel;
 use codec::ids::{Position, Timestamp};
 use log::batch::LogState;
 use log::folder::ShardLogs;
@@ -54,7 +56,9 @@ pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
 pub use stats::{ShardMemoryUse, ShardStats};
 pub(crate) use telling::TopicPage;
 
+use acks::Acks;
 use adopt::Adopting;
+use creation::Questions;
 use errands::Errands;
 use gate::EarlyDone;
 use group::Group;
@@ -62,6 +66,7 @@ use input::Input;
 use letters::LetterJobs;
 use members::HomeMembers;
 use outbox::Outbox;
+use policies::Policies;
 use publish::Publishing;
 use sessions::Sessions;
 
@@ -99,6 +104,11 @@ pub struct Shard {
     input: Input,
     members: HomeMembers,
     publishing: Publishing,
+    acks: Acks,
+    /// What holds for the topics of the active log.
+    policies: Policies,
+    /// Topics that other shards are asked about.
+    questions: Questions,
     outbox: Outbox,
     now: Now,
     /// Bytes of deliveries in flight, over all members.
@@ -129,7 +139,8 @@ pub struct Shard {
     /// Groups that were moved, and whose members still wait until every shard knows.
     moving: Vec<Arc<Sought>>,
     /// Members that have joined and whose groups still had something to catch up with.
-    catching_up: Vec<(GroupId, MemberId)>,
+    /// With each what was acknowledged before it joined ends.
+    catching_up: Vec<(GroupId, MemberId, Position)>,
     /// Lists that are used again, so that a cycle allocates nothing.
     matched: Vec<(GroupId, SubscriptionId)>,
     dispatches: Vec<Dispatch>,
@@ -158,7 +169,8 @@ impl Shard {
         );
         let ShardLogs { mut active, mut older } = logs;
         active.keep_tail(false);
-        let tail = Reader::new(active.positions().end());
+        let end = active.positions().end();
+        let tail = Reader::new(end);
         older.push(active);
         Shard {
             caches: older.iter().map(|_| MatchCache::new()).collect(),
@@ -177,6 +189,9 @@ impl Shard {
             input: Input::default(),
             members: HomeMembers::default(),
             publishing: Publishing::new(options.shards, options.remote_publish_bytes_max),
+            acks: Acks::new(end),
+            policies: Policies::default(),
+            questions: Questions::default(),
             outbox: Outbox::new(options.shards),
             now: Now { wall: Timestamp(0), mono_us: 0 },
             in_flight_bytes: 0,
@@ -278,7 +293,7 @@ impl Shard {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.draining
-            && self.publishing.is_idle()
+            && self.is_publishing_idle()
             && self.outbox.is_empty()
             && self.logs.iter().all(Log::is_shut_down)
     }
@@ -314,12 +329,12 @@ impl Shard {
 
     /// The end of what subscribers may see in the active log.
     fn visible_end(&self) -> Position {
-        let positions = self.active().positions();
-        match self.options.ack {
-            AckLevel::Received => positions.submitted_end(),
-            AckLevel::Written => positions.written_end(),
-            AckLevel::Durable => positions.durable_end(),
-        }
+        self.acks.visible_end()
+    }
+
+    /// Whether every publish is answered.
+    fn is_publishing_idle(&self) -> bool {
+        self.publishing.is_idle() && self.acks.len() == 0 && self.questions.is_empty()
     }
 
     fn active(&self) -> &Log {
@@ -350,6 +365,10 @@ impl Shard {
             Mail::Control(reply) => self.on_control(reply),
             Mail::Publish(publish) => self.on_publish(*publish),
             Mail::Published { from, outcome } => self.on_published(from, *outcome),
+            Mail::TopicAsked { from, number, topic } => self.on_topic_asked(from, number, topic),
+            Mail::TopicTold { number, topic, is_known } => {
+                self.on_topic_told(number, &topic, is_known);
+            }
             Mail::Join { member, group, subscription, lease } => {
                 self.on_join(member, group, subscription, lease);
             }
@@ -398,7 +417,7 @@ impl Shard {
     }
 
     fn append<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
-        let draining = self.draining && self.publishing.is_idle() && self.moved.is_empty();
+        let draining = self.draining && self.is_publishing_idle() && self.moved.is_empty();
         let wall = self.now.wall;
         let mut work = 0;
         for log in &mut self.logs {

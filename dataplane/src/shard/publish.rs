@@ -1,45 +1,35 @@
 //! The way in: a batch is admitted, appended to the log of its partition's owner, and acknowledged when its commit has
-//! reached the ack level.
+//! reached the ack level of its topic ([`super::acks`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use codec::ack::AckLevel;
 use codec::batch::Batch;
+use codec::body::Body;
 use codec::header::BatchHeader;
-use codec::ids::{Offset, Partition, Position, TopicId};
+use codec::ids::{Partition, TopicId};
 use codec::limits::PARTITIONS;
 use codec::refusal::{Code, Refusal};
 use log::batch::{LogState, NoAppend};
 use log::landing::{Landing, Source};
+use log::options::Sync;
 use log::publishers::Stored;
 use routing::topic::TopicName;
+use routing::topic_policy::TopicPolicy;
 
 use crate::fence::Fence;
 use crate::mail::{Mail, PublishOutcome, RemoteBody, RemotePublish};
 use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISHES_MAX};
 use crate::session::{Admission, Asked, SessionEvent, SessionKey};
 use crate::shard::Shard;
+use crate::shard::acks::Unacked;
 use crate::shard::errands::OWN;
 
 /// Mail that one cycle takes at most. Bounds the time of a cycle.
 pub const MAIL_PER_CYCLE: u32 = 4_096;
 /// Sessions that one cycle tells of room.
 const ROOMS_PER_CYCLE: usize = 64;
-
-/// An appended batch that is not yet acknowledged.
-#[derive(Debug)]
-struct Unacked {
-    /// Position after its last event.
-    end: Position,
-    /// The shard of its publisher; this one's own index when the session is here.
-    from: u16,
-    session: SessionKey,
-    request: u64,
-    partition: Partition,
-    base_offset: Offset,
-    count: u32,
-    bytes: u32,
-}
 
 /// What is on its way to one other shard.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,10 +41,6 @@ struct Forwarded {
 /// Publishes under way.
 #[derive(Debug)]
 pub struct Publishing {
-    /// By rising position.
-    unacked: VecDeque<Unacked>,
-    /// The same of what shards have appended for themselves: it waits until it is durable.
-    own: VecDeque<Unacked>,
     forwarded: Vec<Forwarded>,
     /// Bytes that may be on the way to one shard.
     forwarded_bytes_max: u64,
@@ -66,20 +52,15 @@ impl Publishing {
     /// Nothing is under way to or from `shards` shards; at most `forwarded_bytes_max` may be to each.
     pub fn new(shards: u16, forwarded_bytes_max: u64) -> Self {
         Publishing {
-            unacked: VecDeque::new(),
-            own: VecDeque::new(),
             forwarded: vec![Forwarded::default(); usize::from(shards)],
             forwarded_bytes_max,
             arrived: VecDeque::new(),
         }
     }
 
-    /// Whether nothing is under way.
+    /// Whether nothing is under way to or from other shards.
     pub fn is_idle(&self) -> bool {
-        self.unacked.is_empty()
-            && self.own.is_empty()
-            && self.arrived.is_empty()
-            && self.forwarded.iter().all(|forwarded| forwarded.batches == 0)
+        self.arrived.is_empty() && self.forwarded.iter().all(|forwarded| forwarded.batches == 0)
     }
 
     /// Batches and bytes on their way to each shard.
@@ -92,18 +73,13 @@ impl Publishing {
         (self.arrived.len(), self.arrived.iter().map(|publish| publish.body_bytes() as usize).sum())
     }
 
-    /// Batches that are appended and not acknowledged.
-    pub fn unacked(&self) -> usize {
-        self.unacked.len() + self.own.len()
-    }
-
-    /// Where an append of `session` waits for its answer.
-    fn waiting(&mut self, session: SessionKey) -> &mut VecDeque<Unacked> {
-        if session == OWN { &mut self.own } else { &mut self.unacked }
+    /// A batch may be appended as soon as there is room.
+    pub fn arrived_now(&mut self, publish: RemotePublish) {
+        self.arrived.push_back(publish);
     }
 
     /// Reserves a place on the way to `shard`.
-    fn reserve(&mut self, shard: u16, bytes: usize) -> bool {
+    pub fn reserve(&mut self, shard: u16, bytes: usize) -> bool {
         let forwarded = &mut self.forwarded[usize::from(shard)];
         let fits = forwarded.batches == 0
             || (forwarded.batches < REMOTE_PUBLISHES_MAX
@@ -119,7 +95,8 @@ impl Publishing {
         fits
     }
 
-    fn release(&mut self, shard: u16, bytes: usize) {
+    /// What was reserved is free again.
+    pub fn release(&mut self, shard: u16, bytes: usize) {
         let forwarded = &mut self.forwarded[usize::from(shard)];
         assert!(forwarded.batches > 0 && forwarded.bytes >= bytes, "one answer a publish");
         forwarded.batches -= 1;
@@ -137,6 +114,24 @@ struct Append<'a> {
     partition: Partition,
     header: &'a BatchHeader,
     body: Source<'a>,
+    /// The topic is known on another shard, so that it is not begun here.
+    is_known: bool,
+}
+
+/// Why a batch was not appended.
+enum Unappended {
+    /// The log does not take it.
+    Log(NoAppend),
+    /// Its topic's policy does not allow it.
+    Refused(Refusal),
+    /// The topic is not here, and only one that is there already may be published to: other shards must be asked.
+    Unknown,
+}
+
+impl From<NoAppend> for Unappended {
+    fn from(error: NoAppend) -> Self {
+        Unappended::Log(error)
+    }
 }
 
 impl Shard {
@@ -190,6 +185,8 @@ impl Shard {
         }
         let index = self.options.index;
         let Some(session) = self.sessions.get(key) else { return Ok(Admission::Taken) };
+        let placed = self.policies.placed(topic, header);
+        let header = placed.as_ref().unwrap_or(header);
         let partition = match header.partition {
             Partition::ANY => session.partition,
             partition if partition.0 < PARTITIONS => partition,
@@ -209,19 +206,47 @@ impl Shard {
             self.stats.forwarded_batches += 1;
             let (session, topic, header) = (key, topic.clone(), *header);
             let body = RemoteBody::from(body);
-            let publish =
-                RemotePublish { from: index, session, request, topic, partition, header, body };
+            let from = index;
+            let publish = RemotePublish {
+                from,
+                session,
+                request,
+                topic,
+                partition,
+                header,
+                body,
+                is_known: false,
+            };
             self.outbox.push(owner, Mail::Publish(Box::new(publish)));
             return Ok(Admission::Taken);
         }
+        let (from, session, is_known) = (index, key, false);
         let mut append =
-            Append { from: index, session: key, request, topic, partition, header, body };
+            Append { from, session, request, topic, partition, header, body, is_known };
         match self.try_append(&mut append) {
             Ok(()) => Ok(Admission::Taken),
-            Err(NoAppend::NoRoom) => Ok(self.wait_for_room(key)),
+            Err(Unappended::Log(NoAppend::NoRoom)) => Ok(self.wait_for_room(key)),
+            Err(Unappended::Unknown) => {
+                if !self.publishing.reserve(index, header.body_len as usize) {
+                    return Ok(self.wait_for_room(key));
+                }
+                let (topic, header) = (topic.clone(), *header);
+                let body = RemoteBody::from(append.body);
+                self.ask_for_topic(RemotePublish {
+                    from,
+                    session,
+                    request,
+                    topic,
+                    partition,
+                    header,
+                    body,
+                    is_known,
+                });
+                Ok(Admission::Taken)
+            }
             Err(error) => {
                 self.stats.refused_publishes += 1;
-                Err(refusal_of(&error))
+                Err(refusal_for(error))
             }
         }
     }
@@ -239,15 +264,24 @@ impl Shard {
         let (session, request, header) = (OWN, number, &batch.header);
         let body = Source::Bytes(batch.body);
         if owner == from {
-            let mut append = Append { from, session, request, topic, partition, header, body };
-            return self.try_append(&mut append);
+            let is_known = true;
+            let mut append =
+                Append { from, session, request, topic, partition, header, body, is_known };
+            return self.try_append(&mut append).map_err(|error| match error {
+                Unappended::Log(error) => error,
+                Unappended::Refused(_) | Unappended::Unknown => {
+                    unreachable!("policies are for what publishers bring")
+                }
+            });
         }
         if !self.publishing.reserve(owner, header.body_len as usize) {
             return Err(NoAppend::NoRoom);
         }
         self.stats.forwarded_batches += 1;
         let (topic, header, body) = (topic.clone(), *header, RemoteBody::from(body));
-        let publish = RemotePublish { from, session, request, topic, partition, header, body };
+        let is_known = true;
+        let publish =
+            RemotePublish { from, session, request, topic, partition, header, body, is_known };
         self.outbox.push(owner, Mail::Publish(Box::new(publish)));
         Ok(())
     }
@@ -264,17 +298,16 @@ impl Shard {
                 partition: publish.partition,
                 header: &publish.header,
                 body: publish.body.source(),
+                is_known: publish.is_known,
             };
             match self.try_append(&mut append) {
                 Ok(()) => work += 1,
-                Err(NoAppend::NoRoom) => {
+                Err(Unappended::Log(NoAppend::NoRoom)) => {
                     self.publishing.arrived.push_front(publish);
                     break;
                 }
-                Err(error) => {
-                    self.stats.refused_publishes += 1;
-                    self.answer(&publish, Err(refusal_of(&error)));
-                }
+                Err(Unappended::Unknown) => self.ask_for_topic(publish),
+                Err(error) => self.refuse_publish(&publish, refusal_for(error)),
             }
         }
         work + self.offer_room()
@@ -286,17 +319,16 @@ impl Shard {
             "a batch comes to the owner of its partition"
         );
         assert!(publish.from != self.options.index, "what is this shard's own needs no mail");
-        self.publishing.arrived.push_back(publish);
+        self.publishing.arrived_now(publish);
     }
 
     pub(super) fn on_published(&mut self, from: u16, outcome: PublishOutcome) {
         self.publishing.release(from, outcome.bytes as usize);
         self.may_have_room = true;
-        let PublishOutcome { session, request, partition, count, result, .. } = outcome;
+        let PublishOutcome { session, request, partition, count, ack, result, .. } = outcome;
         if session == OWN {
             return self.errand_done(request, result.err());
         }
-        let ack = self.options.ack;
         let event = match result {
             Ok(base_offset) => {
                 SessionEvent::Published { request, partition, base_offset, count, ack }
@@ -306,25 +338,18 @@ impl Shard {
         self.sessions.say(session, event);
     }
 
-    /// Tells the publishers of everything that has reached the ack level.
+    /// Tells the publishers of everything that has reached the ack level of its topic.
     pub(super) fn release_acks(&mut self) -> u32 {
-        let end = self.visible_end();
+        let positions = self.active().positions();
         let mut released = 0;
-        while self.publishing.unacked.front().is_some_and(|unacked| unacked.end <= end) {
-            let unacked = self.publishing.unacked.pop_front().expect("looked at just now");
+        while let Some(unacked) = self.acks.pop_reached(positions) {
             released += 1;
             self.acknowledge(unacked, None);
         }
-        let durable_end = self.active().positions().durable_end();
-        while self.publishing.own.front().is_some_and(|own| own.end <= durable_end) {
-            let own = self.publishing.own.pop_front().expect("looked at just now");
-            released += 1;
-            self.acknowledge(own, None);
-        }
+        self.acks.released(positions.end());
         if let LogState::Stopped(_) = self.active().state() {
             // What a failed write has left unknown is refused: it may or may not be there after a restart.
-            let (unacked, own) = (&mut self.publishing.unacked, &mut self.publishing.own);
-            for unacked in std::mem::take(unacked).into_iter().chain(std::mem::take(own)) {
+            while let Some(unacked) = self.acks.pop_lost() {
                 released += 1;
                 self.acknowledge(unacked, Some(Code::LogStopped.into()));
             }
@@ -334,9 +359,10 @@ impl Shard {
 
     fn acknowledge(&mut self, unacked: Unacked, refusal: Option<Refusal>) {
         let Unacked { from, session, request, partition, base_offset, count, bytes, .. } = unacked;
+        let ack = unacked.level;
         if from != self.options.index {
             let result = refusal.map_or(Ok(base_offset), Err);
-            let outcome = PublishOutcome { session, request, partition, count, bytes, result };
+            let outcome = PublishOutcome { session, request, partition, count, bytes, ack, result };
             let from =
                 (from, Mail::Published { from: self.options.index, outcome: Box::new(outcome) });
             self.outbox.push(from.0, from.1);
@@ -345,7 +371,6 @@ impl Shard {
         if session == OWN {
             return self.errand_done(request, refusal);
         }
-        let ack = self.options.ack;
         let event = match refusal {
             None => SessionEvent::Published { request, partition, base_offset, count, ack },
             Some(refusal) => SessionEvent::Refused { what: Asked::Publish, request, refusal },
@@ -353,33 +378,53 @@ impl Shard {
         self.sessions.say(session, event);
     }
 
-    fn answer(&mut self, publish: &RemotePublish, result: Result<Offset, Refusal>) {
+    /// Tells the publisher of a batch that waited that it is refused.
+    pub(super) fn refuse_publish(&mut self, publish: &RemotePublish, refusal: Refusal) {
+        self.stats.refused_publishes += 1;
+        let (session, request) = (publish.session, publish.request);
+        if publish.from == self.options.index {
+            assert!(session != OWN, "what a shard appends itself is asked of nobody");
+            let what = Asked::Publish;
+            return self.sessions.say(session, SessionEvent::Refused { what, request, refusal });
+        }
         let outcome = PublishOutcome {
-            session: publish.session,
-            request: publish.request,
+            session,
+            request,
             partition: publish.partition,
             count: publish.header.count,
             bytes: publish.body_bytes(),
-            result,
+            ack: self.options.ack,
+            result: Err(refusal),
         };
         let mail = Mail::Published { from: self.options.index, outcome: Box::new(outcome) };
         self.outbox.push(publish.from, mail);
     }
 
-    fn try_append(&mut self, append: &mut Append<'_>) -> Result<(), NoAppend> {
+    fn try_append(&mut self, append: &mut Append<'_>) -> Result<(), Unappended> {
         let now = self.now.wall;
         let topic = self.active().topic_id(append.topic);
+        let (policy, level) = if append.session == OWN {
+            // What a shard appends itself was checked as it came first, and must not be lost.
+            (TopicPolicy::default(), AckLevel::Durable)
+        } else {
+            let policy = self.policies.of(topic, append.topic);
+            (policy, policy.ack.unwrap_or(self.options.ack))
+        };
         if let Some(stored) = self.active().stored(topic, append.partition, append.header)? {
-            self.answer_again(append, stored);
+            self.answer_again(append, stored, level);
             return Ok(());
+        }
+        if let Some(most) = policy.event_bytes_max {
+            check_size(append, most)?;
         }
         let topic = match topic {
             Some(topic) => topic,
-            None => self.create_topic(append.topic)?,
+            None => self.begin_topic(append, &policy)?,
         };
+        let sync = if level == AckLevel::Durable { Sync::EachWrite } else { Sync::Behind };
         let log = self.active_mut();
         let source = append.body.by_ref();
-        let done = log.append_from(topic, append.partition, append.header, source, now);
+        let done = log.append_for(sync, (topic, append.partition), append.header, source, now);
         if let Err(NoAppend::NoRoom) = done {
             self.may_have_room = false;
         }
@@ -388,11 +433,10 @@ impl Shard {
         self.stats.appended_batches += 1;
         self.stats.appended_events += u64::from(count);
         self.stats.appended_bytes += u64::from(append.header.body_len);
-        let waiting = self.publishing.waiting(append.session);
-        let last = waiting.back();
-        assert!(last.is_none_or(|last| last.end <= done.base_position), "positions rise");
-        waiting.push_back(Unacked {
+        self.acks.appended(Unacked {
+            base: done.base_position,
             end: done.base_position.plus(u64::from(count)),
+            level,
             from: append.from,
             session: append.session,
             request: append.request,
@@ -405,15 +449,15 @@ impl Shard {
     }
 
     /// A batch that stands already: its publisher is told the first place, as soon as that has reached the ack level.
-    fn answer_again(&mut self, append: &Append<'_>, stored: Stored) {
+    fn answer_again(&mut self, append: &Append<'_>, stored: Stored, level: AckLevel) {
         self.stats.resent_batches += 1;
         let end = self.active().positions().end();
         assert!(stored.end <= end, "what is stored was appended");
-        let last = self.publishing.unacked.back();
-        assert!(last.is_none_or(|last| last.end <= end), "acks go out by rising position");
         let unacked = Unacked {
             // Behind all that waits, so that the list stays in order; the next commit takes all of it.
+            base: end,
             end,
+            level,
             from: append.from,
             session: append.session,
             request: append.request,
@@ -425,13 +469,21 @@ impl Shard {
         if stored.end <= self.visible_end() {
             self.acknowledge(unacked, None);
         } else {
-            self.publishing.unacked.push_back(unacked);
+            self.acks.appended(unacked);
         }
     }
 
-    fn create_topic(&mut self, name: &Arc<str>) -> Result<TopicId, NoAppend> {
-        debug_assert!(TopicName::check(name).is_ok(), "doors parse topic names");
-        self.active_mut().create_topic(name)
+    /// Begins a topic that this shard does not know, if that is allowed.
+    fn begin_topic(
+        &mut self,
+        append: &Append<'_>,
+        policy: &TopicPolicy,
+    ) -> Result<TopicId, Unappended> {
+        if policy.create == Some(false) && !append.is_known {
+            return Err(Unappended::Unknown);
+        }
+        debug_assert!(TopicName::check(append.topic).is_ok(), "doors parse topic names");
+        Ok(self.active_mut().create_topic(append.topic)?)
     }
 
     /// Deficit round robin by bytes: while others wait, a session appends at most a quantum a turn, and saves up for a
@@ -479,6 +531,32 @@ impl Shard {
             }
         }
         count as u32
+    }
+}
+
+/// Whether each event's data is within its topic's limit.
+fn check_size(append: &Append<'_>, most: u32) -> Result<(), Unappended> {
+    let body = append.body.body();
+    // A body within the limit cannot hold data beyond it, which spares most batches the look at each event.
+    if body.len() <= most as usize {
+        return Ok(());
+    }
+    let body = Body::checked_before(body, append.header.count);
+    let body = body.expect("the door that took the batch has checked it");
+    let largest = body.events().map(|event| event.data().len()).max().unwrap_or(0);
+    if largest <= most as usize {
+        return Ok(());
+    }
+    let topic = append.topic;
+    let text = format!("event data bytes is {largest}, topic {topic:?} allows at most {most}");
+    Err(Unappended::Refused(Refusal::new(Code::EventTooLarge, text)))
+}
+
+fn refusal_for(error: Unappended) -> Refusal {
+    match error {
+        Unappended::Log(error) => refusal_of(&error),
+        Unappended::Refused(refusal) => refusal,
+        Unappended::Unknown => Code::TopicNotFound.into(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod held;
 mod moved;
+mod policies;
 
 use std::collections::VecDeque;
 use std::path::Path;

@@ -39,6 +39,8 @@ pub(crate) struct OpenCommit {
     base_position: Position,
     time: Timestamp,
     number: u64,
+    /// Somebody waits until it is durable.
+    is_awaited: bool,
 }
 
 /// A commit that waits to be submitted.
@@ -50,6 +52,8 @@ pub(crate) struct Closed {
     pub(super) bytes: Bytes,
     pub(super) end: Position,
     pub(super) cursors: CursorMark,
+    /// Somebody waits until it is durable: its write is a synced one.
+    pub(super) is_awaited: bool,
 }
 
 /// Where a batch goes.
@@ -184,8 +188,14 @@ impl Log {
             base_position: position,
             time: self.now,
             number: self.next_commit,
+            is_awaited: false,
         });
         self.next_commit += 1;
+    }
+
+    /// Somebody waits until what is in the open commit is durable.
+    pub(super) fn open_is_awaited(&mut self) {
+        self.open.as_mut().expect("a batch was written into it").is_awaited = true;
     }
 
     /// Finds `need` bytes for a commit in the active segment, or makes the next one active.
@@ -355,7 +365,12 @@ impl Log {
         self.active_at = self.now;
         self.checkpointer.committed(bytes.len() as u64);
         let (number, file, cursors) = (open.number, open.file, self.cursors.encoded_mark());
-        self.closed.push_back(Closed { number, file, at: write_at, bytes, end, cursors });
+        // What holds no event is synced as the log usually is.
+        let is_empty = open.base_position == end;
+        let is_awaited =
+            open.is_awaited || (is_empty && self.options.sync == crate::options::Sync::EachWrite);
+        let at = write_at;
+        self.closed.push_back(Closed { number, file, at, bytes, end, cursors, is_awaited });
         assert!(self.closed.len() <= CLOSED_MAX, "few commits wait: then appends find no room");
         self.check_commits();
     }

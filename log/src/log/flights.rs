@@ -2,10 +2,13 @@
 //!
 //! `durable_end` moves only when every commit up to it is known to be durable, and what failed is never tried again:
 //!
-//! * with [`Sync::EachWrite`] a commit is durable as its write returns, which is a synced one;
-//! * with [`Sync::Behind`] its write returning makes it *written*; durable makes it a sync of its file that was
-//!   submitted after that. One sync runs at a time, and it covers commits of one file: `durable_end` passes into the
+//! * a commit for which somebody waits until it is durable is a synced write, and so durable as that returns;
+//! * of any other ([`Sync::Behind`]) the write returning makes it *written*; durable makes it a sync of its file that
+//!   was submitted after that. One sync runs at a time, and it covers commits of one file: `durable_end` passes into the
 //!   next segment only when the one before it is synced.
+//!
+//! One log has commits of both kinds where topics have different ack levels. A synced write says nothing of the writes
+//! before it: where these are not durable, a sync of them begins at once.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +19,6 @@ use super::commits::Closed;
 use super::{Log, micros};
 use crate::cursor::CursorMark;
 use crate::disk::{Blocks, Disk, DiskOp, Ticket};
-use crate::options::Sync;
 use crate::storage::FileId;
 
 /// Bytes on their way from which on a write is a large one.
@@ -33,6 +35,8 @@ struct Flight {
     bytes: u64,
     end: Position,
     cursors: CursorMark,
+    /// Its write is a synced one.
+    is_synced: bool,
     returned: bool,
     /// When it was first known that its write and those before it had returned.
     written_at: Timestamp,
@@ -48,11 +52,15 @@ struct Syncing {
 
 /// Commits that were submitted and are not durable, in their order.
 ///
-/// Invariant: the writes of the first `written` of them have returned, that of the next has not.
+/// Invariants: the writes of the first `written` of them have returned, that of the next has not; `plain` of all of them
+/// are not synced with their writes.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     commits: VecDeque<Flight>,
     written: usize,
+    plain: usize,
+    /// Everything before this commit was covered by a sync.
+    covered_end: u64,
     /// Writes that have not returned. One may hold several commits.
     writes: usize,
     /// Bytes of all of them.
@@ -94,7 +102,14 @@ impl Flights {
             "commits are submitted in order, each once"
         );
         self.bytes += flight.bytes;
+        self.plain += usize::from(!flight.is_synced);
         self.commits.push_back(flight);
+    }
+
+    /// Whether a commit for which somebody waits is behind one that a sync must cover.
+    fn is_sync_awaited(&self) -> bool {
+        let first = self.commits.front();
+        self.plain < self.commits.len() && first.is_some_and(|first| !first.is_synced)
     }
 
     /// A write has returned. `false`: of a commit that counts no more.
@@ -117,12 +132,6 @@ impl Flights {
     fn number(&self, ticket: Ticket) -> Option<u64> {
         let mut flying = self.commits.range(self.written..);
         flying.find(|flight| flight.ticket == ticket).map(|flight| flight.number)
-    }
-
-    /// The oldest commit, if its write has returned: with synced writes it is durable.
-    fn pop_returned(&mut self) -> Option<Flight> {
-        self.commits.front().filter(|flight| flight.returned)?;
-        self.pop()
     }
 
     /// Moves the border of what is written over all that has returned. Returns where that ends if it has moved.
@@ -155,12 +164,15 @@ impl Flights {
         Some(ended.commit_end)
     }
 
-    /// The oldest commit, if it is one that a sync has covered.
-    fn pop_covered(&mut self, commit_end: u64) -> Option<Flight> {
-        self.commits.front().filter(|flight| flight.number < commit_end)?;
-        assert!(self.written > 0, "a sync covers only writes that have returned");
+    /// The oldest commit, if it is durable: its write has returned and was a synced one, or a sync has covered it.
+    fn pop_durable(&mut self) -> Option<Flight> {
+        let covered_end = self.covered_end;
+        let is_durable = |first: &&Flight| first.is_synced || first.number < covered_end;
+        self.commits.front().filter(|first| first.returned).filter(is_durable)?;
+        assert!(self.written > 0, "the first commit that has returned is written");
         self.written -= 1;
         let flight = self.pop()?;
+        self.plain -= usize::from(!flight.is_synced);
         self.written_bytes -= flight.bytes;
         Some(flight)
     }
@@ -204,7 +216,7 @@ impl Log {
 
     /// Whether the next commit must wait until more of what is written is durable. Appends find no room soon after.
     fn is_held_up(&self) -> bool {
-        let is_behind = self.options.sync == Sync::Behind && !self.flights.is_empty();
+        let is_behind = self.flights.plain > 0;
         let unsynced_bytes = |next: &Closed| self.flights.bytes + next.bytes.len() as u64;
         let max = self.options.unsynced_bytes_max;
         is_behind && self.closed.front().is_some_and(|next| unsynced_bytes(next) > max)
@@ -216,12 +228,19 @@ impl Log {
         let ticket = self.take_ticket();
         let (file, at) = (first.file, first.at);
         let mut bytes = Blocks::from(first.bytes.clone());
+        let durable = first.is_awaited;
         self.commit_submitted(ticket, &first);
         while let Some(next) = self.closed.front() {
             let follows = next.file == file && next.at == at + bytes.len() as u64;
             let len = bytes.len() + next.bytes.len();
             let is_large = len > self.options.commit_bytes_max;
-            if !follows || is_large || bytes.count() == Blocks::PIECES_MAX || self.is_held_up() {
+            let is_other = next.is_awaited != durable;
+            if !follows
+                || is_other
+                || is_large
+                || bytes.count() == Blocks::PIECES_MAX
+                || self.is_held_up()
+            {
                 break;
             }
             bytes.push(next.bytes.clone());
@@ -231,13 +250,12 @@ impl Log {
         self.flights.writes += 1;
         assert!(self.flights.writes <= self.options.commits_in_flight_max, "few writes fly");
         let len = u32::try_from(bytes.len()).expect("a write is far below 4 GiB");
-        let durable = self.options.sync == Sync::EachWrite;
         disk.submit(self.key, DiskOp::Write { ticket, file, at, bytes, durable });
         len
     }
 
     fn commit_submitted(&mut self, ticket: Ticket, closed: &Closed) {
-        let &Closed { number, file, end, cursors, .. } = closed;
+        let &Closed { number, file, end, cursors, is_awaited, .. } = closed;
         assert_eq!(
             number,
             self.durable_commit_end + self.flights.len() as u64,
@@ -250,6 +268,7 @@ impl Log {
             bytes: closed.bytes.len() as u64,
             end,
             cursors,
+            is_synced: is_awaited,
             returned: false,
             written_at: Timestamp(0),
         });
@@ -265,25 +284,18 @@ impl Log {
         if !self.flights.returned(ticket) {
             return;
         }
-        match self.options.sync {
-            Sync::EachWrite => {
-                while let Some(flight) = self.flights.pop_returned() {
-                    self.became_durable(&flight);
-                }
-            }
-            Sync::Behind => {
-                if let Some(end) = self.flights.written(self.now) {
-                    self.positions.written(end);
-                }
-            }
+        if let Some(end) = self.flights.written(self.now) {
+            self.positions.written(end);
         }
+        self.note_durable();
         self.check_commits();
     }
 
     /// When the next sync is to begin: `None` while nothing waits for one, or one is under way.
     pub(super) fn sync_due_at(&self) -> Option<Timestamp> {
         let oldest = self.flights.commits.front().filter(|_| self.flights.written > 0)?;
-        let due = oldest.written_at.0.saturating_add(micros(self.options.sync_after));
+        let wait = if self.flights.is_sync_awaited() { 0 } else { micros(self.options.sync_after) };
+        let due = oldest.written_at.0.saturating_add(wait);
         self.flights.syncing.is_none().then_some(Timestamp(due))
     }
 
@@ -307,11 +319,17 @@ impl Log {
             let first = self.durable_commit_end;
             return self.stop_writing(format!("syncing commits from {first} on failed: {error}"));
         }
-        while let Some(flight) = self.flights.pop_covered(commit_end) {
-            self.became_durable(&flight);
-        }
+        self.flights.covered_end = self.flights.covered_end.max(commit_end);
+        self.note_durable();
         assert!(commit_end <= self.durable_commit_end, "a sync that returned covers what it said");
         self.check_commits();
+    }
+
+    /// Takes note of what has become durable.
+    fn note_durable(&mut self) {
+        while let Some(flight) = self.flights.pop_durable() {
+            self.became_durable(&flight);
+        }
     }
 
     fn became_durable(&mut self, flight: &Flight) {
@@ -324,7 +342,8 @@ impl Log {
 
     /// A write or a sync has failed. What is on its way beside it never counts, whatever it returns.
     fn stop_writing(&mut self, why: String) {
-        self.flights = Flights::default();
+        let covered_end = self.flights.covered_end;
+        self.flights = Flights { covered_end, ..Flights::default() };
         self.closed.clear();
         self.stop(why);
     }

@@ -308,3 +308,37 @@ fn a_log_wakes_for_its_sync() {
     bench.run();
     assert!(bench.complete_newest(true), "and then it begins");
 }
+
+/// Topics of different levels share a log. A commit for which somebody waits must be durable soon, also behind commits for
+/// which nobody does; its own synced write says nothing of these; and what nobody waits for must cost no sync of its own.
+#[test]
+fn commits_with_and_without_syncs_mix() {
+    for seed in 0..20 {
+        let mut options = only_by_time();
+        options.log.sync = Sync::EachWrite;
+        let mut bench = Bench::new(seed, options);
+        bench.settle();
+        bench.commit_for(Sync::EachWrite);
+        assert!(bench.complete_newest(false) && !bench.complete_newest(true), "one synced write");
+        let durable = bench.log.positions().durable_end();
+        assert_eq!(durable, bench.log.positions().end(), "nothing else is needed");
+
+        bench.commit_for(Sync::Behind);
+        assert!(bench.complete_newest(false) && !bench.complete_newest(true), "nobody waits");
+        let positions = bench.log.positions();
+        assert_eq!((positions.written_end(), positions.durable_end()), (positions.end(), durable));
+
+        bench.commit_for(Sync::EachWrite);
+        assert!(bench.complete_newest(false));
+        assert_eq!(bench.log.positions().durable_end(), durable, "what is before it is not synced");
+        bench.run();
+        if seed % 2 == 0 {
+            assert!(bench.complete_newest(true), "so it is synced at once");
+            assert_eq!(bench.log.positions().durable_end(), bench.log.positions().end());
+        }
+        bench.commit_for(Sync::Behind);
+        bench.crash();
+        assert!(bench.reports[0].damage.is_empty(), "seed {seed}: {:?}", bench.reports);
+        bench.verify();
+    }
+}

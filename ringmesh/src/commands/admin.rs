@@ -57,6 +57,14 @@ impl<'a> AdminPort<'a> {
         self.request("GET", path, None)
     }
 
+    /// Changes what is at a path of the API.
+    ///
+    /// # Errors
+    /// As [`AdminPort::get`].
+    pub fn patch(&self, path: &str) -> Result<Value, Failure> {
+        self.request("PATCH", path, None)
+    }
+
     /// Deletes what is at a path of the API.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use super::context::ContextArgs;
 use super::doctor::DoctorArgs;
 use super::shell::{CompletionsArgs, ManArgs};
 use super::top::TopArgs;
+use super::topic_policies::{SetArgs, UnsetArgs};
 use crate::config::units::{TIME_FORM, parse_time};
 
 /// An event mesh in one binary: takes events, keeps them durably, routes them by topic, delivers them.
@@ -45,7 +46,7 @@ pub enum Command {
     Publish(PublishArgs),
     /// Receive events and print them
     Subscribe(SubscribeArgs),
-    /// Look at topics
+    /// Look at topics, and say what holds for them
     #[command(subcommand)]
     Topic(TopicCommand),
     /// Look at subscriptions, begin, pause, move or end one
@@ -262,12 +263,19 @@ pub struct ShowArgs {
 #[derive(Subcommand, Debug)]
 #[command(after_help = "Examples:\n  \
     ringmesh topic list\n  \
-    ringmesh topic show demo/hello -o json")]
+    ringmesh topic show demo/hello -o json\n  \
+    ringmesh topic set 'fleet/#' --retention-age 7d")]
 pub enum TopicCommand {
     /// The names of all topics
     List(ListArgs),
-    /// A topic's partitions and their offsets
+    /// A topic's partitions and their offsets, and what holds for it
     Show(ShowArgs),
+    /// What holds for topics, by pattern
+    Policies(ListArgs),
+    /// Say what holds for topics of a pattern
+    Set(SetArgs),
+    /// A pattern says nothing any more
+    Unset(UnsetArgs),
 }
 
 /// `subscription`

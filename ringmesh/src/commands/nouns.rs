@@ -12,6 +12,7 @@ use super::args::{
 use super::failure::{Exit, Failure};
 use super::start::From;
 use super::table::Table;
+use super::topic_policies;
 
 /// `ringmesh topic ...`
 ///
@@ -35,8 +36,13 @@ pub fn topic(command: &TopicCommand) -> Result<(), Failure> {
                 ("next", cell, "next_offset"),
                 ("logs", joined, "logs"),
             ];
-            print_table(&topic["partitions"], &columns)
+            print_table(&topic["partitions"], &columns)?;
+            print("\n".to_owned())?;
+            topic_policies::print_effective(&topic["policy"])
         }
+        TopicCommand::Policies(list) => topic_policies::list(&list.admin),
+        TopicCommand::Set(arguments) => topic_policies::set(arguments),
+        TopicCommand::Unset(arguments) => topic_policies::unset(arguments),
     }
 }
 
@@ -165,12 +171,12 @@ pub fn lag(arguments: &ListArgs) -> Result<(), Failure> {
 }
 
 /// How a field is shown.
-type Cell = fn(&Value) -> String;
+pub(super) type Cell = fn(&Value) -> String;
 
 /// A heading, how its cells are shown, and the field they come from.
-type Column<'a> = (&'a str, Cell, &'a str);
+pub(super) type Column<'a> = (&'a str, Cell, &'a str);
 
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
@@ -184,7 +190,11 @@ fn seconds(value: &Value) -> String {
 }
 
 /// A list: a table, or one object a line as the pages come.
-fn print_list(admin: &AdminArgs, list: &str, columns: &[Column<'_>]) -> Result<(), Failure> {
+pub(super) fn print_list(
+    admin: &AdminArgs,
+    list: &str,
+    columns: &[Column<'_>],
+) -> Result<(), Failure> {
     let port = AdminPort::new(admin);
     if admin.output == Output::Json {
         return port.each(list, print_line);
@@ -197,7 +207,7 @@ fn print_list(admin: &AdminArgs, list: &str, columns: &[Column<'_>]) -> Result<(
     print_table(&Value::Array(items), columns)
 }
 
-fn print_table(items: &Value, columns: &[Column<'_>]) -> Result<(), Failure> {
+pub(super) fn print_table(items: &Value, columns: &[Column<'_>]) -> Result<(), Failure> {
     let headings: Vec<&str> = columns.iter().map(|(heading, _, _)| *heading).collect();
     let mut table = Table::new(&headings);
     for item in items.as_array().into_iter().flatten() {
@@ -234,11 +244,11 @@ fn print_subscription(subscription: &Value) -> Result<(), Failure> {
     print_table(&subscription["member_list"], &members)
 }
 
-fn print_line(value: &Value) -> Result<(), Failure> {
+pub(super) fn print_line(value: &Value) -> Result<(), Failure> {
     print(format!("{value}\n"))
 }
 
-fn print(text: String) -> Result<(), Failure> {
+pub(super) fn print(text: String) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // A reader that has gone away, such as `head`, wants no more.

@@ -41,6 +41,8 @@ pub(super) fn facts(config: &Config, memory: &Memory, folder: &Folder) -> Facts 
         memory_bytes_max: memory.budget,
         connections_max: memory.connections_max,
         recovered: recovered.collect(),
+        ack: config.delivery.ack,
+        event_data_bytes_max: config.limits.event_data_bytes_max,
     }
 }
 

@@ -5,29 +5,36 @@
 use std::collections::BTreeSet;
 
 use crate::audit::Audit;
+use crate::faults::Fault;
 use crate::ledger::{BatchId, Checked, Fate, Ledger, violated};
 
 const CHECK: &str = "whole or absent";
 
-/// Notes what a recovery has not found. With `allowed`, an ack level below `durable` lets go also of what was
-/// acknowledged and seen; how many such events there are comes back. Clients that were told are not told again.
-pub fn note_absent(ledger: &mut Ledger, audit: &Audit, allowed: bool) -> u64 {
+/// Notes what a recovery has not found. Where `allowed` names a fault for a topic, its ack level, below `durable`, lets go
+/// also of what was acknowledged and seen; how many such events there are comes back. Clients that were told are not told
+/// again.
+pub fn note_absent(
+    ledger: &mut Ledger,
+    audit: &Audit,
+    allowed: impl Fn(usize) -> Option<Fault>,
+) -> Vec<(Fault, u64)> {
     let found: BTreeSet<_> = audit.found.iter().map(|found| found.id).collect();
-    let mut lost = 0;
+    let mut lost = Vec::new();
     for (index, sent) in ledger.sent.iter_mut().enumerate() {
         let is_told = matches!(sent.fate, Fate::Acknowledged { .. }) || sent.was_visible;
         let is_there = found.contains(&BatchId(index as u32));
-        if is_there || sent.is_expired || (is_told && !allowed) {
+        if is_there || sent.is_expired {
             continue;
         }
         if is_told {
-            lost += sent.keys.len() as u64;
+            let Some(fault) = allowed(sent.topic) else { continue };
+            lost.push((fault, sent.keys.len() as u64));
             sent.was_visible = false;
             sent.fate = Fate::Unknown;
         }
         sent.was_absent = true;
     }
-    if lost > 0 {
+    if !lost.is_empty() {
         forget_newest(ledger, audit);
     }
     lost
