@@ -17,6 +17,9 @@ if [ ! -x target/schemathesis/bin/schemathesis ]; then
     python3 -m venv target/schemathesis
     target/schemathesis/bin/pip install --quiet 'schemathesis==4.32.5'
 fi
+# Builds the container image and starts it.
+command -v buildah >/dev/null && command -v jq >/dev/null ||
+    { apt-get update && apt-get install -y --no-install-recommends buildah crun jq; }
 # Makes the documents a book. From the sources it would take minutes.
 if [ ! -x target/mdbook/bin/mdbook ]; then
     python3 -c 'import ensurepip' 2>/dev/null || { apt-get update && apt-get install -y python3-venv; }

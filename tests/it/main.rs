@@ -4,6 +4,7 @@ mod admin;
 mod backup;
 mod book;
 mod commands;
+mod container;
 mod contexts;
 mod control_plane;
 mod doctor;
