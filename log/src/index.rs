@@ -72,6 +72,24 @@ pub(crate) struct Run {
     pub(crate) offset_end: Offset,
 }
 
+/// What a segment holds of one topic and partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeySpan {
+    pub(crate) topic: TopicId,
+    pub(crate) partition: Partition,
+    pub(crate) first: Offset,
+    pub(crate) end: Offset,
+    /// Its share of the segment's bytes.
+    pub(crate) bytes: u64,
+}
+
+/// How runs, which may overlap, are scaled to the bytes of their segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scale {
+    segment_bytes: u64,
+    spanned: u64,
+}
+
 /// A mapped index whose bytes were checked.
 #[derive(Debug)]
 pub(crate) struct SealedIndex {
@@ -155,6 +173,34 @@ impl SealedIndex {
         let end = next.map_or(rows.runs.len(), |next| next.first_run.to_native() as usize);
         assert!(first < end, "a key has runs");
         &rows.runs[first..end]
+    }
+
+    /// Append time of the last commit's first batch.
+    pub(crate) fn last_time(&self) -> Option<Timestamp> {
+        self.rows().commits.last().map(|commit| Timestamp(commit.time.to_native()))
+    }
+
+    /// The scale of [`SealedIndex::key_span`] for a segment of so many bytes.
+    pub(crate) fn scale(&self, segment_bytes: u64) -> Scale {
+        let runs = self.rows().runs.iter();
+        let spanned: u64 = runs.map(|run| run.end.to_native() - run.at.to_native()).sum();
+        Scale { segment_bytes, spanned: spanned.max(1) }
+    }
+
+    /// What the segment holds of a pair of topic and partition.
+    pub(crate) fn key_span(&self, key: usize, scale: Scale) -> KeySpan {
+        let row = &self.rows().keys[key];
+        let runs = self.runs_of(key);
+        let spanned: u64 = runs.iter().map(|run| run.end.to_native() - run.at.to_native()).sum();
+        let share =
+            u128::from(scale.segment_bytes) * u128::from(spanned) / u128::from(scale.spanned);
+        KeySpan {
+            topic: TopicId(row.topic.to_native()),
+            partition: Partition(u16::try_from(row.partition.to_native()).unwrap_or(u16::MAX)),
+            first: Offset(runs.first().map_or(0, |run| run.offset.to_native())),
+            end: Offset(runs.last().map_or(0, |run| run.offset_end.to_native())),
+            bytes: u64::try_from(share).unwrap_or(u64::MAX),
+        }
     }
 
     /// Bytes that are mapped.

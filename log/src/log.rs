@@ -9,6 +9,7 @@ mod commits;
 mod flights;
 pub mod held;
 pub mod place;
+pub mod retention;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -37,6 +38,7 @@ use crate::topics::Topics;
 
 use self::commits::{Closed, OpenCommit};
 use self::flights::Flights;
+use self::retention::Retention;
 use self::upkeep::Upkeep;
 
 /// What is kept of the tail while nobody reads there: enough for who begins to.
@@ -88,6 +90,7 @@ pub struct Log {
     wanted_bytes: u64,
     pub(crate) shutting_down: bool,
     pub(crate) upkeep: Upkeep,
+    pub(crate) retention: Retention,
     next_ticket: u64,
     scratch: Vec<u8>,
 }
@@ -160,6 +163,7 @@ impl Log {
             wanted_bytes: 0,
             shutting_down: false,
             upkeep: Upkeep::default(),
+            retention: Retention::default(),
             next_ticket: 1,
             scratch: Vec::new(),
             options,
@@ -445,6 +449,7 @@ impl Log {
         self.open_due_commit();
         let submitted = self.submit_commits(disk);
         self.submit_sync(clock_stands, disk);
+        self.look_for_expired(disk);
         self.submit_upkeep(disk);
         submitted
     }

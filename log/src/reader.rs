@@ -39,6 +39,8 @@ pub struct Reader {
     planning: Option<Planning>,
     /// Reads in a row that have failed.
     failures: u32,
+    /// Wanted events that were passed because their topic's retention had let them go; see [`Reader::take_expired`].
+    expired: u64,
 }
 
 /// Which topics somebody wants.
@@ -98,6 +100,7 @@ impl Reader {
             course: None,
             planning: None,
             failures: 0,
+            expired: 0,
         }
     }
 
@@ -111,6 +114,11 @@ impl Reader {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.windows.bytes() as usize
+    }
+
+    /// Events that the reader has passed since the last call because their topic's own retention had let them go.
+    pub fn take_expired(&mut self) -> u64 {
+        std::mem::take(&mut self.expired)
     }
 
     fn pass(&mut self, end: Position, place: Option<(u64, u64)>) {
@@ -278,6 +286,9 @@ impl Log {
                 } else if !self.is_wanted(header.topic, wanted) {
                     // Its body may be damaged: it is nobody's loss here.
                     reader.pass(header.end_position(), next);
+                } else if self.is_expired(&header) {
+                    reader.expired += u64::from(header.count);
+                    reader.pass(header.end_position(), next);
                 } else if !verified && crc32c(&body) != header.body_crc {
                     return Some(damaged(reader, header.end_position(), next));
                 } else {
@@ -287,6 +298,13 @@ impl Log {
             }
         }
         None
+    }
+
+    /// Whether its topic's own retention has let a batch go whose segment is still there.
+    fn is_expired(&self, header: &BatchHeader) -> bool {
+        self.retention.may_be_expired(header.base_position)
+            && header.base_offset.plus(u64::from(header.count))
+                <= self.logical_start(header.topic, header.partition)
     }
 
     fn is_wanted(&self, topic: TopicId, wanted: &mut Wanted<'_>) -> bool {

@@ -243,6 +243,7 @@ impl RecoveryTask<'_> {
                 index_failures: 0,
                 index_used: 0,
                 first_time: None,
+                verdict: None,
             });
             if walked.is_last {
                 return Ok(index + 1);
@@ -393,6 +394,7 @@ impl RecoveryTask<'_> {
                 index_failures: 0,
                 index_used: 0,
                 first_time: None,
+                verdict: None,
             });
         }
         if let Some(last) = sealed.last_mut() {

@@ -10,6 +10,7 @@ use crate::active_index::ActiveIndex;
 use crate::aligned::BLOCK_BYTES;
 use crate::disk::LogKey;
 use crate::index::SealedIndex;
+use crate::log::retention::Verdict;
 use crate::segment::SegmentHeader;
 use crate::storage::FileId;
 
@@ -38,6 +39,8 @@ pub(crate) struct Sealed {
     pub(crate) index_used: u64,
     /// Append time of its first commit, once its index was seen.
     pub(crate) first_time: Option<Timestamp>,
+    /// What the topics' own retention keeps of it, as it was last looked at.
+    pub(crate) verdict: Option<Verdict>,
 }
 
 impl Sealed {
@@ -139,6 +142,7 @@ impl Segments {
                 index_failures: 0,
                 index_used: 0,
                 first_time: active.index.first_time(),
+                verdict: None,
                 index: SegmentIndex::Memory(Arc::new(active.index)),
             });
         }

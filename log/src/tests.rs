@@ -8,4 +8,5 @@ mod harness;
 mod inspect;
 mod prepared;
 mod released;
+mod topic_retention;
 mod wanted;

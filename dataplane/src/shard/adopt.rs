@@ -18,6 +18,7 @@ use crate::kernel::Kernel;
 use crate::shard::Shard;
 use crate::shard::group::{Group, GroupSubscription, Place};
 use crate::shard::letters::is_letters;
+use crate::shard::policies::retention_of;
 
 /// A version whose starts are not all fixed.
 #[derive(Debug)]
@@ -71,6 +72,10 @@ impl Shard {
             self.forget_orphans(&snapshot);
         }
         self.policies.adopt(snapshot.topic_policies());
+        let retention = retention_of(snapshot.topic_policies());
+        for log in &mut self.logs {
+            log.keep_topics_by(retention.clone());
+        }
         self.snapshot = snapshot;
         self.adopt_policies();
         self.forget_early();
@@ -187,6 +192,7 @@ impl Shard {
         }
         if begin < stands_at {
             place.reader = Reader::new(begin);
+            place.expired_before = self.logs[log].expired_end();
             place.held = None;
             place.at_tail = false;
         } else {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use codec::ids::Position;
 use log::batch::StoredBatch;
+use log::disk::LogKey;
 use log::reader::{ReadStep, Reader, Wanted};
 use routing::subscription::{GroupId, SubscriptionId};
 
 use crate::group::group_log::Offered;
 use crate::kernel::Kernel;
 use crate::shard::Shard;
-use crate::shard::deliver::{READ_RETRY_US, TurnEnd, checked_name};
+use crate::shard::deliver::{READ_RETRY_US, READ_WARNING_US, TurnEnd, checked_name};
 
 impl Shard {
     /// Gives a group that is behind its turn: at most a quantum of bytes, older logs first.
@@ -129,7 +130,15 @@ impl Shard {
             let mut wanted = Wanted { version: Some(snapshot.version()), topic: &mut topic };
             let of = &mut self.logs[log];
             let before = place.reader.position();
-            match of.read_wanted(&mut place.reader, end, &mut wanted, kernel) {
+            let step = of.read_wanted(&mut place.reader, end, &mut wanted, kernel);
+            let expired = place.reader.take_expired();
+            if expired > 0 && place.reader.position() > place.expired_before {
+                let log = of.key();
+                self.note_expired(id, log, expired);
+            }
+            let of = &mut self.logs[log];
+            let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+            match step {
                 ReadStep::Batch(batch) => return Ok(batch),
                 ReadStep::Pending => return Err(Some(TurnEnd::Disk)),
                 ReadStep::More => return Err(Some(TurnEnd::More)),
@@ -165,6 +174,18 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// The retention of their topics took events that a group wanted before it came to them.
+    fn note_expired(&mut self, id: GroupId, log: LogKey, events: u64) {
+        assert!(events > 0, "a gap is of something");
+        self.stats.passed_positions += events;
+        if self.quiet_until_us <= self.now.mono_us {
+            self.quiet_until_us = self.now.mono_us + READ_WARNING_US;
+            let (group, all) = (id.0, self.stats.passed_positions);
+            tracing::warn!(%log, group, events, all, "the retention of a topic took events before a group came to them");
+        }
+        self.note_moved(id);
     }
 
     /// What of a group matches a batch, and the name of its topic.

@@ -38,7 +38,7 @@ const STOPPED_RETRY_US: u64 = 60_000_000;
 /// The same for routing, for which all groups at the tail wait, and which is one read a shard.
 const TAIL_RETRY_MAX_US: u64 = 2_000_000;
 /// How often it is said that reads fail.
-const READ_WARNING_US: u64 = 60_000_000;
+pub(super) const READ_WARNING_US: u64 = 60_000_000;
 /// Cursors handed to the log in one cycle.
 const CURSORS_PER_CYCLE: usize = 1_024;
 

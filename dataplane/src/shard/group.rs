@@ -78,6 +78,8 @@ pub struct Place {
     pub failed_until_us: u64,
     /// The same for what is to be delivered again.
     pub again_failed_until_us: u64,
+    /// What has expired before it was gone before the group began: it has lost nothing of that.
+    pub expired_before: Position,
 }
 
 impl Place {
@@ -95,6 +97,7 @@ impl Place {
             seek: None,
             failed_until_us: 0,
             again_failed_until_us: 0,
+            expired_before: Position(0),
         }
     }
 

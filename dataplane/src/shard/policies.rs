@@ -7,6 +7,8 @@ use codec::header::BatchHeader;
 use codec::ids::{Partition, TopicId};
 use codec::limits::PARTITIONS;
 use codec::murmur2::partition_of;
+use log::log::retention::{Keep, TopicRetention};
+use routing::topic::TopicName;
 use routing::topic_policy::{PolicyCache, PolicyField, TopicOrder, TopicPolicies, TopicPolicy};
 
 /// Topics of which it is remembered where their events go, as long as any policy asks for an order.
@@ -67,6 +69,36 @@ impl Policies {
         }
         self.places.insert(Arc::clone(topic), place);
         place
+    }
+}
+
+/// What the logs of a shard keep topics by; none while no policy says anything of it.
+pub fn retention_of(policies: &Arc<TopicPolicies>) -> Option<Arc<dyn TopicRetention>> {
+    let is_said =
+        policies.say(PolicyField::RetentionSeconds) || policies.say(PolicyField::RetentionBytes);
+    is_said.then(|| Arc::new(Retention(Arc::clone(policies))) as Arc<dyn TopicRetention>)
+}
+
+/// Topic policies, as a log understands them.
+#[derive(Debug)]
+struct Retention(Arc<TopicPolicies>);
+
+impl TopicRetention for Retention {
+    fn version(&self) -> u64 {
+        self.0.version()
+    }
+
+    fn of(&self, topic: &str) -> Option<Keep> {
+        let policy = self.0.resolve(&TopicName::new(topic).ok()?);
+        policy.has_retention().then(|| Keep {
+            age_us: policy.retention_seconds.unwrap_or(0).saturating_mul(1_000_000),
+            bytes: policy.retention_bytes.unwrap_or(0),
+        })
+    }
+
+    fn shortest_age_us(&self) -> Option<u64> {
+        let ages = self.0.list().iter().filter_map(|(_, policy)| policy.retention_seconds);
+        ages.filter(|age| *age > 0).min().map(|age| age.saturating_mul(1_000_000))
     }
 }
 

@@ -105,14 +105,18 @@ impl Shard {
             let mut reader = place.again.take().filter(|reader| reader.position() == base);
             let reader = reader.get_or_insert_with(|| Reader::new(base));
             let end = self.logs[log].positions().end();
-            match self.logs[log].read(reader, end, &mut |_| true, kernel) {
+            let step = self.logs[log].read(reader, end, &mut |_| true, kernel);
+            let is_passed = reader.position() > base;
+            match step {
                 ReadStep::Batch(batch) if batch.header.base_position == base => {
                     self.send_batch_again(id, log, &batch, &mut blocked);
                 }
                 step @ (ReadStep::Pending
                 | ReadStep::More
                 | ReadStep::NoRoom
-                | ReadStep::Failed { .. }) => {
+                | ReadStep::Failed { .. })
+                    if !is_passed =>
+                {
                     let again = Some(std::mem::replace(reader, Reader::new(base)));
                     return self.again_later(id, log, again, step);
                 }

@@ -313,7 +313,9 @@ impl Log {
             return None;
         }
         let mark = (!self.last_commit_is_mark).then(|| self.mark_due_at());
-        let due = [self.cursors_due_at(), mark, self.upkeep.retry_at()].into_iter().flatten().min();
+        let retention = self.retention.due_at(self.now);
+        let due = [self.cursors_due_at(), mark, self.upkeep.retry_at(), retention];
+        let due = due.into_iter().flatten().min();
         // What was due already and could not be done waits for a completion, or for space: no hurry.
         let due = due.map(|due| due.max(Timestamp(self.now.0 + WAKEUP_AFTER_MIN_US)));
         // A sync that is due can always be submitted.

@@ -90,6 +90,7 @@ impl Log {
             return false;
         }
         let age_max = self.options.segment_age_max.map(super::micros);
+        let age_max = [age_max, self.retention.seal_after_us()].into_iter().flatten().min();
         let aged = |(max, at): (u64, Timestamp)| self.now.0 >= at.0.saturating_add(max);
         let aged = age_max.zip(active.opened_at).is_some_and(aged);
         aged || active.index.memory_bytes() >= self.options.index_bytes_max
@@ -390,12 +391,18 @@ impl Log {
     /// The oldest segment, if retention lets it go and no checkpoint needs it.
     fn next_retire(&mut self) -> Option<RetireTask> {
         // A log that ends lets nothing go any more: it would wait for a checkpoint that nobody may begin.
-        let max = self.options.retention_bytes.filter(|_| !self.shutting_down)?;
+        if self.shutting_down {
+            return None;
+        }
         let oldest = self.segments.sealed.front()?;
-        let sealed: u64 = self.segments.sealed.iter().map(|sealed| sealed.end_bytes).sum();
-        let kept = sealed + self.segments.active.as_ref().map_or(0, |active| active.tail);
         // What is left must be no less than what was promised to be kept.
-        if kept - oldest.end_bytes < max
+        let usual = self.options.retention_bytes.is_some_and(|max| {
+            let sealed: u64 = self.segments.sealed.iter().map(|sealed| sealed.end_bytes).sum();
+            let kept = sealed + self.segments.active.as_ref().map_or(0, |active| active.tail);
+            kept - oldest.end_bytes >= max
+        });
+        let is_readable = !self.index_is_lacking(oldest.number);
+        if !self.retention.lets_go(oldest.verdict, is_readable, usual)
             || oldest.quarantined
             || oldest.commit_end > self.durable_commit_end
         {

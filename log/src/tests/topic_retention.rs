@@ -1,0 +1,162 @@
+//! Retention by topic: with small segments and a fast clock the disk stays within what topics are kept by, whatever else is
+//! in the log, and readers below a start get nothing that has expired.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use codec::ids::{Offset, Partition, Position, Timestamp};
+
+use super::harness::{Bench, small_options};
+use crate::log::retention::{Keep, TopicRetention};
+use crate::reader::{ReadStep, Reader};
+
+/// What topics are kept by, by name.
+#[derive(Debug)]
+struct Rules(u64, BTreeMap<&'static str, Keep>);
+
+impl TopicRetention for Rules {
+    fn version(&self) -> u64 {
+        self.0
+    }
+
+    fn of(&self, topic: &str) -> Option<Keep> {
+        self.1.get(topic).copied()
+    }
+
+    fn shortest_age_us(&self) -> Option<u64> {
+        self.1.values().map(|keep| keep.age_us).filter(|age| *age > 0).min()
+    }
+}
+
+const SECOND: u64 = 1_000_000;
+
+fn age(seconds: u64) -> Keep {
+    Keep { age_us: seconds * SECOND, bytes: 0 }
+}
+
+fn keep(bench: &mut Bench, version: u64, rules: &[(&'static str, Keep)]) {
+    let rules = Rules(version, rules.iter().copied().collect());
+    bench.log.keep_topics_by(Some(Arc::new(rules)));
+}
+
+/// Publishes 200 batches of 20,000 bytes to each topic in turn, in `seconds`.
+fn publish(bench: &mut Bench, topics: &[&str], seconds: u64) {
+    for _ in 0..200 {
+        for topic in topics {
+            while bench.append_this(topic, Partition(1), 1, vec![7; 20_000]).is_err() {
+                bench.settle();
+            }
+        }
+        bench.now += seconds * SECOND / 200;
+        bench.run();
+        bench.complete();
+    }
+    bench.settle();
+}
+
+/// Lets chores, passes and checkpoints come to rest.
+fn rest(bench: &mut Bench) {
+    for _ in 0..200 {
+        bench.now += 50_000;
+        bench.run();
+        while bench.complete() {}
+    }
+}
+
+/// Offsets that a reader of everything gets of a topic, and how many it is told have expired.
+fn offsets(bench: &mut Bench, topic: &str) -> (Vec<Offset>, u64) {
+    let id = bench.log.topic_id(topic).expect("it was published to");
+    let (end, mut found, mut expired) = (bench.log.positions().durable_end(), Vec::new(), 0);
+    let mut reader = Reader::new(Position(0));
+    loop {
+        let step = bench.log.read(&mut reader, end, &mut |topic| topic == id, &mut bench.disk);
+        expired += reader.take_expired();
+        match step {
+            ReadStep::Batch(batch) => found.push(batch.header.base_offset),
+            ReadStep::Pending | ReadStep::More | ReadStep::Expired { .. } => {
+                while bench.complete() {}
+            }
+            ReadStep::End => return (found, expired),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The aim of a policy is that the disk does not fill. All that is older goes, and what is younger stays.
+#[test]
+fn old_segments_go_and_young_ones_stay() {
+    let mut bench = Bench::new(3, small_options());
+    keep(&mut bench, 1, &[("a", age(60)), ("b", age(60))]);
+    for _ in 0..6 {
+        publish(&mut bench, &["a", "b"], 60);
+        rest(&mut bench);
+        let bytes = bench.log.allocated_bytes();
+        assert!(bytes < 28 << 20, "two minutes of 16 MB each, and what is prepared: {bytes}");
+    }
+    let (kept, expired) = offsets(&mut bench, "a");
+    assert!(kept.len() >= 150, "most of a minute is kept: {}", kept.len());
+    assert_eq!(expired, 0, "what expires goes with its segment");
+    let id = bench.log.topic_id("a").unwrap();
+    assert_eq!(kept.first(), Some(&bench.log.logical_start(id, Partition(1))));
+    assert!(bench.log.expired_events() > 1_000);
+    bench.now += 600 * SECOND;
+    publish(&mut bench, &["c"], 1);
+    rest(&mut bench);
+    assert!(offsets(&mut bench, "a").0.len() < 100, "what is left stands in the last segments");
+}
+
+/// A topic that is kept for long must not keep the events of its neighbours readable; and no rule of theirs may take its
+/// own, nor those of topics without a rule.
+#[test]
+fn each_topic_is_kept_by_its_own_rule() {
+    let mut bench = Bench::new(4, small_options());
+    let long = Keep { age_us: 0, bytes: 0 };
+    keep(&mut bench, 1, &[("short", age(10)), ("long", long)]);
+    publish(&mut bench, &["short", "long", "usual"], 60);
+    rest(&mut bench);
+    let all = |count: u64| (0..count).map(Offset).collect::<Vec<_>>();
+    assert_eq!(offsets(&mut bench, "long"), (all(200), 0));
+    assert_eq!(offsets(&mut bench, "usual"), (all(200), 0), "nothing is said of it");
+    let (kept, expired) = offsets(&mut bench, "short");
+    assert!(expired > 100 && kept.len() as u64 + expired == 200, "{expired} are told");
+    let id = bench.log.topic_id("short").unwrap();
+    assert_eq!(bench.log.logical_start(id, Partition(1)).0, expired);
+    bench.crash();
+    bench.now += SECOND;
+    assert_eq!(offsets(&mut bench, "long").0.len(), 200, "a restart takes nothing");
+    keep(&mut bench, 1, &[("short", age(10)), ("long", long)]);
+    rest(&mut bench);
+    let start = bench.log.logical_start(id, Partition(1)).0;
+    assert!(start >= expired, "what has expired stays so");
+    assert_eq!(offsets(&mut bench, "short").0.len() as u64, 200 - start);
+    keep(&mut bench, 2, &[("short", age(10)), ("long", age(10)), ("usual", age(10))]);
+    bench.now += 60 * SECOND;
+    rest(&mut bench);
+    assert!(bench.log.allocated_bytes() < 8 << 20, "then the segments go");
+}
+
+/// At least what was promised is kept of each partition, and not much more.
+#[test]
+fn bytes_are_kept_by_partition() {
+    let mut bench = Bench::new(5, small_options());
+    keep(&mut bench, 1, &[("a", Keep { age_us: 0, bytes: 2 << 20 })]);
+    publish(&mut bench, &["a", "b"], 1);
+    rest(&mut bench);
+    let (kept, expired) = offsets(&mut bench, "a");
+    let bytes = kept.len() as u64 * 20_000;
+    assert!(bytes >= 2 << 20, "{bytes} bytes are kept");
+    assert!(bytes < 4 << 20, "{bytes} bytes are kept");
+    assert_eq!(kept.len() as u64 + expired, 200);
+    assert_eq!(offsets(&mut bench, "b").0.len(), 200);
+    bench.crash();
+    keep(&mut bench, 1, &[("a", Keep { age_us: 0, bytes: 2 << 20 })]);
+    publish(&mut bench, &["a"], 1);
+    rest(&mut bench);
+    let (kept, _) = offsets(&mut bench, "a");
+    assert!(
+        (2 << 20..4 << 20).contains(&(kept.len() * 20_000)),
+        "after a restart, too: {}",
+        kept.len()
+    );
+    assert!(bench.log.next_wakeup().is_some_and(|at| at > Timestamp(bench.now)), "it rests");
+}
