@@ -19,6 +19,8 @@ pub mod header;
 pub mod ids;
 pub mod limits;
 pub mod murmur2;
+#[cfg(feature = "cloudevents")]
+pub mod problem;
 pub mod refusal;
 
 #[cfg(test)]

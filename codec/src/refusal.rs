@@ -160,6 +160,10 @@ codes! {
     EventTooLarge = 140, "event_too_large", Client, 413, 3;
     /// There is no topic of this name, and the topic's policy does not let a publish begin one.
     TopicNotFound = 141, "topic_not_found", Client, 404, 3;
+    /// The body is in a format or an encoding that is not taken here; the text names it.
+    UnsupportedMediaType = 150, "unsupported_media_type", Client, 415, 3;
+    /// The subscription mode is one that this server does not have.
+    UnsupportedMode = 151, "unsupported_mode", Client, 400, 3;
 
     /// There is no room at the moment; the server has refused before it took anything. Try again.
     Overloaded = 200, "overloaded", Later, 429, 3;

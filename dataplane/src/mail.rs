@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use codec::ack::AckLevel;
 use codec::header::BatchHeader;
-use codec::ids::{Offset, Partition};
+use codec::ids::{Offset, Partition, Position};
 use codec::refusal::Refusal;
+use log::disk::LogKey;
 use log::landing::{Landing, Source};
 use routing::subscription::{GroupId, SubscriptionId};
 
@@ -121,6 +122,26 @@ pub struct Settle {
     pub selection: Selection,
     /// What became of them.
     pub verdict: Verdict,
+    /// Whether the session is told when it is done, and not only when it is not.
+    pub is_answered: bool,
+}
+
+/// What a subscriber has read, by where it stands: to the shard that owns the log. Unlike a token a place stays true when
+/// its delivery is over.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// The shard of the session.
+    pub from: u16,
+    /// The session that says so.
+    pub session: SessionKey,
+    /// The client's number of the settle.
+    pub request: u64,
+    /// Which group's reader.
+    pub group: GroupId,
+    /// Which log.
+    pub log: LogKey,
+    /// Runs of positions, end exclusive, rising.
+    pub runs: Vec<(Position, Position)>,
 }
 
 /// One message between shards, or from the control plane to a shard.
@@ -165,6 +186,8 @@ pub enum Mail {
         subscription: SubscriptionId,
         /// Events the receiver may have in flight to it.
         lease: u32,
+        /// It goes before what it got is settled.
+        is_passing: bool,
     },
     /// A member has gone; all that is in flight to it goes to others.
     Leave {
@@ -221,6 +244,17 @@ pub enum Mail {
     },
     /// A delivery is settled, to the shard that owns its log.
     Settle(Box<Settle>),
+    /// Events are settled that a subscriber has read, to the shard that owns their log.
+    Read(Box<Read>),
+    /// The answer to a settle that asked for one.
+    Settled {
+        /// The session that settled.
+        session: SessionKey,
+        /// The client's number of the settle.
+        request: u64,
+        /// How many events are owed no longer.
+        events: u32,
+    },
     /// The answer to a settle whose delivery was over.
     Stale {
         /// The session that settled.

@@ -134,6 +134,13 @@ pub enum SessionEvent {
     },
     /// Events.
     Delivery(Delivery),
+    /// Events of a delivery are settled: the answer to [`Shard::settle_and_tell`] and [`Shard::settle_read`].
+    Settled {
+        /// The client's number of the settle.
+        request: u64,
+        /// How many events that were owed are owed no longer.
+        events: u32,
+    },
     /// All that was there when the subscription was answered has been delivered. Said once.
     CaughtUp {
         /// The client's number of the subscription.
@@ -178,6 +185,21 @@ pub trait Session {
 
     /// About once a second: time-outs and pings.
     fn on_time(&mut self, now: Now, shard: &mut Shard, out: &mut Outbound) -> Feed;
+
+    /// When [`Session::on_deadline`] is to be called next, on the monotonic clock. Asked after each call of the others.
+    fn deadline_us(&self) -> Option<u64> {
+        None
+    }
+
+    /// The time of [`Session::deadline_us`] has come. Unlike after [`Session::on_time`], [`Feed::More`] ends a pause.
+    fn on_deadline(&mut self, _now: Now, _shard: &mut Shard, _out: &mut Outbound) -> Feed {
+        Feed::More
+    }
+
+    /// So much was outbound that nothing more was said to the session; now there is room again. `None`: all is as it was.
+    fn on_sent(&mut self, _shard: &mut Shard, _out: &mut Outbound) -> Option<Feed> {
+        None
+    }
 
     /// The server is shutting down: say goodbye. What is unacknowledged is still acknowledged before the close.
     fn on_drain(&mut self, out: &mut Outbound);

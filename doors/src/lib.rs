@@ -2,4 +2,5 @@
 //! into bytes. Sans-I/O: the runtime, or a test, moves the bytes.
 #![forbid(unsafe_code)]
 
+pub mod http;
 pub mod native;

@@ -61,7 +61,16 @@ impl Server {
         }
         let began = Instant::now();
         let mut child = Command::new(start.binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--data",
+            ])
             .arg(folder.path().join("data"))
             .args(["--shards", &start.shards.to_string()])
             .args(start.arguments)

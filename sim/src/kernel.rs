@@ -99,6 +99,8 @@ fn kind_of(mail: &Mail) -> &'static str {
         Mail::Deliver { .. } => "deliver",
         Mail::Settle(_) => "settle",
         Mail::Stale { .. } => "stale",
+        Mail::Read(_) => "read",
+        Mail::Settled { .. } => "settled",
         Mail::CaughtUp { .. } => "caught up",
         Mail::OlderDone { .. } => "older done",
         Mail::ClientUp { .. } => "client up",

@@ -233,7 +233,9 @@ impl Subscriber {
             SessionEvent::Unsubscribed { request } => {
                 self.on_unsubscribed(request as usize - 1, scene);
             }
-            SessionEvent::Goodbye(_) | SessionEvent::CaughtUp { .. } => {}
+            SessionEvent::Goodbye(_)
+            | SessionEvent::CaughtUp { .. }
+            | SessionEvent::Settled { .. } => {}
             event => violated!(CHECK, "a subscriber is told {event:?}"),
         }
         Ok(())

@@ -49,6 +49,7 @@ async fn shards_go_on_without_it() {
     let folder = folder::new();
     let mut config = Config::default();
     config.admin.listen = None;
+    config.http.listen = None;
     config.server.data = folder.path().join("data");
     config.server.shards = Some(2);
     config.native.listen = ([127, 0, 0, 1], 0).into();

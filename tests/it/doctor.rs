@@ -29,7 +29,16 @@ fn of<'a>(findings: &'a [Value], check: &str) -> (&'a str, &'a str) {
 fn a_machine_that_runs_servers_is_well() {
     let folder = folder::new();
     let data = folder.path().join("data");
-    let flags = ["--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin", "off"];
+    let flags = [
+        "--data",
+        data.to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "off",
+        "--admin",
+        "off",
+    ];
     let (ended, found) = findings(&flags);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{found:?}");
     for check in ["io_uring", "memlock", "native_port"] {
@@ -49,11 +58,23 @@ fn ports_of_a_server_are_told_from_taken_ones() {
     let folder = folder::new();
     let server = Server::start(folder.path());
     let (native, admin) = (server.address().to_string(), server.admin().to_string());
+    let http = server.http().to_string();
     let data = folder.path().to_str().unwrap();
-    let of_server = ["--data", data, "--listen", &native, "--admin", &admin, "--timeout", "60s"];
+    let of_server = [
+        "--data",
+        data,
+        "--listen",
+        &native,
+        "--http",
+        &http,
+        "--admin",
+        &admin,
+        "--timeout",
+        "60s",
+    ];
     let (ended, found) = findings(&of_server);
     assert_eq!(ended.code, Some(0), "{found:?}");
-    for check in ["native_port", "admin_port"] {
+    for check in ["native_port", "http_port", "admin_port"] {
         let (result, finding) = of(&found, check);
         assert_eq!(result, "ok", "{finding}");
         assert!(finding.starts_with("a Ringmesh server answers at "), "{finding}");
@@ -62,7 +83,18 @@ fn ports_of_a_server_are_told_from_taken_ones() {
 
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = silent.local_addr().unwrap().to_string();
-    let of_other = ["--data", data, "--listen", &taken, "--admin", &taken, "--timeout", "200ms"];
+    let of_other = [
+        "--data",
+        data,
+        "--listen",
+        &taken,
+        "--http",
+        "off",
+        "--admin",
+        &taken,
+        "--timeout",
+        "200ms",
+    ];
     let (ended, found) = findings(&of_other);
     assert_eq!(ended.code, Some(1), "{found:?}");
     assert!(ended.stderr.contains("2 of 10 checks fail"), "{}", ended.stderr);
@@ -76,7 +108,7 @@ fn ports_of_a_server_are_told_from_taken_ones() {
 /// What a start refuses, the doctor must refuse: too little memory, and a folder that cannot be.
 #[test]
 fn what_a_start_refuses_fails() {
-    let ports = ["--listen", "127.0.0.1:0", "--admin", "off"];
+    let ports = ["--listen", "127.0.0.1:0", "--http", "off", "--admin", "off"];
     let wrong = ["--data", "/proc/ringmesh", "--shards", "4"];
     let memory = ["--set", "limits.memory_bytes_max=64MiB"];
     let (ended, found) = findings(&[&ports[..], &wrong, &memory].concat());

@@ -2,7 +2,7 @@
 //!
 //! A block that is marked `sh` is run by bash in the workspace's root. Three words are replaced, by scripts in front
 //! of the path: `cargo run` runs what is built already, with the address of the test's server; `curl` asks that server's admin
-//! port; `npm` does nothing, because tests/all.sh has installed the packages.
+//! port or http door; `npm` does nothing, because tests/all.sh has installed the packages.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -57,9 +57,10 @@ fn run(block: &str, server: &Server) -> Output {
     );
     script(shims.path(), "cargo", &cargo);
     script(shims.path(), "npm", "true");
-    let (admin, bash) = (server.admin(), "\"${all[@]}\"");
+    let (admin, http, bash) = (server.admin(), server.http(), "\"${all[@]}\"");
     let curl = format!(
-        "all=(); for word in \"$@\"; do all+=(\"${{word//127.0.0.1:10106/{admin}}}\"); done
+        "all=(); for word in \"$@\"; do word=\"${{word//127.0.0.1:10106/{admin}}}\"
+         all+=(\"${{word//127.0.0.1:10105/{http}}}\"); done
          PATH=${{PATH#*:}} exec curl {bash}"
     );
     script(shims.path(), "curl", &curl);
@@ -340,6 +341,27 @@ fn topics_are_as_documented() {
     let unset = lines_of(&blocks[2], &server).join("\n");
     assert!(unset.contains("orders/+ says: event 64KiB; it has said: event 64KiB, order topic"));
     assert!(unset.contains("orders/+ would say: nothing; it has said: event 64KiB"), "{unset}");
+    assert!(server.stop().success());
+}
+
+/// The commands that a new user copies must do what stands below them.
+#[test]
+fn http_door_is_as_documented() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    let document = std::fs::read_to_string(Path::new(ROOT).join("docs/http.md"));
+    let document = document.expect("the document is there");
+    let blocks = blocks("docs/http.md");
+    let [stored, polled, settled] = &lines_of(&blocks[0], &server)[..] else {
+        panic!("three answers")
+    };
+    assert!(stored.starts_with("{\"topic\":\"orders/new\",\"partition\":"), "{stored}");
+    assert!(stored.ends_with(",\"offset\":0,\"ack\":\"durable\"}"), "{stored}");
+    assert!(polled.starts_with("{\"events\":[{\"token\":\"d"), "{polled}");
+    assert!(polled.ends_with(",\"data\":{\"item\": \"book\"}}}]}"), "{polled}");
+    assert_eq!(settled, "{\"settled\":1,\"stale\":[]}");
+    let refused = lines_of(&blocks[1], &server).join("\n");
+    assert!(document.contains(&format!("```text\n{refused}\n```")), "it answers: {refused}");
     assert!(server.stop().success());
 }
 

@@ -167,7 +167,8 @@ fn second_server_is_refused() {
     let server = Server::start(folder.path());
     let data = folder.path().to_str().expect("UTF-8");
     let free = "127.0.0.1:0";
-    let ended = run(&["serve", "--data", data, "--listen", free, "--admin", free]).end();
+    let ended =
+        run(&["serve", "--data", data, "--listen", free, "--http", free, "--admin", free]).end();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     for text in [data, "another server", "--data"] {
         assert!(ended.stderr.contains(text), "says {text}: {}", ended.stderr);
@@ -175,9 +176,11 @@ fn second_server_is_refused() {
     let other = folder::new();
     let other = other.path().to_str().expect("UTF-8");
     let (native, admin) = (server.address().to_string(), server.admin().to_string());
+    let http = server.http().to_string();
     for (flags, taken, flag) in [
-        (["--listen", &native, "--admin", free], &native, "--listen"),
-        (["--listen", free, "--admin", &admin], &admin, "--admin"),
+        (["--listen", &native, "--http", free, "--admin", free], &native, "--listen"),
+        (["--listen", free, "--http", &http, "--admin", free], &http, "--http"),
+        (["--listen", free, "--http", free, "--admin", &admin], &admin, "--admin"),
     ] {
         let ended = run(&[&["serve", "--data", other][..], &flags].concat()).end();
         assert_eq!(ended.code, Some(1), "{}", ended.stderr);

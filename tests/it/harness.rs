@@ -21,6 +21,7 @@ pub struct Server {
     folder: PathBuf,
     address: SocketAddr,
     admin: SocketAddr,
+    http: SocketAddr,
     said: Arc<Mutex<Vec<String>>>,
     expected: Vec<&'static str>,
     is_over: bool,
@@ -68,9 +69,10 @@ impl Server {
             let word = rest.split([' ', ',']).next().unwrap_or_default();
             word.parse().unwrap_or_else(|_| panic!("an address behind {of} in {ready}"))
         };
-        let (address, admin) = (address("native door on "), address("admin port on "));
+        let (admin, http) = (address("admin port on "), address("http door on "));
+        let address = address("native door on ");
         let (folder, expected) = (folder.to_owned(), Vec::new());
-        Server { child, folder, address, admin, said, expected, is_over: false }
+        Server { child, folder, address, admin, http, said, expected, is_over: false }
     }
 
     /// A WARN or ERROR line with this text is part of the test.
@@ -86,6 +88,11 @@ impl Server {
     /// Where the admin port listens.
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where the http door listens.
+    pub fn http(&self) -> SocketAddr {
+        self.http
     }
 
     /// The process id.
@@ -163,7 +170,8 @@ impl Drop for Server {
 pub fn serve(folder: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.arg("serve").arg("--data").arg(folder).args(["--set", "native.listen=127.0.0.1:0"]);
-    command.args(["--admin", "127.0.0.1:0", "--set", "log.segment_bytes=4MiB"]);
+    command.args(["--admin", "127.0.0.1:0", "--set", "http.listen=127.0.0.1:0"]);
+    command.args(["--set", "log.segment_bytes=4MiB"]);
     command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

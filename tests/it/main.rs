@@ -15,6 +15,7 @@ mod folder;
 mod full;
 mod garbage;
 mod harness;
+mod http;
 mod memory;
 mod nouns;
 mod operating;

@@ -147,7 +147,7 @@ fn a_budget_that_is_too_small_is_refused() {
     let path = path.to_str().expect("its name is text");
     let flags = ["--shards", "4", "--set", "limits.memory_bytes_max=128MiB"];
     let mut arguments = vec!["serve", "--data", path, "--set", "native.listen=127.0.0.1:0"];
-    arguments.extend(["--admin", "off"]);
+    arguments.extend(["--admin", "off", "--http", "off"]);
     arguments.extend(flags);
     let ended = run(&arguments).end();
     assert_eq!(ended.code, Some(1), "{ended:?}");

@@ -70,7 +70,7 @@ fn unit_fits_the_server() {
 #[test]
 fn unit_lets_the_most_shards_lock_their_memory() {
     let ask = format!(
-        "ulimit -l 64 && exec {BINARY} doctor -o json --shards 64 --listen 127.0.0.1:0 --admin off --data /tmp"
+        "ulimit -l 64 && exec {BINARY} doctor -o json --shards 64 --listen 127.0.0.1:0 --http off --admin off --data /tmp"
     );
     let output = Command::new("bash").args(["-c", &ask]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

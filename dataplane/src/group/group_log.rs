@@ -6,6 +6,7 @@
 
 mod assigning;
 mod dying;
+mod reading;
 mod settling;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -18,6 +18,8 @@ pub struct Member {
     pub owes: u32,
     /// Whether more credit has been asked for.
     pub wanted: bool,
+    /// It goes before what it got is settled, so keys are looked at from the beginning: others must be able to take the rest.
+    pub is_passing: bool,
 }
 
 impl Member {
@@ -89,10 +91,11 @@ pub struct Members {
 
 impl Members {
     /// A member has come with credit for this shard.
-    pub fn join(&mut self, id: MemberId, lease: u32) {
+    pub fn join(&mut self, id: MemberId, lease: u32, is_passing: bool) {
         assert!(self.get(id).is_none(), "a member joins once");
         assert!(lease <= CREDIT_MAX, "a client's window has a bound");
-        let member = Member { id, lease, in_flight: 0, in_flight_bytes: 0, owes: 0, wanted: false };
+        let (in_flight, in_flight_bytes, owes, wanted) = (0, 0, 0, false);
+        let member = Member { id, lease, in_flight, in_flight_bytes, owes, wanted, is_passing };
         self.list.push(member);
     }
 
@@ -153,11 +156,11 @@ impl Members {
         self.list.iter().any(Member::is_ready)
     }
 
-    /// The only member, if there is exactly one.
+    /// The only member, if there is exactly one and it stays.
     #[must_use]
     pub fn only(&self) -> Option<&Member> {
         match self.list.as_slice() {
-            [member] => Some(member),
+            [member] => Some(member).filter(|member| !member.is_passing),
             _ => None,
         }
     }

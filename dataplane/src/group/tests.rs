@@ -106,12 +106,13 @@ impl World {
 
     fn step(&mut self) {
         self.now_us += self.random.below(40);
-        match self.random.below(12) {
+        match self.random.below(13) {
             0 => self.join(),
             1 if self.members.len() > 1 => self.leave(),
             2 => self.expire(),
             3 if !self.overdue.is_empty() => self.answer_late(),
             3..=6 => self.settle(),
+            12 => self.read(),
             _ => self.offer(),
         }
         self.send_again();
@@ -125,7 +126,8 @@ impl World {
             let shard = (self.joined % 2) as u16;
             let id = MemberId { shard, slot: self.joined, life: 1 };
             let credit = 1 + self.random.below(20) as u32;
-            self.members.join(id, credit);
+            // Some go before what they got is settled; the others' order must not depend on who they are.
+            self.members.join(id, credit, self.joined.is_multiple_of(3));
             self.credit.insert(id, credit);
         }
     }
@@ -210,6 +212,30 @@ impl World {
         if !held.events.is_empty() {
             self.held.push(held);
         }
+    }
+
+    /// A reader names what it has read, wherever that is by now.
+    fn read(&mut self) {
+        let start = self.random.below(self.next + 1).saturating_sub(self.random.below(8));
+        let (length, gap) = (1 + self.random.below(6), 1 + self.random.below(3));
+        let second = start + length + gap;
+        let runs = [start..start + length, second..second + 2];
+        let is_read = |at: &u64| runs.iter().any(|run| run.contains(at));
+        let read: Vec<u64> = self.owed.iter().copied().filter(is_read).collect();
+        let read: Vec<u64> = read.into_iter().filter(|at| !self.is_refused(*at)).collect();
+        let named = runs.clone().map(|run| (Position(run.start), Position(run.end)));
+        let settled = self.group.settle_read(&named, &mut self.members);
+        // What is on its way to the dead letters stays so.
+        let left = self.group.unsettled();
+        let is_left = |at: &u64| left.iter().any(|(start, end)| (start.0..end.0).contains(at));
+        let read: Vec<u64> = read.into_iter().filter(|at| !is_left(at)).collect();
+        assert_eq!(settled.events as usize, read.len(), "what was owed of it is owed no longer");
+        read.iter().for_each(|at| assert!(self.owed.remove(at)));
+        for held in &mut self.held {
+            let bits = read.iter().filter_map(|at| at.checked_sub(held.base));
+            bits.filter(|bit| *bit < 64).for_each(|bit| held.events.clear(bit as u32));
+        }
+        self.held.retain(|held| !held.events.is_empty());
     }
 
     fn offer(&mut self) {
@@ -414,8 +440,8 @@ fn what_cannot_go_is_not_read_again() {
     let mut world = World::new(1);
     let slow = MemberId { shard: 0, slot: 1, life: 1 };
     let other = MemberId { shard: 1, slot: 1, life: 1 };
-    world.members.join(slow, 1);
-    world.members.join(other, 5);
+    world.members.join(slow, 1, false);
+    world.members.join(other, 5, false);
     for keys in [&[Some(0)][..], &[Some(0), Some(1)], &[Some(0), Some(2)], &[Some(3)]] {
         let base = world.make_batch_of(keys);
         world.refused.push_back(base);
@@ -449,7 +475,7 @@ fn what_cannot_go_is_not_read_again() {
 fn only_the_late_key_moves() {
     let mut world = World::new(1);
     for slot in [1, 2] {
-        world.members.join(MemberId { shard: 0, slot, life: 1 }, 10);
+        world.members.join(MemberId { shard: 0, slot, life: 1 }, 10, false);
     }
     let mut offer = |keys: &[Option<u64>], now_us| {
         world.now_us = now_us;

@@ -52,6 +52,8 @@ pub(super) struct Connection {
     pub(super) flags: Flags,
     /// When the phase ends at the latest; monotonic microseconds. Not used while open.
     pub(super) deadline_us: u64,
+    /// The next deadline of its session that is remembered; monotonic microseconds, `u64::MAX` for none.
+    pub(super) deadline_noted_us: u64,
     /// Bytes given to the kernel since the connection began.
     pub(super) sent_bytes: u64,
     /// What the peer owes while something waits for it.
@@ -151,6 +153,7 @@ impl Connection {
             phase: Phase::Open,
             flags: Flags::default(),
             deadline_us: 0,
+            deadline_noted_us: u64::MAX,
             sent_bytes: 0,
             backlog: None,
             linger_bytes_left: LINGER_BYTES_MAX,

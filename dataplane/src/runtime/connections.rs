@@ -11,7 +11,8 @@
 //!     +--(the peer is gone or stuck, a panic)------+---------(time is over)-----+------------------------> gone
 //! ```
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
@@ -82,6 +83,9 @@ pub(super) struct Connections {
     round_next: usize,
     /// When that is due; monotonic microseconds.
     round_due_us: u64,
+    /// Deadlines that sessions have asked for, the next first: when, whose, in which life of the slot. Some are no longer
+    /// what their session wants.
+    deadlines: BinaryHeap<Reverse<(u64, u32, u32)>>,
 }
 
 impl Connections {
@@ -98,6 +102,7 @@ impl Connections {
             patience,
             round_next: 0,
             round_due_us: 0,
+            deadlines: BinaryHeap::new(),
         }
     }
 
@@ -118,7 +123,9 @@ impl Connections {
 
     /// When [`Connections::tell_time`] has something to do next, in monotonic microseconds.
     pub(super) fn next_round(&self) -> Option<u64> {
-        (self.count() > 0).then_some(self.round_due_us)
+        let deadline = self.deadlines.peek().map(|Reverse((at_us, ..))| *at_us);
+        let round = (self.count() > 0).then_some(self.round_due_us);
+        [deadline, round].into_iter().flatten().min()
     }
 
     /// Takes a new connection in.
@@ -202,6 +209,7 @@ impl Connections {
         }
         for _ in 0..self.resumed.len() {
             let Some(index) = self.resumed.pop_front() else { break };
+            self.feed_sent(index, step);
             events += self.pump(index, step);
         }
         events
@@ -223,6 +231,7 @@ impl Connections {
     /// Tells the next sessions of the round the time, and ends what has taken too long. Each session has its turn once
     /// in [`ROUND_US`], a bounded number of them at a time.
     pub(super) fn tell_time(&mut self, step: &mut Step<'_>) {
+        self.tell_deadlines(step);
         if self.count() == 0 || step.now.mono_us < self.round_due_us {
             return;
         }
@@ -235,6 +244,46 @@ impl Connections {
             self.round_next += 1;
         }
         self.round_due_us = step.now.mono_us + ROUND_US / steps as u64;
+    }
+
+    /// Tells the sessions whose deadline has come, each once.
+    fn tell_deadlines(&mut self, step: &mut Step<'_>) {
+        for _ in 0..self.deadlines.len() {
+            let Some(&Reverse((at_us, index, life))) = self.deadlines.peek() else { return };
+            if at_us > step.now.mono_us {
+                return;
+            }
+            self.deadlines.pop();
+            let connection = self.slots[index as usize].of(life);
+            let Some(connection) = connection.filter(|found| found.deadline_noted_us == at_us)
+            else {
+                continue;
+            };
+            connection.deadline_noted_us = u64::MAX;
+            let due_us = connection.session.deadline_us();
+            if connection.phase == Phase::Open && due_us.is_some_and(|due| due <= step.now.mono_us)
+            {
+                let now = step.now;
+                connection.flags.is_paused = false;
+                self.feed(index, step, |session, step, out| {
+                    session.on_deadline(now, step.shard, out)
+                });
+            } else {
+                self.note_deadline(index);
+            }
+        }
+    }
+
+    /// Remembers when a session wants to be told the time, if that is sooner than what is remembered.
+    fn note_deadline(&mut self, index: u32) {
+        let Slot { life, connection: Some(connection) } = &mut self.slots[index as usize] else {
+            return;
+        };
+        let Some(at_us) = connection.session.deadline_us() else { return };
+        if connection.phase == Phase::Open && at_us < connection.deadline_noted_us {
+            connection.deadline_noted_us = at_us;
+            self.deadlines.push(Reverse((at_us, index, *life)));
+        }
     }
 
     /// Tells every session that the server is shutting down.
@@ -383,11 +432,26 @@ impl Connections {
             Ok(Feed::Close) => return self.begin_close(index, step),
             Err(_) => return self.on_panic(index, step),
         }
+        connection.flags.is_held |= connection.out.pending_bytes() >= OUTBOUND_BYTES_HIGH;
         if !connection.out.is_empty() {
             self.mark_unsent(index);
         }
         self.count_outbound(index);
         self.mark_ready_again(index);
+        self.note_deadline(index);
+    }
+
+    /// Tells a session that what kept it from saying more is sent.
+    fn feed_sent(&mut self, index: u32, step: &mut Step<'_>) {
+        let Some(connection) = self.slots[index as usize].open() else { return };
+        let Connection { session, out, .. } = connection;
+        let fed = catch_unwind(AssertUnwindSafe(|| session.on_sent(step.shard, out)));
+        match fed {
+            Ok(None) => {}
+            Ok(Some(Feed::Close)) => self.begin_close(index, step),
+            Ok(Some(feed)) => connection.flags.is_paused = feed == Feed::Paused,
+            Err(_) => self.on_panic(index, step),
+        }
     }
 
     /// Gives a session the shard's events until there are none or enough is outbound. Returns how many it got.
@@ -422,6 +486,7 @@ impl Connections {
         }
         self.count_outbound(index);
         self.mark_ready_again(index);
+        self.note_deadline(index);
         events
     }
 
@@ -493,9 +558,12 @@ impl Connections {
             Ok(Feed::Close) => return self.begin_close(index, step),
             Err(_) => return self.on_panic(index, step),
         }
+        connection.flags.is_held |= connection.out.pending_bytes() >= OUTBOUND_BYTES_HIGH;
         if !connection.out.is_empty() {
             self.mark_unsent(index);
         }
+        self.count_outbound(index);
+        self.note_deadline(index);
     }
 
     fn on_end_of_stream(&mut self, index: u32, step: &mut Step<'_>) {

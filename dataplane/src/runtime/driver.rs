@@ -151,6 +151,7 @@ impl Driver {
         self.kernel.was_refused = false;
         let mut work = self.take_news();
         let Driver { shard, kernel, connections, counters, entrance, .. } = self;
+        shard.look_at_clock(now);
         let mut step = Step { shard, ring: &mut kernel.ring, counters, now };
         for _ in 0..ARRIVALS_PER_CYCLE {
             let Some(arrival) = entrance.arrivals.pop() else { break };

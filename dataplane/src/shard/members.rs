@@ -16,6 +16,8 @@ use crate::kernel::Kernel;
 use crate::mail::{Mail, MemberId};
 use crate::options::{CONTROL_TIMEOUT_US, CREDIT_MAX, SESSION_SUBSCRIPTIONS_MAX};
 use crate::session::{Asked, Delivery, SessionEvent, SessionKey, SubscribeRequest};
+use crate::shard::retiring::Retired;
+use crate::shard::sessions::Wanted;
 use crate::shard::{HomeCredit, Shard};
 
 /// A member at home.
@@ -32,6 +34,10 @@ struct HomeMember {
     ephemeral: bool,
     /// Its client has asked to end the subscription, and the control plane has not answered.
     ending: bool,
+    /// Its session has done with it; it stays for what was delivered to it and is not settled.
+    is_retired: bool,
+    /// It goes before what it got is settled.
+    is_passing: bool,
     /// Credit that is lent to nobody.
     free: u32,
     /// Credit to take back as it is freed, since the client has lowered its window.
@@ -63,6 +69,8 @@ pub struct HomeMembers {
     requests: VecDeque<ControlRequest>,
     /// Subscribes that wait for the control plane: until when, who.
     asked: VecDeque<(u64, SessionKey, u64)>,
+    /// Members that have been retired.
+    pub retired: Retired,
 }
 
 impl HomeMembers {
@@ -161,6 +169,34 @@ impl HomeMembers {
         self.asked.retain(|(_, asker, _)| *asker != session);
     }
 
+    /// Marks a member as retired. Whether it still has credit out there: without, it can go at once.
+    pub fn retire(&mut self, slot: u32) -> Option<u32> {
+        let member = self.at(slot)?;
+        assert!(member.total() == 0, "who is retired gets no more");
+        member.is_retired = true;
+        (!member.is_home()).then_some(member.life)
+    }
+
+    /// The group of a member.
+    pub fn group_of(&mut self, id: MemberId) -> Option<GroupId> {
+        self.get_mut(id).map(|member| member.group)
+    }
+
+    /// Whether this is a retired member.
+    pub fn is_retired(&mut self, id: MemberId) -> bool {
+        self.get_mut(id).is_some_and(|member| member.is_retired)
+    }
+
+    /// Nobody waits any more for what the control plane will say to one request of a session.
+    pub fn forget_one(&mut self, session: SessionKey, request: u64) {
+        self.asked.retain(|(_, asker, number)| (*asker, *number) != (session, request));
+    }
+
+    /// When something is to be done about retired members.
+    pub fn next_retired_end(&self) -> Option<u64> {
+        self.retired.next_end()
+    }
+
     /// When the next subscribe is given up.
     pub fn next_subscribe_timeout(&self) -> Option<u64> {
         self.asked.front().map(|(until, _, _)| *until)
@@ -172,6 +208,11 @@ impl HomeMember {
     fn total(&self) -> u32 {
         self.check();
         self.free + self.lent.iter().sum::<u32>() - self.surplus
+    }
+
+    /// Whether no shard holds any of its credit.
+    fn is_home(&self) -> bool {
+        self.lent.iter().all(|lent| *lent == 0)
     }
 
     /// Credit that is too much is taken back before any is free again, and cannot be more than there is.
@@ -209,6 +250,29 @@ impl Shard {
     /// A refusal that needs no look at the catalog.
     pub fn subscribe(&mut self, key: SessionKey, wish: SubscribeRequest) -> Result<(), Refusal> {
         let _fence = Fence::default();
+        self.subscribe_for(key, None, wish)
+    }
+
+    /// The same for a client that is not the session's: of a protocol whose connections are not clients.
+    ///
+    /// # Errors
+    /// As [`Shard::subscribe`].
+    pub fn subscribe_as(
+        &mut self,
+        key: SessionKey,
+        client: Arc<str>,
+        wish: SubscribeRequest,
+    ) -> Result<(), Refusal> {
+        let _fence = Fence::default();
+        self.subscribe_for(key, Some(client), wish)
+    }
+
+    fn subscribe_for(
+        &mut self,
+        key: SessionKey,
+        other: Option<Arc<str>>,
+        wish: SubscribeRequest,
+    ) -> Result<(), Refusal> {
         let shard = self.options.index;
         if self.draining {
             return Err(Code::ShuttingDown.into());
@@ -218,7 +282,8 @@ impl Shard {
         }
         let until = self.now.mono_us + CONTROL_TIMEOUT_US;
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
-        let Some(client) = session.client.clone() else { return Err(Code::HelloRequired.into()) };
+        let client = other.clone().or_else(|| session.client.clone());
+        let Some(client) = client else { return Err(Code::HelloRequired.into()) };
         let taken = session.subscriptions.iter().any(|(request, _)| *request == wish.request)
             || session.asked.iter().any(|(request, _)| *request == wish.request);
         if taken {
@@ -229,10 +294,19 @@ impl Shard {
             let limit = SESSION_SUBSCRIPTIONS_MAX as u64;
             return Err(Refusal::limit("subscriptions of the connection", limit, count as u64 + 1));
         }
-        session.asked.push((wish.request, u64::from(wish.credit)));
-        let ephemeral = wish.group.is_none() && !session.announced;
-        if ephemeral {
-            session.announced = true;
+        let is_passing = other.is_some();
+        session.asked.push((wish.request, Wanted { credit: wish.credit, is_passing }));
+        let ephemeral = wish.group.is_none();
+        let is_new = match &other {
+            Some(other) if ephemeral => {
+                let is_new = !session.others.contains(other);
+                session.others.extend(is_new.then(|| other.clone()));
+                is_new
+            }
+            None if ephemeral => !std::mem::replace(&mut session.announced, true),
+            _ => false,
+        };
+        if is_new {
             self.post(self.client_home(&client), Mail::ClientUp { client: client.clone() });
         }
         let SubscribeRequest { request, group, filter, mode, start, .. } = wish;
@@ -332,7 +406,7 @@ impl Shard {
         let asked = session.asked.iter().position(|(number, _)| *number == request);
         // Given up before: the client has been told, and the subscription without a member does no harm.
         let Some(index) = asked else { return };
-        let (_, credit) = session.asked.swap_remove(index);
+        let (_, wanted) = session.asked.swap_remove(index);
         self.members.asked.retain(|(_, asker, number)| (*asker, *number) != (key, request));
         // Ended by another while this answer was on its way.
         let ended = |subscription: &Arc<Subscription>| {
@@ -344,7 +418,7 @@ impl Shard {
         };
         match result {
             Ok(subscription) => {
-                self.begin_member(key, request, credit as u32, &subscription);
+                self.begin_member(key, request, wanted, &subscription);
                 self.sessions.say(key, SessionEvent::Subscribed { request });
             }
             Err(refusal) => {
@@ -381,7 +455,8 @@ impl Shard {
         }
     }
 
-    fn begin_member(&mut self, key: SessionKey, request: u64, credit: u32, of: &Subscription) {
+    fn begin_member(&mut self, key: SessionKey, request: u64, wanted: Wanted, of: &Subscription) {
+        let Wanted { credit, is_passing } = wanted;
         let group = self.groups.get(&of.group);
         let allowed = group.map_or(CREDIT_MAX, |group| group.rules.in_flight_max);
         self.enter(HomeMember {
@@ -393,6 +468,8 @@ impl Shard {
             asked: credit,
             ephemeral: !of.is_durable(),
             ending: false,
+            is_retired: false,
+            is_passing,
             free: credit.min(allowed),
             surplus: 0,
             lent: Vec::new(),
@@ -406,6 +483,7 @@ impl Shard {
         let (own, shards) = (self.options.index, self.options.shards);
         let (key, request) = (member.session, member.request);
         let (group, subscription) = (member.group, member.subscription);
+        let is_passing = member.is_passing;
         member.lent = vec![0; usize::from(shards)];
         member.catching_up = shards;
         member.lend_at_first(shards, own);
@@ -416,7 +494,7 @@ impl Shard {
             session.subscriptions.push((request, slot));
         }
         for (shard, lease) in lent.into_iter().enumerate() {
-            self.post(shard as u16, Mail::Join { member, group, subscription, lease });
+            self.post(shard as u16, Mail::Join { member, group, subscription, lease, is_passing });
         }
     }
 
@@ -430,7 +508,9 @@ impl Shard {
             known.stands |= sought.after.iter().any(|after| after.id == known.subscription.id);
         }
         for slot in 0..self.members.list.len() as u32 {
-            if let Some(member) = self.take_member_of(from, slot) {
+            // What a retired one got was the old group's; it has nothing to go on with.
+            let member = self.take_member_of(from, slot);
+            if let Some(member) = member.filter(|member| !member.is_retired) {
                 let free = member.total();
                 let wanting = VecDeque::new();
                 self.enter(HomeMember { group: to, free, surplus: 0, wanting, ..member });
@@ -481,7 +561,7 @@ impl Shard {
             for shard in 0..self.options.shards {
                 self.post(shard, Mail::Leave { member: id, group: member.group });
             }
-            if !member.ending {
+            if !member.ending && !member.is_retired {
                 let (what, refusal) = (Asked::Subscribe, Code::SubscriptionEnded.into());
                 self.sessions.say(key, SessionEvent::Refused { what, request, refusal });
             }
@@ -502,7 +582,7 @@ impl Shard {
         member: MemberId,
         group: GroupId,
         subscription: SubscriptionId,
-        lease: u32,
+        (lease, is_passing): (u32, bool),
     ) {
         let Some(state) = self.groups.get_mut(&group) else { return };
         let mut known = state.subscriptions.iter_mut();
@@ -511,7 +591,7 @@ impl Shard {
         // which then ends the member too.
         let Some(known) = known else { return };
         known.stands = true;
-        state.members.join(member, lease);
+        state.members.join(member, lease, is_passing);
         self.catching_up.push((group, member, self.acks.acked_end()));
         self.wake_lagging(group);
         self.wake_idle(group);
@@ -573,6 +653,9 @@ impl Shard {
         member.surplus -= kept;
         member.free += events - kept;
         member.check();
+        if member.is_retired && member.is_home() {
+            return self.end_member(id.slot);
+        }
         self.lend_more(id.slot);
         // Whoever still waits has asked once and does not ask again.
         self.recall(id.slot);
@@ -640,6 +723,9 @@ impl Shard {
     pub(super) fn on_deliver(&mut self, id: MemberId, mut delivery: Delivery) {
         // A member that has gone has told every shard so; the sender takes the delivery back by itself.
         let Some(member) = self.members.get_mut(id) else { return };
+        if member.is_retired {
+            return self.members.retired.hand_back(delivery);
+        }
         delivery.subscription = member.request;
         let session = member.session;
         self.sessions.say(session, SessionEvent::Delivery(delivery));

@@ -4,7 +4,8 @@
 //! The steps, one file each: [`publish`] (admit, append, release acks: [`acks`], [`policies`], [`creation`]), [`adopt`] (snapshots), [`members`] (who is
 //! there and whose credit is lent to whom), [`gate`] (generations in their order), [`deliver`] (route, send),
 //! [`catch_up`] (groups that are behind), [`redeliver`] (what goes again), [`settle`] (what came back), [`bury`] (what is
-//! given up), [`errands`] (what the shard appends itself), [`letters`] (dead letters, looked at and worked through).
+//! given up), [`errands`] (what the shard appends itself), [`letters`] (dead letters, looked at and worked through),
+//! [`retiring`] (members that are gone and whose deliveries may still be settled).
 
 mod acks;
 mod adopt;
@@ -24,6 +25,7 @@ mod outbox;
 mod policies;
 mod publish;
 mod redeliver;
+mod retiring;
 mod sessions;
 mod settle;
 mod stats;
@@ -111,6 +113,8 @@ pub struct Shard {
     questions: Questions,
     outbox: Outbox,
     now: Now,
+    /// When the runtime last looked at the clock: what sessions go by.
+    seen: Now,
     /// Bytes of deliveries in flight, over all members.
     in_flight_bytes: u64,
     /// Whether there are fewer of them since groups that wait for that have tried.
@@ -194,6 +198,7 @@ impl Shard {
             questions: Questions::default(),
             outbox: Outbox::new(options.shards),
             now: Now { wall: Timestamp(0), mono_us: 0 },
+            seen: Now { wall: Timestamp(0), mono_us: 0 },
             in_flight_bytes: 0,
             is_in_flight_freed: false,
             idle_until_us: 0,
@@ -224,6 +229,7 @@ impl Shard {
     /// tell a publisher of an event that a crash could still take back.
     pub fn run_once<K: Kernel>(&mut self, now: Now, kernel: &mut K) -> u32 {
         assert!(now.mono_us >= self.now.mono_us, "the monotonic clock never steps back");
+        self.seen = now;
         // A step back of the wall clock must not make append times fall.
         self.now = Now { wall: now.wall.max(self.now.wall), mono_us: now.mono_us };
         let mut work = 0;
@@ -239,10 +245,24 @@ impl Shard {
         work += self.run_letter_jobs(kernel); // what operators want of these
         self.return_recalled();
         work += self.flush_cursors();
+        work += self.end_retired();
         work += self.expire_clients(kernel);
         work += self.outbox.flush(kernel);
         self.check();
         work
+    }
+
+    /// Tells sessions the time at which the bytes came that they are about to be given. The shard's own work goes by the
+    /// time of its cycle.
+    pub fn look_at_clock(&mut self, now: Now) {
+        assert!(now.mono_us >= self.seen.mono_us, "the monotonic clock never steps back");
+        self.seen = now;
+    }
+
+    /// The time, as far as a session may know it: when the runtime last looked.
+    #[must_use]
+    pub fn clock(&self) -> Now {
+        self.seen
     }
 
     /// When to run again although nothing has happened, on the monotonic clock. `None`: only when something happens.
@@ -263,7 +283,8 @@ impl Shard {
             || !self.letters.is_empty();
         let retry = is_held_up.then_some(self.now.mono_us + FULL_QUEUE_RETRY_US);
         let reads = self.next_read_retry_us();
-        [log, expiry, cursors, clients, waiting, retry, reads].into_iter().flatten().min()
+        let retired = self.members.next_retired_end();
+        [log, expiry, cursors, clients, waiting, retry, reads, retired].into_iter().flatten().min()
     }
 
     /// Whether the next cycle has something to do that it need not wait for.
@@ -369,8 +390,8 @@ impl Shard {
             Mail::TopicTold { number, topic, is_known } => {
                 self.on_topic_told(number, &topic, is_known);
             }
-            Mail::Join { member, group, subscription, lease } => {
-                self.on_join(member, group, subscription, lease);
+            Mail::Join { member, group, subscription, lease, is_passing } => {
+                self.on_join(member, group, subscription, (lease, is_passing));
             }
             Mail::Leave { member, group } => self.on_leave(member, group),
             Mail::Lease { member, group, events } => self.on_lease(member, group, events),
@@ -382,6 +403,10 @@ impl Shard {
             Mail::Deliver { member, delivery } => self.on_deliver(member, *delivery),
             Mail::CaughtUp { member } => self.on_caught_up(member),
             Mail::Settle(settle) => self.on_settle(&settle),
+            Mail::Read(read) => self.on_read(&read),
+            Mail::Settled { session, request, events } => {
+                self.sessions.say(session, SessionEvent::Settled { request, events });
+            }
             Mail::Stale { session, request, refusal } => {
                 let what = Asked::Settle;
                 self.sessions.say(session, SessionEvent::Refused { what, request, refusal });

@@ -12,6 +12,14 @@ use crate::session::{SessionEvent, SessionKey};
 use crate::shard::Shard;
 use crate::shard::input::SessionInput;
 
+/// What a session asks for with a subscribe, beyond what the control plane must know.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub credit: u32,
+    /// The member goes before what it got is settled.
+    pub is_passing: bool,
+}
+
 /// One session.
 #[derive(Debug, Default)]
 pub struct SessionState {
@@ -32,11 +40,13 @@ pub struct SessionState {
     /// Where its events without a key go: one partition of this shard for its whole life.
     pub partition: Partition,
     pub client: Option<Arc<str>>,
+    /// Other clients with ephemeral subscriptions here, each announced to its home shard.
+    pub others: Vec<Arc<str>>,
     events: VecDeque<SessionEvent>,
     /// Members by the client's number of the subscription.
     pub subscriptions: Vec<(u64, u32)>,
     /// Subscribes that the control plane has not answered.
-    pub asked: Vec<(u64, u64)>,
+    pub asked: Vec<(u64, Wanted)>,
 }
 
 /// All sessions of a shard.
@@ -158,8 +168,8 @@ impl Shard {
         for (_, slot) in state.subscriptions {
             self.end_member(slot);
         }
-        if state.announced {
-            let client = state.client.expect("only a known client is announced");
+        let own = state.client.filter(|_| state.announced);
+        for client in state.others.into_iter().chain(own) {
             self.post(self.client_home(&client), Mail::ClientDown { client });
         }
     }

@@ -145,6 +145,8 @@ impl NativeSession {
                 SessionEvent::CaughtUp { request } => {
                     frame::encode_caught_up(request, session.writing(out));
                 }
+                // Only a settle that asks for an answer gets this one, and none here does.
+                SessionEvent::Settled { .. } => {}
                 SessionEvent::Room => {
                     session.paused = false;
                     return session.feed_counted(&[], shard, out);

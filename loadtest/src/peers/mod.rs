@@ -257,10 +257,11 @@ impl Contender {
 
 fn ringmesh(place: &Place, folder: &Path, address: SocketAddr, more: &[&str]) -> Spawn {
     let listen = address.to_string();
-    let mut arguments: Vec<_> =
-        ["serve", "--shards", "1", "--listen", &listen, "--admin", "off", "--data"]
-            .map(Into::into)
-            .into();
+    let mut arguments: Vec<_> = [
+        "serve", "--shards", "1", "--listen", &listen, "--admin", "off", "--http", "off", "--data",
+    ]
+    .map(Into::into)
+    .into();
     arguments.push(folder.join("data").into());
     arguments.extend(more.iter().map(Into::into));
     arguments.extend(place.ringmesh_arguments.iter().map(Into::into));

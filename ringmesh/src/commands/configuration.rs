@@ -8,9 +8,10 @@ use super::failure::{Exit, Failure};
 use crate::config::{Loaded, Sources};
 
 /// Keys with a flag of their own. Every key can be set with `--set`.
-pub const FLAGS: [(&str, &str); 4] = [
+pub const FLAGS: [(&str, &str); 5] = [
     ("--data", "server.data"),
     ("--listen", "native.listen"),
+    ("--http", "http.listen"),
     ("--admin", "admin.listen"),
     ("--shards", "server.shards"),
 ];
@@ -24,6 +25,9 @@ pub struct ConfigurationArgs {
     /// Where the native door listens; port 0 picks a free one [default: 127.0.0.1:10300]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+    /// Where the http door listens; port 0 picks a free one, off turns it off [default: 127.0.0.1:10105]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
     /// Where the admin port listens; port 0 picks a free one, off turns it off [default: 127.0.0.1:10106]
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
@@ -51,7 +55,7 @@ impl ConfigurationArgs {
         }
         let data = self.data.map(|path| path.to_string_lossy().into_owned());
         for ((flag, key), value) in
-            FLAGS.into_iter().zip([data, self.listen, self.admin, self.shards])
+            FLAGS.into_iter().zip([data, self.listen, self.http, self.admin, self.shards])
         {
             flags.extend(value.map(|value| (flag.to_owned(), key.to_owned(), value)));
         }

@@ -31,9 +31,10 @@ pub fn run(arguments: ServeArgs) -> Result<(), Failure> {
     let folder = loaded.config.server.data.canonicalize();
     let folder = folder.unwrap_or(loaded.config.server.data);
     let shards = server.shards();
+    let http = server.http().map_or_else(String::new, |http| format!(", http door on {http}"));
     let admin = server.admin().map_or_else(String::new, |admin| format!(", admin port on {admin}"));
     let ready = format!(
-        "ringmesh {} is ready: {shards} shard{} on {}, native door on {}{admin}\n",
+        "ringmesh {} is ready: {shards} shard{} on {}, native door on {}{http}{admin}\n",
         env!("CARGO_PKG_VERSION"),
         if shards == 1 { "" } else { "s" },
         folder.display(),

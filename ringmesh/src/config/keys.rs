@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use codec::limits::EVENT_DATA_BYTES_MAX;
+use doors::http::Cors;
 
 use super::units::{SIZE_FORM, Size, TIME_FORM, parse_time, show_time};
 use super::{Config, Idle};
@@ -85,6 +86,19 @@ keys! {
     native.publish_window: "Batches that a publisher may have unacknowledged on one connection. Clients are told at hello.",
         |text| number(text, 1..=65_536), ToString::to_string;
 
+    http.listen: "Where the http door listens: HTTP/1.1, and HTTP/2 with prior knowledge. It asks nobody who they are. Port 0\npicks a free one; off turns it off.",
+        listen, show_listen;
+    http.header_timeout: "How long the headers of a request may take to come before its connection is closed.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    http.body_timeout: "How long the body of a request may take to come before it is refused.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    http.idle_timeout: "When a connection is closed on which nothing is asked.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    http.body_bytes_max: "Body of one request, before and after it is inflated. Larger ones are refused unread.",
+        |text| size(text, 1 << 10..=64 * MIB).and_then(narrow), |value: &u32| show_size(&u64::from(*value));
+    http.cors: "Pages of which origins may ask, by the rules that browsers keep: none, any, or origins such as\nhttps://app.example, with commas between them.",
+        cors, show_cors;
+
     admin.listen: "Where the admin port listens: health, metrics, and the API to look into the server. It asks nobody who they\nare. Port 0 picks a free one; off turns it off.",
         listen, show_listen;
     admin.idle_timeout: "When an admin connection is closed whose next request is not whole, or that does not take its answer.",
@@ -143,6 +157,32 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
 
 fn show_listen(value: &Option<SocketAddr>) -> String {
     value.map_or_else(|| "off".to_owned(), |address| address.to_string())
+}
+
+fn cors(text: &str) -> Result<Cors, String> {
+    let allowed =
+        || "none, any, or origins such as https://app.example with commas between them".to_owned();
+    let is_origin = |origin: &&str| {
+        let host = origin.split_once("://").map_or("", |(_, host)| host);
+        !host.is_empty() && !host.contains(['/', ' ', '"'])
+    };
+    let origins: Vec<&str> = text.split(',').map(str::trim).collect();
+    match origins[..] {
+        ["none"] => Ok(Cors::None),
+        ["any"] => Ok(Cors::Any),
+        _ if origins.iter().all(is_origin) => {
+            Ok(Cors::Origins(origins.into_iter().map(str::to_owned).collect()))
+        }
+        _ => Err(allowed()),
+    }
+}
+
+fn show_cors(value: &Cors) -> String {
+    match value {
+        Cors::None => "none".to_owned(),
+        Cors::Any => "any".to_owned(),
+        Cors::Origins(origins) => origins.join(","),
+    }
 }
 
 fn pin(text: &str) -> Result<Option<bool>, String> {

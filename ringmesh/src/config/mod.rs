@@ -13,6 +13,7 @@ mod tests;
 pub mod units;
 
 use codec::ack::AckLevel;
+use doors::http::{BODY_BYTES_DEFAULT, Cors};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The native door.
     pub native: NativeConfig,
+    /// The http door.
+    pub http: HttpConfig,
     /// The admin port.
     pub admin: AdminConfig,
     /// The log of each shard.
@@ -79,6 +82,23 @@ pub struct NativeConfig {
     pub slow_peer_timeout: Duration,
     /// Batches that a publisher may have unacknowledged on one connection.
     pub publish_window: u32,
+}
+
+/// The http door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where it listens; port 0 picks a free one, `None` turns it off.
+    pub listen: Option<SocketAddr>,
+    /// How long the headers of a request may take to come.
+    pub header_timeout: Duration,
+    /// How long the body of a request may take to come.
+    pub body_timeout: Duration,
+    /// When a connection is closed on which nothing is asked.
+    pub idle_timeout: Duration,
+    /// Body of one request, before and after it is inflated.
+    pub body_bytes_max: u32,
+    /// Which pages of other origins may ask.
+    pub cors: Cors,
 }
 
 /// The admin port: health, metrics, API.
@@ -155,6 +175,14 @@ impl Default for Config {
                 idle_timeout: Duration::from_secs(60),
                 slow_peer_timeout: Duration::from_secs(60),
                 publish_window: 1_024,
+            },
+            http: HttpConfig {
+                listen: Some(SocketAddr::from(([127, 0, 0, 1], 10105))),
+                header_timeout: Duration::from_secs(10),
+                body_timeout: Duration::from_secs(30),
+                idle_timeout: Duration::from_secs(60),
+                body_bytes_max: BODY_BYTES_DEFAULT,
+                cors: Cors::None,
             },
             admin: AdminConfig {
                 listen: Some(SocketAddr::from(([127, 0, 0, 1], 10106))),

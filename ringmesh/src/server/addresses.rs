@@ -16,6 +16,9 @@ const FILE_NAME: &str = "addresses.json";
 pub(super) struct Addresses {
     /// The native door.
     pub(super) native: SocketAddr,
+    /// The http door, unless it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) http: Option<SocketAddr>,
     /// The admin port, unless it is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) admin: Option<SocketAddr>,
@@ -69,7 +72,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         AddressesFile::clear(folder.path()).unwrap();
         let native = SocketAddr::from(([127, 0, 0, 1], 4242));
-        let told = Addresses { native, admin: None, process_id: 7 };
+        let told = Addresses { native, http: None, admin: None, process_id: 7 };
         let file = AddressesFile::write(folder.path(), told).unwrap();
         let text = std::fs::read_to_string(folder.path().join(FILE_NAME)).unwrap();
         assert_eq!(text, "{\"native\":\"127.0.0.1:4242\",\"process_id\":7}\n");

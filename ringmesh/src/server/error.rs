@@ -12,6 +12,8 @@ use super::memory::TooLittle;
 
 /// The flag that sets where the native door listens.
 pub(crate) const LISTEN_FLAG: &str = "--listen";
+/// The flag that sets where the http door listens.
+pub(crate) const HTTP_FLAG: &str = "--http";
 /// The flag that sets where the admin port listens.
 pub(crate) const ADMIN_FLAG: &str = "--admin";
 
@@ -60,21 +62,27 @@ impl StartError {
     pub fn advice(&self) -> &'static str {
         match self {
             StartError::Port { flag, error, .. } => {
-                let is_admin = *flag == ADMIN_FLAG;
-                match error.kind() {
-                    io::ErrorKind::AddrInUse if is_admin => {
+                let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+                let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+                match *flag {
+                    ADMIN_FLAG if is_taken => {
                         "end the other one, or choose another address with --admin; port 0 picks a free one, off turns it off"
                     }
-                    io::ErrorKind::AddrInUse => {
-                        "end the other one, or choose another address with --listen; port 0 picks a free one"
-                    }
-                    io::ErrorKind::PermissionDenied if is_admin => {
+                    ADMIN_FLAG if is_denied => {
                         "ports below 1024 are for root; choose another with --admin"
                     }
-                    io::ErrorKind::PermissionDenied => {
-                        "ports below 1024 are for root; choose another with --listen"
+                    ADMIN_FLAG => "choose an address of this machine with --admin",
+                    HTTP_FLAG if is_taken => {
+                        "end the other one, or choose another address with --http; port 0 picks a free one, off turns it off"
                     }
-                    _ if is_admin => "choose an address of this machine with --admin",
+                    HTTP_FLAG if is_denied => {
+                        "ports below 1024 are for root; choose another with --http"
+                    }
+                    HTTP_FLAG => "choose an address of this machine with --http",
+                    _ if is_taken => {
+                        "end the other one, or choose another address with --listen; port 0 picks a free one"
+                    }
+                    _ if is_denied => "ports below 1024 are for root; choose another with --listen",
                     _ => "choose an address of this machine with --listen",
                 }
             }

@@ -25,7 +25,9 @@ use std::time::Instant;
 use ::admin::server::Admin;
 use controlplane::control_plane::{ControlOptions, ControlPlane, Inbox};
 use dataplane::control::ControlLink;
-use dataplane::runtime::Runtime;
+use dataplane::runtime::{Runtime, RuntimeOptions};
+use dataplane::session::Door;
+use doors::http::HttpDoor;
 use doors::native::NativeDoor;
 use log::folder::{Folder, FolderLock};
 use log::storage::file::FileStorage;
@@ -35,13 +37,14 @@ pub use error::StartError;
 
 use crate::config::{Config, Loaded};
 use addresses::{Addresses, AddressesFile};
-use error::LISTEN_FLAG;
+use error::{HTTP_FLAG, LISTEN_FLAG};
 use memory::Memory;
-use port::claim;
+use port::{Port, claim};
 
 /// A running server. Dropped, it shuts down as [`Server::shut_down`] does.
 pub struct Server {
     address: SocketAddr,
+    http: Option<SocketAddr>,
     shards: u16,
     // In the order in which they end.
     addresses: AddressesFile,
@@ -77,6 +80,7 @@ impl Server {
             "memory is divided"
         );
         let port = claim(LISTEN_FLAG, config.native.listen)?;
+        let http = config.http.listen.map(|listen| claim(HTTP_FLAG, listen)).transpose()?;
         let admin = admin::start(config)?;
 
         let storage = Arc::new(FileStorage::new());
@@ -91,15 +95,10 @@ impl Server {
         let older = logs.iter().zip(0..).filter(|(logs, _)| !logs.older.is_empty());
         let older_owners = older.fold(0, |owners, (_, shard)| owners | 1 << shard);
         let mut options = options::runtime(config, &memory, node_id, older_owners);
-        let listener = port.open()?;
-        let address = listener.local_addr();
-        let address = address.map_err(|error| StartError::Port {
-            flag: LISTEN_FLAG,
-            listen: config.native.listen,
-            error,
-        })?;
         let door = Arc::new(NativeDoor::new(options::native(config, node_id)));
-        options.listen.push((listener, door));
+        let address = listen(port, door, &mut options)?;
+        let door = Arc::new(HttpDoor::new(options::http(config, shards, node_id)));
+        let http = http.map(|port| listen(port, door, &mut options)).transpose()?;
         let link: Arc<ControlLink> = inbox.link();
         let runtime = Runtime::start(options, logs, storage, link).map_err(StartError::Runtime)?;
         let catalog = ControlOptions { catalog: data.join("catalog.redb") };
@@ -108,6 +107,7 @@ impl Server {
         let control = ControlPlane::start(&catalog, replies, inbox).map_err(StartError::Control)?;
         let told = Addresses {
             native: address,
+            http,
             admin: admin.as_ref().map(Admin::address),
             process_id: std::process::id(),
         };
@@ -117,13 +117,19 @@ impl Server {
             admin.open(admin::sources(loaded, facts, runtime.handles(), control.handle()));
         }
         let control = Some(control);
-        Ok(Server { address, shards, addresses, runtime, control, admin, _lock: lock })
+        Ok(Server { address, http, shards, addresses, runtime, control, admin, _lock: lock })
     }
 
     /// Where the native door listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the http door listens, unless it is off.
+    #[must_use]
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.http
     }
 
     /// Where the admin port listens, unless it is off.
@@ -159,6 +165,17 @@ impl Server {
         drop(admin);
         drop(lock);
     }
+}
+
+/// Opens a port for a door. Where it listens.
+fn listen(
+    port: Port,
+    door: Arc<dyn Door>,
+    options: &mut RuntimeOptions,
+) -> Result<SocketAddr, StartError> {
+    let (listener, address) = port.open_at()?;
+    options.listen.push((listener, door));
+    Ok(address)
 }
 
 fn open_folder(

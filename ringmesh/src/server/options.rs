@@ -6,6 +6,7 @@ use std::time::Duration;
 use codec::ack::AckLevel;
 use dataplane::options::ShardOptions;
 use dataplane::runtime::{Idle as RuntimeIdle, RuntimeOptions};
+use doors::http::HttpOptions;
 use doors::native::NativeOptions;
 use log::folder::FolderOptions;
 use log::options::{LogOptions, Sync};
@@ -51,6 +52,22 @@ pub(super) fn native(config: &Config, node_id: u64) -> NativeOptions {
         ping_interval: config.native.ping_interval,
         idle_timeout: config.native.idle_timeout,
         ..NativeOptions::default()
+    }
+}
+
+/// What the http door is told.
+pub(super) fn http(config: &Config, shards: u16, node_id: u64) -> HttpOptions {
+    HttpOptions {
+        shards,
+        node: node_id as u32,
+        event_data_bytes_max: config.limits.event_data_bytes_max,
+        body_bytes_max: config.http.body_bytes_max,
+        header_timeout: config.http.header_timeout,
+        body_timeout: config.http.body_timeout,
+        idle_timeout: config.http.idle_timeout,
+        ack_deadline: config.delivery.ack_deadline,
+        cors: config.http.cors.clone(),
+        ..HttpOptions::default()
     }
 }
 

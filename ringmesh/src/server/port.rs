@@ -43,6 +43,15 @@ impl Port {
         socket.listen(BACKLOG).map_err(|error| StartError::Port { flag, listen, error })?;
         Ok(socket.into())
     }
+
+    /// The same, and where that is: port 0 becomes a number.
+    pub(super) fn open_at(self) -> Result<(TcpListener, SocketAddr), StartError> {
+        let (flag, listen) = (self.flag, self.listen);
+        let listener = self.open()?;
+        let address = listener.local_addr();
+        let address = address.map_err(|error| StartError::Port { flag, listen, error })?;
+        Ok((listener, address))
+    }
 }
 
 #[cfg(test)]

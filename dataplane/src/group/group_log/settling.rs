@@ -106,6 +106,28 @@ impl GroupLog {
         }
     }
 
+    /// Events of a delivery in flight are settled, whoever says so. Returns the credit that goes home.
+    pub(super) fn done_with(
+        &mut self,
+        base: Position,
+        delivery: u32,
+        events: &Bitmap,
+        members: &mut Members,
+    ) -> Vec<Returned> {
+        let flight = self.flights.get_mut(base).expect("the caller has found it");
+        let count = flight.count;
+        let piece = flight.piece_mut(delivery).expect("the caller has found it");
+        let mut rest = piece.events.to_bitmap(count);
+        rest.subtract(events);
+        if rest.is_empty() {
+            let piece = flight.take(delivery).expect("found above");
+            return self.release(&piece, count, members);
+        }
+        let part = split_off(piece, &Selection::Some(events.clone()), count);
+        let part = part.expect("the caller has found some of its events");
+        self.release_part(&part, count, members)
+    }
+
     /// A member answers what has timed out: its credit for these events is free again.
     fn answered_late(
         &mut self,

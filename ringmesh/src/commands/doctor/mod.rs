@@ -125,6 +125,7 @@ fn examine(config: &Config, timeout: Duration) -> Vec<Finding> {
     findings.push(machine::memory(config, shards));
     findings.push(machine::clock());
     findings.push(place::native_port(config, timeout));
+    findings.extend(place::http_port(config, timeout));
     findings.extend(place::admin_port(config, timeout));
     findings.extend(place::paused(config, timeout));
     findings.push(place::folder(config));

@@ -15,7 +15,7 @@ use super::super::failure::{Exit, Failure};
 use super::Finding;
 use crate::config::Config;
 use crate::config::units::Size;
-use crate::server::error::{ADMIN_FLAG, LISTEN_FLAG};
+use crate::server::error::{ADMIN_FLAG, HTTP_FLAG, LISTEN_FLAG};
 use crate::server::port;
 
 /// Names of paused subscriptions that are told.
@@ -31,6 +31,18 @@ pub(super) fn native_port(config: &Config, timeout: Duration) -> Finding {
             connection::connect(target.options(), &target).await.map(drop)
         })
     })
+}
+
+/// The http door's port in the same way, unless it is off.
+pub(super) fn http_port(config: &Config, timeout: Duration) -> Option<Finding> {
+    let listen = config.http.listen?;
+    Some(judge_port("http_port", HTTP_FLAG, listen, || {
+        let admin = Some(listen.to_string());
+        let (context, token_file, output) = (None, None, Output::Json);
+        let admin = AdminArgs { admin, context, token_file, timeout, output };
+        // The door has no such path and says so in Ringmesh's words.
+        AdminPort::new(&admin).get("nothing").map(drop)
+    }))
 }
 
 /// The admin port in the same way, unless it is off.
