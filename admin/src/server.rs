@@ -169,6 +169,15 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
         ("/api/v1/subscriptions/{name}/pause", post(api::operating::pause)),
         ("/api/v1/subscriptions/{name}/resume", post(api::operating::resume)),
         ("/api/v1/subscriptions/{name}/seek", post(api::operating::seek)),
+        (
+            "/api/v1/subscriptions/{name}/policy",
+            get(api::delivery_policy::policy)
+                .put(api::delivery_policy::set)
+                .delete(api::delivery_policy::unset),
+        ),
+        ("/api/v1/dead-letters/{name}", get(api::dead_letters::browse)),
+        ("/api/v1/dead-letters/{name}/redrive", post(api::dead_letters::redrive)),
+        ("/api/v1/dead-letters/{name}/purge", post(api::dead_letters::purge)),
         ("/api/v1/connections", get(api::connections::connections)),
     ]
 }

@@ -25,8 +25,8 @@ pub use delivery::{
     encode_settle,
 };
 pub use hello::{
-    CLIENT_ID_BYTES_MAX, CREDENTIALS_BYTES_MAX, FEATURE_SEQUENCES, Hello, TENANT_BYTES_MAX,
-    VERSION_HIGHEST, VERSION_LOWEST, Welcome,
+    CLIENT_ID_BYTES_MAX, CREDENTIALS_BYTES_MAX, FEATURE_REJECT, FEATURE_SEQUENCES, Hello,
+    TENANT_BYTES_MAX, VERSION_HIGHEST, VERSION_LOWEST, Welcome,
 };
 pub use publish::{Acked, Acks, PUBLISHED_ENTRY_BYTES, TopicFrame};
 pub use subscribe::{GROUP_BYTES_MAX, Subscribe, WireMode, WireOffsets, WireStart};

@@ -25,7 +25,7 @@ pub struct DeliveryPolicy {
     pub attempts_max: Option<u32>,
     /// The delay before the second attempt of an event that was handed back; it doubles with each further attempt.
     pub retry_delay_ms: Option<u64>,
-    /// The longest such delay. Never below `retry_delay_ms`.
+    /// The longest such delay; one below `retry_delay_ms` means that.
     pub retry_delay_max_ms: Option<u64>,
     /// By how many hundredths a delay may be shorter than it would be, at random, so that what failed together does not
     /// come back together.
@@ -80,11 +80,10 @@ impl DeliveryPolicy {
     /// # Errors
     /// Names the first field that is out of them.
     pub fn check(&self) -> Result<(), PolicyError> {
-        let delay_least = self.retry_delay_ms.unwrap_or(1);
         let fields = [
             ("attempts_max", self.attempts_max.map(u64::from), 1, ATTEMPTS_MAX),
             ("retry_delay_ms", self.retry_delay_ms, 1, DELAY_MS_MAX),
-            ("retry_delay_max_ms", self.retry_delay_max_ms, delay_least, DELAY_MS_MAX),
+            ("retry_delay_max_ms", self.retry_delay_max_ms, 1, DELAY_MS_MAX),
             ("jitter_percent", Some(u64::from(self.jitter_percent)), 0, 100),
             ("ack_timeout_ms", self.ack_timeout_ms, ACK_TIMEOUT_MS_MIN, DELAY_MS_MAX),
             ("in_flight_max", self.in_flight_max.map(u64::from), 1, IN_FLIGHT_MAX),
@@ -137,7 +136,7 @@ mod tests {
         let bad = [
             ("attempts_max", DeliveryPolicy { attempts_max: Some(0), ..largest }),
             ("retry_delay_ms", DeliveryPolicy { retry_delay_ms: Some(0), ..largest }),
-            ("retry_delay_max_ms", DeliveryPolicy { retry_delay_max_ms: Some(5), ..largest }),
+            ("retry_delay_max_ms", DeliveryPolicy { retry_delay_max_ms: Some(0), ..largest }),
             ("jitter_percent", DeliveryPolicy { jitter_percent: 101, ..largest }),
             ("ack_timeout_ms", DeliveryPolicy { ack_timeout_ms: Some(99), ..largest }),
             ("in_flight_max", DeliveryPolicy { in_flight_max: Some(0), ..largest }),

@@ -365,6 +365,40 @@ fn http_door_is_as_documented() {
     assert!(server.stop().success());
 }
 
+/// A guide to events that failed is read in a hurry: each of its commands must do what it says.
+#[test]
+fn delivery_is_as_documented() {
+    use ringmesh_client::blocking::Client;
+    use ringmesh_client::{ClientOptions, SubscribeOptions};
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    let blocks = blocks("docs/delivery.md");
+    let set = lines_of(&blocks[0], &server);
+    for row in ["attempts_max", "retry_delay_ms", "retry_delay_max_ms", "jitter_percent"] {
+        assert!(set.iter().any(|line| line.starts_with(row)), "{row} in {set:?}");
+    }
+    let client = Client::connect(ClientOptions::new(server.address().to_string()));
+    let client = client.expect("the server is there");
+    let wish = SubscribeOptions::new("orders/#").group("billing");
+    let mut subscription = client.subscribe(wish).expect("the server answers");
+    server.command(&["publish", "orders/new", "x", "--key", "k"]).done();
+    let delivery = subscription.next(crate::harness::PATIENCE).expect("it stands");
+    delivery.expect("it is delivered").reject();
+    let is_settled = |answer: &crate::admin::Answer| answer.json()["lag_events"] == 0;
+    crate::admin::until(&server, "/api/v1/subscriptions/billing", is_settled);
+    let worked = lines_of(&blocks[1], &server);
+    assert!(worked[1].contains(" rejected ") && worked[1].contains(" orders/new "), "{worked:?}");
+    assert_eq!(worked[2], "1 dead letters of \"billing\" would be redriven to the group");
+    assert_eq!(worked[3], "1 dead letters of \"billing\" are redriven to the group");
+    assert_eq!(worked[4], "0 dead letters of \"billing\" are purged");
+    let again = subscription.next(crate::harness::PATIENCE).expect("it stands");
+    let again = again.expect("what was redriven is delivered");
+    assert_eq!(&**again.topic(), "orders/new");
+    again.ack();
+    drop((subscription, client));
+    assert!(server.stop().success());
+}
+
 /// The count in a group's row.
 fn count(table: &str, group: &str) -> usize {
     let row = table.lines().find(|line| line.starts_with(group)).expect("the group has a row");

@@ -7,6 +7,7 @@ mod commands;
 mod container;
 mod contexts;
 mod control_plane;
+mod dead_letters;
 mod doctor;
 mod documents;
 mod durability;

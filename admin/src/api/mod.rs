@@ -1,6 +1,8 @@
 //! `/api/v1/`: what there is, by name, for people and programs. docs: admin/openapi.json, which is exact.
 
 pub(crate) mod connections;
+pub(crate) mod dead_letters;
+pub(crate) mod delivery_policy;
 pub(crate) mod node;
 pub(crate) mod operating;
 pub(crate) mod subscriptions;

@@ -140,10 +140,24 @@ metrics! {
         => |view, out| each_shard(view, out, |shard| shard.stats.copied_deliveries);
     "ringmesh_redeliver_events_total" Counter ["shard"] "Events delivered that were not at their first attempt."
         => |view, out| each_shard(view, out, |shard| shard.stats.redelivered_events);
-    "ringmesh_deliver_expired_events_total" Counter ["shard"] "Events whose delivery was not settled within delivery.ack_deadline."
+    "ringmesh_deliver_expired_events_total" Counter ["shard"] "Events whose delivery was not settled within delivery.ack_deadline, or their group's ack time-out."
         => |view, out| each_shard(view, out, |shard| shard.stats.expired_events);
     "ringmesh_settle_events_total" Counter ["shard"] "Events settled as done with."
         => |view, out| each_shard(view, out, |shard| shard.stats.settled_events);
+    "ringmesh_settle_retried_events_total" Counter ["shard"] "Events that members handed back."
+        => |view, out| each_shard(view, out, |shard| shard.stats.retried_events);
+    "ringmesh_settle_rejected_events_total" Counter ["shard"] "Events that members rejected: they are not delivered again."
+        => |view, out| each_shard(view, out, |shard| shard.stats.rejected_events);
+    "ringmesh_deliver_dropped_events_total" Counter ["shard"] "Events that were exhausted, too old or rejected and are gone, since their group keeps no dead letters."
+        => |view, out| each_shard(view, out, |shard| shard.stats.dropped_events);
+    "ringmesh_dead_letter_events_total" Counter ["shard"] "Events that were exhausted, too old or rejected and stand, durable, among the dead letters of their group."
+        => |view, out| each_shard(view, out, |shard| shard.stats.dead_letter_events);
+    "ringmesh_dead_letter_refused_total" Counter ["shard"] "How often dead letters found no room, on a full disk say; they are tried again each second, and nothing is lost."
+        => |view, out| each_shard(view, out, |shard| shard.stats.refused_dead_letters);
+    "ringmesh_dead_letter_redriven_events_total" Counter ["shard"] "Dead letters that were given to their group again, or to another topic."
+        => |view, out| each_shard(view, out, |shard| shard.stats.redriven_events);
+    "ringmesh_dead_letter_purged_events_total" Counter ["shard"] "Dead letters that were thrown away."
+        => |view, out| each_shard(view, out, |shard| shard.stats.purged_events);
     "ringmesh_settle_stale_batches_total" Counter ["shard"] "Settles of deliveries that were over: timed out, or of an earlier life of the server."
         => |view, out| each_shard(view, out, |shard| shard.stats.stale_settles);
     "ringmesh_deliver_lost_events_total" Counter ["shard"] "Events in flight or waiting that retention took, or damage, before they were settled."

@@ -94,6 +94,8 @@ pub enum WireVerdict {
     Done = 0,
     /// They are to come again.
     Retry = 1,
+    /// They will never be processed: to the dead letters. Only for a peer with [`super::FEATURE_REJECT`].
+    Reject = 2,
 }
 
 /// What became of one delivery, or of some of its events.
@@ -130,6 +132,7 @@ impl<'a> Settlement<'a> {
         let verdict = match reader.u8("settle")? {
             0 => WireVerdict::Done,
             1 => WireVerdict::Retry,
+            2 => WireVerdict::Reject,
             _ => return Err(DecodeError::Malformed { field: "verdict" }),
         };
         let token_len = usize::from(reader.u8("settle")?);

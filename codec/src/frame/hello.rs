@@ -32,6 +32,8 @@ pub const VERSION_LOWEST: u16 = 1;
 pub const VERSION_HIGHEST: u16 = 1;
 /// Feature bit 0: batches have a publisher id and a sequence, so that one that is sent again is stored once.
 pub const FEATURE_SEQUENCES: u64 = 1;
+/// A settle may say that events are never to come again ([`super::WireVerdict::Reject`]).
+pub const FEATURE_REJECT: u64 = 2;
 /// Longest client id: it stands in group names and in every listing.
 pub const CLIENT_ID_BYTES_MAX: usize = 256;
 /// Longest credentials: a signed token with its chain fits.

@@ -121,7 +121,7 @@ impl Shard {
         let known = from.map(|from| self.logs.iter().position(|log| log.key() == from.log));
         let Some(log) = known.unwrap_or(Some(0)) else {
             let text = "the log that the page begins in is gone";
-            return answer(refused(Refusal::new(Code::Expired, text)));
+            return answer(refused(Refusal::new(Code::NotFound, text)));
         };
         let topic = dead_topic(&order.group);
         self.letters.jobs.push_back(LetterJob {

@@ -1,5 +1,6 @@
 //! Whole shards over the simulated disk: publish, route, deliver, settle, on one shard and over two.
 
+mod dead;
 mod held;
 mod moved;
 mod policies;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use codec::batch::Batch;
 use codec::frame::{
-    self, Acked, DeliveryHead, FEATURE_SEQUENCES, Frame, GoodbyeFrame, Hello, Kind, RefusalFrame,
-    Settlements, Subscribe, TopicFrame, WireVerdict,
+    self, Acked, DeliveryHead, FEATURE_REJECT, FEATURE_SEQUENCES, Frame, GoodbyeFrame, Hello, Kind,
+    RefusalFrame, Settlements, Subscribe, TopicFrame, WireVerdict,
 };
 use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
 use codec::ids::TopicId;
@@ -265,8 +265,8 @@ impl NativeSession {
                 self.phase = Phase::Open;
                 shard.identify(self.key, hello.client_id.into());
                 let mut welcome = self.options.welcome();
-                welcome.features = hello.features & FEATURE_SEQUENCES;
-                if welcome.features != 0 {
+                welcome.features = hello.features & (FEATURE_SEQUENCES | FEATURE_REJECT);
+                if welcome.features & FEATURE_SEQUENCES != 0 {
                     welcome.partition = shard.partition(self.key).0;
                 }
                 welcome.encode(self.writing(out));
@@ -379,6 +379,7 @@ impl NativeSession {
             let verdict = match settlement.verdict {
                 WireVerdict::Done => Verdict::Done,
                 WireVerdict::Retry => Verdict::Retry,
+                WireVerdict::Reject => Verdict::Reject,
             };
             let result = match selection {
                 Some(selection) => {

@@ -73,6 +73,14 @@ impl<'a> AdminPort<'a> {
         self.request("DELETE", path, None)
     }
 
+    /// Sets what is at a path of the API to what its query says.
+    ///
+    /// # Errors
+    /// As [`AdminPort::get`].
+    pub fn put(&self, path: &str) -> Result<Value, Failure> {
+        self.request("PUT", path, None)
+    }
+
     /// Sends something to a path of the API.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use super::cheat::CheatArgs;
 use super::config::ConfigCommand;
 use super::configuration::ConfigurationArgs;
 use super::context::ContextArgs;
+use super::dead_letter::{DeadLetterCommand, SetArgs};
 use super::doctor::DoctorArgs;
 use super::shell::{CompletionsArgs, ManArgs};
 use super::top::TopArgs;
@@ -52,6 +53,9 @@ pub enum Command {
     /// Look at subscriptions, begin, pause, move or end one
     #[command(subcommand)]
     Subscription(SubscriptionCommand),
+    /// Look at events that a group could not be given, give them again, throw them away
+    #[command(subcommand)]
+    DeadLetter(DeadLetterCommand),
     /// How far each subscription is behind
     Lag(ListArgs),
     /// Watch a server: rates, latencies, shards, subscriptions
@@ -301,6 +305,8 @@ pub enum SubscriptionCommand {
     Resume(ChangeArgs),
     /// Move it, with its members, to another place in the logs
     Seek(SeekArgs),
+    /// How its events are delivered again, and what becomes of those that nobody takes
+    Set(SetArgs),
     /// End a subscription for all its members and forget its place
     Delete(ChangeArgs),
 }

@@ -10,6 +10,7 @@ pub mod configuration;
 pub mod connection;
 pub mod context;
 pub mod contexts;
+pub mod dead_letter;
 pub mod doctor;
 pub mod events;
 pub mod failure;
@@ -44,6 +45,7 @@ pub fn run() -> ExitCode {
         Command::Subscribe(arguments) => subscribe::run(&arguments),
         Command::Topic(command) => nouns::topic(&command),
         Command::Subscription(command) => nouns::subscription(&command),
+        Command::DeadLetter(command) => dead_letter::run(&command),
         Command::Lag(arguments) => nouns::lag(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Context(arguments) => context::run(arguments),

@@ -75,6 +75,7 @@ pub fn subscription(command: &SubscriptionCommand) -> Result<(), Failure> {
         SubscriptionCommand::Pause(wish) => change(wish, "pause", "paused"),
         SubscriptionCommand::Resume(wish) => change(wish, "resume", "resumed"),
         SubscriptionCommand::Seek(wish) => seek(wish),
+        SubscriptionCommand::Set(wish) => super::dead_letter::set(wish),
         SubscriptionCommand::Delete(wish) => change(wish, "", "deleted"),
     }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use codec::frame::{
-    self, FEATURE_SEQUENCES, Frame, GoodbyeFrame, Hello, Kind, Parsed, Subscribe, TopicFrame,
-    Welcome, WireMode, WireStart,
+    self, FEATURE_REJECT, FEATURE_SEQUENCES, Frame, GoodbyeFrame, Hello, Kind, Parsed, Subscribe,
+    TopicFrame, Welcome, WireMode, WireStart,
 };
 use codec::ids::TopicId;
 use codec::refusal::Code;
@@ -56,7 +56,7 @@ async fn greet(options: &ClientOptions) -> Result<Connected, ConnectError> {
     let mut stream = TcpStream::connect(&options.server).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     let mut out = Vec::new();
-    let features = FEATURE_SEQUENCES;
+    let features = FEATURE_SEQUENCES | FEATURE_REJECT;
     Hello { features, ..Hello::new(&options.client_id) }.encode(&mut out);
     stream.write_all(&out).await.map_err(unreachable)?;
     let mut buffer = BytesMut::with_capacity(64 << 10);

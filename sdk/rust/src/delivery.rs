@@ -22,6 +22,8 @@ pub enum Verdict {
     Done,
     /// To be delivered again.
     Retry,
+    /// Never to be delivered to this group again: to its dead letters. A server that knows no such thing delivers again.
+    Reject,
 }
 
 impl Verdict {
@@ -29,6 +31,7 @@ impl Verdict {
         match self {
             Verdict::Done => WireVerdict::Done,
             Verdict::Retry => WireVerdict::Retry,
+            Verdict::Reject => WireVerdict::Reject,
         }
     }
 }
@@ -99,6 +102,11 @@ impl Delivery {
     /// All events are to be delivered again.
     pub fn retry(self) {
         self.shared.settle(self.life, &self.token, None, WireVerdict::Retry);
+    }
+
+    /// No event of it will ever be processed: they go to the group's dead letters, and are not delivered again.
+    pub fn reject(self) {
+        self.shared.settle(self.life, &self.token, None, WireVerdict::Reject);
     }
 
     /// Settles one event of the delivery, by its offset; the others stay open.

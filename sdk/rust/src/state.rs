@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use codec::frame::{Settlement, Welcome, WireVerdict};
+use codec::frame::{FEATURE_REJECT, Settlement, Welcome, WireVerdict};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::delivery::Received;
@@ -118,6 +118,13 @@ impl Shared {
         if life != self.life.load(Ordering::Acquire) {
             return;
         }
+        let verdict = match verdict {
+            // A server of before knows no other way.
+            WireVerdict::Reject if self.welcome.features & FEATURE_REJECT == 0 => {
+                WireVerdict::Retry
+            }
+            verdict => verdict,
+        };
         Settlement { verdict, token, bitmap }.encode_entry(&mut self.state().settlements);
         self.wake.notify_one();
     }

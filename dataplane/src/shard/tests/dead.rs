@@ -1,0 +1,195 @@
+//! Events that a group cannot be given: to the dead letters, from there to the group again, or away.
+
+use std::sync::mpsc;
+
+use routing::delivery_policy::DeliveryPolicy;
+
+use super::*;
+use crate::letter::{LetterAct, LetterFilter, LetterOrder, LetterPage};
+
+impl Node {
+    fn say(&mut self, shard: usize, key: SessionKey, delivery: &Delivery, verdict: Verdict) {
+        let token = delivery.token.0;
+        self.shards[shard].0.settle(key, 9, &token, Selection::All, verdict).unwrap();
+    }
+
+    /// What a member is given while time goes on; each delivery is answered so.
+    fn answer_all(&mut self, shard: usize, key: SessionKey, verdict: Verdict) -> Vec<String> {
+        let mut got = Vec::new();
+        for _ in 0..60 {
+            self.run(10);
+            let deliveries = self.deliveries(shard, key);
+            got.extend(texts(&deliveries));
+            deliveries.iter().for_each(|delivery| self.say(shard, key, delivery, verdict));
+        }
+        got
+    }
+
+    fn set_policy(&mut self, group: &str, policy: DeliveryPolicy) {
+        let mut editor = SnapshotEditor::new(&self.snapshot);
+        editor.set_policy(&group.into(), Some(Arc::new(policy)));
+        self.publish_snapshot(editor);
+        self.run(5);
+    }
+
+    /// One page of work on each shard.
+    fn letters(&mut self, group: &str, act: LetterAct) -> Vec<LetterPage> {
+        let (sender, pages) = mpsc::channel();
+        for (shard, _) in &mut self.shards {
+            let sender = sender.clone();
+            let filter = LetterFilter::default();
+            let (group, act) = (group.into(), act.clone());
+            let order = LetterOrder { group, act, filter, from: None, count: 1_000 };
+            shard.begin_letters(order, Box::new(move |page| sender.send(page).unwrap()));
+        }
+        self.run(200);
+        let pages: Vec<LetterPage> = pages.try_iter().collect();
+        assert_eq!(pages.len(), self.shards.len(), "every order is answered");
+        for page in &pages {
+            assert_eq!((&page.next, &page.stopped), (&None, &None));
+        }
+        pages
+    }
+
+    fn count_letters(&mut self, group: &str) -> u64 {
+        self.letters(group, LetterAct::Count).iter().map(|page| page.letters).sum()
+    }
+}
+
+fn sorted(mut texts: Vec<String>) -> Vec<String> {
+    texts.sort();
+    texts
+}
+
+fn all_texts() -> Vec<String> {
+    KEYS.iter().enumerate().map(|(i, key)| format!("{key} {i}")).collect()
+}
+
+/// What is rejected must stand among the dead letters, whichever shard it came from, also from a log of an earlier
+/// generation, whose partition is another shard's now; and be gone for the group, for ever.
+#[test]
+fn rejected_events_are_dead_letters_on_any_shard() {
+    for shards in [1, 2, 4] {
+        let storage = SimStorage::new();
+        let mut node = Node::open(&storage, 1, &[]);
+        let member = node.session(0, "member");
+        node.subscribe(0, member, Some("g"), "fleet/#", None);
+        let publisher = node.session(0, "publisher");
+        node.publish(0, publisher, "fleet/1", &KEYS);
+        node.run(200);
+        let known: Vec<_> =
+            node.snapshot.subscriptions_of(GroupId(1)).into_iter().cloned().collect();
+        drop(node);
+
+        let mut node = Node::open(&storage, shards, &known);
+        let last = usize::from(shards) - 1;
+        let watcher = node.session(0, "watcher");
+        node.subscribe(0, watcher, None, "$dead/g", None);
+        let member = node.session(last, "member");
+        let got = node.subscribe(last, member, Some("g"), "fleet/#", None);
+        got.iter().for_each(|delivery| node.say(last, member, delivery, Verdict::Reject));
+        let mut all = texts(&got);
+        all.extend(node.answer_all(last, member, Verdict::Reject));
+        assert_eq!(sorted(all), all_texts(), "{shards} shards: each was delivered once");
+        let dead = node.deliveries(0, watcher);
+        assert_eq!(sorted(texts(&dead)), all_texts(), "{shards} shards");
+        assert!(dead.iter().all(|delivery| &*delivery.topic == "$dead/g"));
+        assert_eq!(node.count_letters("g"), 8);
+        let given_up: u64 =
+            node.shards.iter().map(|(shard, _)| shard.stats().dead_letter_events).sum();
+        assert_eq!(given_up, 8);
+    }
+}
+
+/// Settled before its letter is durable, an event would be gone with the next power cut.
+#[test]
+fn an_event_is_owed_until_its_letter_is_durable() {
+    let mut node = Node::open(&SimStorage::new(), 1, &[]);
+    let member = node.session(0, "member");
+    node.subscribe(0, member, Some("g"), "fleet/#", None);
+    let publisher = node.session(0, "publisher");
+    node.publish(0, publisher, "fleet/1", &["a"]);
+    node.run(40);
+    let got = node.deliveries(0, member);
+    node.shards[0].1.is_stuck = true;
+    node.say(0, member, &got[0], Verdict::Reject);
+    node.run(200);
+    let owed = |node: &Node| {
+        let mut reports = Vec::new();
+        assert_eq!(node.shards[0].0.report_groups(&[GroupId(1)], 0, &mut reports), None);
+        reports[0].places.iter().map(|place| place.unsettled).sum::<u64>()
+    };
+    assert_eq!(node.shards[0].0.stats().dead_letter_events, 0);
+    assert_eq!(owed(&node), 1);
+    node.shards[0].1.is_stuck = false;
+    node.run(200);
+    assert_eq!(node.shards[0].0.stats().dead_letter_events, 1);
+    assert_eq!(owed(&node), 0);
+}
+
+/// An operator who redrives after a mended handler relies on it: the group gets every letter, nobody else does, and none
+/// is left; and attempts are those of the policy.
+#[test]
+fn letters_come_again_to_their_group_alone() {
+    for shards in [1, 3] {
+        let mut node = Node::open(&SimStorage::new(), shards, &[]);
+        let (member, other) = (node.session(0, "member"), node.session(0, "other"));
+        node.subscribe(0, member, Some("g"), "fleet/#", None);
+        node.subscribe(0, other, Some("other"), "#", None);
+        let policy = DeliveryPolicy {
+            attempts_max: Some(3),
+            retry_delay_ms: Some(1),
+            retry_delay_max_ms: Some(1),
+            ..DeliveryPolicy::default()
+        };
+        node.set_policy("g", policy);
+        let publisher = node.session(0, "publisher");
+        node.publish(0, publisher, "fleet/1", &KEYS);
+        let tried = node.answer_all(0, member, Verdict::Retry);
+        assert_eq!(tried.len(), 3 * KEYS.len(), "three attempts each");
+        assert_eq!(sorted(node.answer_all(0, other, Verdict::Done)), all_texts());
+        assert_eq!(node.count_letters("g"), 8);
+
+        let topic = routing::internal_topics::redrive_topic("g").unwrap();
+        let pages = node.letters("g", LetterAct::Redrive(topic));
+        assert_eq!(pages.iter().map(|page| page.letters).sum::<u64>(), 8);
+        node.run(10);
+        let again = node.deliveries(0, member);
+        assert!(again.iter().all(|delivery| &*delivery.topic == "fleet/1"), "its own topic");
+        again.iter().for_each(|delivery| node.say(0, member, delivery, Verdict::Done));
+        let mut all = texts(&again);
+        all.extend(node.answer_all(0, member, Verdict::Done));
+        assert_eq!(sorted(all), all_texts(), "{shards} shards");
+        assert!(node.answer_all(0, other, Verdict::Done).is_empty(), "nobody else gets them");
+        assert_eq!(node.count_letters("g"), 0, "none is left");
+    }
+}
+
+/// What was purged must stay gone after a restart, and what dies later must not go with it.
+#[test]
+fn purged_letters_stay_gone() {
+    let storage = SimStorage::new();
+    let mut node = Node::open(&storage, 2, &[]);
+    let member = node.session(0, "member");
+    node.subscribe(0, member, Some("g"), "fleet/#", None);
+    let publisher = node.session(0, "publisher");
+    node.publish(0, publisher, "fleet/1", &KEYS);
+    node.answer_all(0, member, Verdict::Reject);
+    let purged: u64 = node.letters("g", LetterAct::Purge).iter().map(|page| page.letters).sum();
+    assert_eq!(purged, 8);
+    node.publish(0, publisher, "fleet/1", &KEYS[..3]);
+    node.answer_all(0, member, Verdict::Reject);
+    assert_eq!(node.count_letters("g"), 3);
+    node.run(200);
+    let known: Vec<_> = node.snapshot.subscriptions_of(GroupId(1)).into_iter().cloned().collect();
+    drop(node);
+    let mut node = Node::open(&storage, 2, &known);
+    assert_eq!(node.count_letters("g"), 3);
+    let told: u32 = node
+        .letters("g", LetterAct::Browse)
+        .iter()
+        .flat_map(|page| &page.batches)
+        .map(|batch| batch.events.len())
+        .sum();
+    assert_eq!(told, 3);
+}
