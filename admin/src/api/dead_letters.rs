@@ -161,6 +161,10 @@ async fn work(
         return Err(Problem::new(Code::MalformedRequest, text));
     }
     let until_us = query.until_us.unwrap_or_else(|| wall_now().0);
+    if until_us > i64::MAX as u64 {
+        let text = format!("until_us is {until_us}, at most {} is allowed", i64::MAX);
+        return Err(Problem::new(Code::MalformedRequest, text));
+    }
     let (mut shard, mut from) = query.after.as_deref().map_or(Ok((0, None)), place_of)?;
     let filter = filter(query, until_us)?;
     let group: Arc<str> = name.into();

@@ -12,7 +12,7 @@ use codec::body::Body;
 use codec::ids::{Position, TopicId};
 use codec::refusal::{Code, Refusal};
 use log::batch::{NoAppend, StoredBatch};
-use log::cursor::Cursor;
+use log::cursor::{Cursor, CursorMark};
 use log::reader::{ReadStep, Reader, Wanted};
 use routing::internal_topics::dead_topic;
 
@@ -75,6 +75,8 @@ struct LetterJob {
     page: LetterPage,
     bytes: u64,
     driven: VecDeque<Driven>,
+    /// For each log what must be durable before the answer, so that a kill brings nothing back.
+    marks: Vec<CursorMark>,
     /// A place was found where the page ends.
     is_over: bool,
     /// Waits until the disk or another shard has finished something.
@@ -134,6 +136,7 @@ impl Shard {
             page: LetterPage::default(),
             bytes: 0,
             driven: VecDeque::new(),
+            marks: vec![CursorMark::default(); self.logs.len()],
             is_over: false,
             waits_io: false,
             order,
@@ -155,7 +158,10 @@ impl Shard {
                 break;
             }
         }
-        if job.is_over && job.driven.is_empty() {
+        let logs = job.marks.iter().zip(&self.logs);
+        let is_durable = logs.into_iter().all(|(mark, log)| *mark <= log.durable_cursor_mark());
+        let is_stopped = self.has_stopped_log();
+        if job.is_over && job.driven.is_empty() && (is_durable || is_stopped) {
             (job.answer)(job.page);
         } else {
             self.letters.jobs.push_front(job);
@@ -233,9 +239,12 @@ impl Shard {
                 LetterAct::Count => {}
                 LetterAct::Browse => job.tell(batch, &events),
                 LetterAct::Purge => {
-                    if let Err(refusal) = self.take_letters(job.log, &job.topic, &ranges) {
-                        job.stop(refusal);
-                        return false;
+                    match self.take_letters(job.log, &job.topic, &ranges) {
+                        Ok(mark) => job.marks[job.log] = mark,
+                        Err(refusal) => {
+                            job.stop(refusal);
+                            return false;
+                        }
                     }
                     self.stats.purged_events += u64::from(letters);
                 }
@@ -296,9 +305,11 @@ impl Shard {
             return;
         }
         self.stats.redriven_events += u64::from(driven.letters);
-        if let Err(refusal) = self.take_letters(driven.log, &topic, &driven.ranges) {
-            let job = self.letters.jobs.front_mut().expect("looked at just now");
-            job.stop(refusal);
+        let taken = self.take_letters(driven.log, &topic, &driven.ranges);
+        let job = self.letters.jobs.front_mut().expect("looked at just now");
+        match taken {
+            Ok(mark) => job.marks[driven.log] = mark,
+            Err(refusal) => job.stop(refusal),
         }
     }
 
@@ -308,7 +319,7 @@ impl Shard {
         log: usize,
         topic: &str,
         ranges: &[(Position, Position)],
-    ) -> Result<(), Refusal> {
+    ) -> Result<CursorMark, Refusal> {
         let number = cursor_number(topic);
         let log = &mut self.logs[log];
         let mut cursor = log.cursor(number).cloned().unwrap_or_default();
@@ -321,8 +332,7 @@ impl Shard {
             );
             return Err(Refusal::new(Code::LimitExceeded, text));
         }
-        log.put_cursor(number, cursor);
-        Ok(())
+        Ok(log.put_cursor(number, cursor))
     }
 }
 
