@@ -10,7 +10,7 @@ use super::cheat::CheatArgs;
 use super::config::ConfigCommand;
 use super::configuration::ConfigurationArgs;
 use super::context::ContextArgs;
-use super::dead_letter::{DeadLetterCommand, SetArgs};
+use super::dead_letter::{DeadLetterCommand, PolicyArgs};
 use super::doctor::DoctorArgs;
 use super::shell::{CompletionsArgs, ManArgs};
 use super::top::TopArgs;
@@ -306,7 +306,7 @@ pub enum SubscriptionCommand {
     /// Move it, with its members, to another place in the logs
     Seek(SeekArgs),
     /// How its events are delivered again, and what becomes of those that nobody takes
-    Set(SetArgs),
+    Set(PolicyArgs),
     /// End a subscription for all its members and forget its place
     Delete(ChangeArgs),
 }

@@ -108,7 +108,7 @@ pub enum Exhausted {
     ringmesh subscription set billing                            what is set\n  \
     ringmesh subscription set billing --default                  as the server is configured\n\n\
     What is not named stays as it is. A policy belongs to the group's name: it may be set before the group is there.")]
-pub struct SetArgs {
+pub struct PolicyArgs {
     /// The group
     pub name: String,
     /// Attempts after which an event goes to the dead letters
@@ -279,7 +279,7 @@ fn query(letters: &LetterArgs, dry_run: bool) -> String {
 ///
 /// # Errors
 /// The server cannot be asked, or refuses.
-pub fn set(wish: &SetArgs) -> Result<(), Failure> {
+pub fn set(wish: &PolicyArgs) -> Result<(), Failure> {
     let port = AdminPort::new(&wish.admin);
     let path = format!("subscriptions/{}/policy", encoded(&wish.name));
     let fields = fields(wish);
@@ -316,7 +316,7 @@ pub fn set(wish: &SetArgs) -> Result<(), Failure> {
     print_table(&rows, if policy == "policy" { &columns[..2] } else { &columns })
 }
 
-fn fields(wish: &SetArgs) -> String {
+fn fields(wish: &PolicyArgs) -> String {
     let ms = |time: Option<Duration>| time.map(|time| time.as_millis().to_string());
     let word = |exhausted| match exhausted {
         Exhausted::DeadLetter => "dead_letter".to_owned(),
