@@ -30,14 +30,19 @@ struct Readiness {
 
 /// 200 when everything takes and serves events, 503 with all that does not.
 pub(crate) async fn readyz(State(desk): State<Arc<Desk>>) -> Response {
-    let not_ready = match desk.phase() {
-        Phase::Starting => vec!["the server is starting: its logs are recovered".to_owned()],
-        Phase::Stopping(_) => vec!["the server is shutting down".to_owned()],
-        Phase::Ready(sources) => amiss(&sources).await,
-    };
+    let not_ready = not_ready(&desk).await;
     let ready = not_ready.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, not_ready })).into_response()
+}
+
+/// What is amiss, a sentence each.
+pub(crate) async fn not_ready(desk: &Desk) -> Vec<String> {
+    match desk.phase() {
+        Phase::Starting => vec!["the server is starting: its logs are recovered".to_owned()],
+        Phase::Stopping(_) => vec!["the server is shutting down".to_owned()],
+        Phase::Ready(sources) => amiss(&sources).await,
+    }
 }
 
 async fn amiss(sources: &Sources) -> Vec<String> {

@@ -9,6 +9,7 @@
 //! [`problem`] (every error), `ask` (questions to shards and control plane), `health`, [`metrics`], [`api`].
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 mod ask;
 mod clock;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderValue, header};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use codec::refusal::{Code, Refusal};
@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::access::Access;
 use crate::limits::{
     BODY_BYTES_MAX, BODY_TIMEOUT, CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, HEADERS_READ_MAX,
     READ_BYTES_MAX,
@@ -87,11 +88,15 @@ impl Admin {
     ///
     /// # Errors
     /// The system gives no thread or no socket.
-    pub fn start(listener: TcpListener, idle_timeout: Duration) -> io::Result<Admin> {
+    pub fn start(
+        listener: TcpListener,
+        idle_timeout: Duration,
+        access: Access,
+    ) -> io::Result<Admin> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let desk = Arc::new(Desk { phase: Mutex::new(Phase::Starting) });
-        let router = router(Arc::clone(&desk));
+        let router = router(Arc::clone(&desk), Arc::new(access));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("admin".to_owned());
@@ -183,7 +188,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
 }
 
 /// All paths. What is none of them is answered by a problem too.
-fn router(desk: Arc<Desk>) -> Router {
+fn router(desk: Arc<Desk>, access: Arc<Access>) -> Router {
     let add = |router: Router<Arc<Desk>>, (path, method)| router.route(path, method);
     let router = routes().into_iter().fold(Router::new(), add);
     router
@@ -191,18 +196,27 @@ fn router(desk: Arc<Desk>) -> Router {
             Problem::new(Code::NotFound, format!("there is nothing at {}", request.uri().path()))
         })
         .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
-        .layer(from_fn(check))
+        .layer(from_fn_with_state(access, check))
         .layer(DefaultBodyLimit::disable())
         .with_state(desk)
 }
 
-/// Refuses what is too large, and marks every answer as one of this moment.
-async fn check(request: Request, next: Next) -> Response {
-    let mut response = match within_limits(request).await {
+/// Refuses who may not ask and what is too large, and marks every answer as one of this moment.
+async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let allowed = access.check(request.method(), request.uri().path(), request.headers());
+    let checked = match allowed {
+        Ok(()) => within_limits(request).await,
+        Err(problem) => Err(problem),
+    };
+    let mut response = match checked {
         Ok(request) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
+    let is_unknown = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
+    if is_unknown {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

@@ -136,7 +136,7 @@ codes! {
     MalformedEvent = 122, "malformed_event", Client, 400, 3;
     /// The group name is empty, too long or reserved.
     MalformedGroup = 123, "malformed_group", Client, 400, 3;
-    /// The credentials are not accepted. This server takes none: send kind 0 and no bytes.
+    /// The credentials are missing or not accepted. The native door takes none: send kind 0 and no bytes. The admin port takes the token of `admin.token_file`.
     Unauthenticated = 124, "unauthenticated", Client, 401, 3;
     /// The frame or the subscription is for a feature that this server does not have.
     Unsupported = 125, "unsupported", Client, 501, 3;
@@ -156,6 +156,10 @@ codes! {
     HeadersTooLarge = 132, "headers_too_large", Client, 431, 3;
     /// The subscription is ephemeral: it cannot be paused or moved, for it ends with its client. Subscribe with a group for one that can.
     NotDurable = 135, "not_durable", Client, 409, 3;
+    /// The request's host is no name of this server, so it may come from a page that was bound to its address. Use the address or localhost, or list the name in `admin.hosts`.
+    ForeignHost = 136, "foreign_host", Client, 421, 3;
+    /// The request comes from a page of another origin: such may look, and order nothing.
+    ForeignOrigin = 137, "foreign_origin", Client, 403, 3;
     /// An event's data is larger than the topic's policy allows; the text names the limit and the value.
     EventTooLarge = 140, "event_too_large", Client, 413, 3;
     /// There is no topic of this name, and the topic's policy does not let a publish begin one.

@@ -1,6 +1,7 @@
 //! The log against a model, on the simulated disk and on real files.
 
 mod behind;
+mod count;
 mod crash;
 mod damage;
 mod files;

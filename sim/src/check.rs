@@ -8,5 +8,6 @@ pub mod order;
 pub mod owed;
 pub mod progress;
 pub mod resent;
+pub mod rests;
 pub mod retention;
 pub mod whole;

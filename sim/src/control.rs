@@ -1,14 +1,16 @@
 //! The control plane of the simulation: the rules of the real one, without its thread, its clock and its file. Durable
 //! subscriptions outlive the process, as the catalog is written before a snapshot is published.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use codec::ids::{Offset, Partition};
+use codec::limits::PARTITIONS;
 use codec::refusal::{Code, Refusal};
 use dataplane::control::{ControlReply, ControlRequest};
 use dataplane::mail::Mail;
 use dataplane::session::SessionKey;
-use routing::snapshot::{RoutingSnapshot, SnapshotEditor};
+use routing::snapshot::{RoutingSnapshot, SnapshotEditor, Sought};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
 use routing::topic_policy::TopicPolicies;
@@ -64,11 +66,24 @@ struct Answer {
     subscription: Option<Arc<Subscription>>,
 }
 
+/// What an operator has ordered, and every shard is to adopt.
+#[derive(Debug)]
+enum Ordered {
+    Sought(Arc<Sought>),
+    Paused(GroupId),
+}
+
 /// The control plane of a node.
 #[derive(Debug)]
 pub struct Control {
     /// Durable subscriptions: what a catalog holds.
     catalog: BTreeMap<SubscriptionId, Arc<Subscription>>,
+    /// Names of groups that the catalog holds as paused.
+    paused: BTreeSet<Arc<str>>,
+    /// Orders whose version is not adopted by all.
+    orders: VecDeque<(u64, Ordered)>,
+    /// Moves that no version tells of yet.
+    sought: Vec<Arc<Sought>>,
     next_id: u64,
     /// Requests.
     pub queue: ControlQueue,
@@ -113,6 +128,9 @@ impl Control {
         let snapshot = Arc::new(RoutingSnapshot::empty());
         Control {
             catalog: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            orders: VecDeque::new(),
+            sought: Vec::new(),
             next_id: 1,
             queue: ControlQueue {
                 waiting: VecDeque::new(),
@@ -139,6 +157,13 @@ impl Control {
         for subscription in self.live.values() {
             self.next.add(subscription.clone());
         }
+        for name in &self.paused {
+            if let Some(group) = self.next.group_by_name(name) {
+                self.next.set_paused(group, true);
+            }
+        }
+        self.orders.clear();
+        self.sought.clear();
         self.adopted = vec![0; usize::from(shards)];
         self.answers.clear();
         self.queue.waiting.clear();
@@ -149,6 +174,7 @@ impl Control {
     /// The control plane's thread ends; shards go on without it.
     pub fn stop(&mut self, now_us: u64, network: &mut Network, tally: &mut Tally) {
         self.queue.is_open = false;
+        self.orders.clear();
         let gone = || Refusal::from(Code::Unavailable);
         for answer in std::mem::take(&mut self.answers) {
             let Answer { shard, session, request, subscription, .. } = answer;
@@ -181,7 +207,109 @@ impl Control {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.queue.waiting.is_empty() && self.answers.is_empty() && self.next.is_unchanged()
+        self.queue.waiting.is_empty()
+            && self.answers.is_empty()
+            && self.orders.is_empty()
+            && self.next.is_unchanged()
+    }
+
+    /// An operator moves, pauses or resumes some durable group.
+    pub fn operate(&mut self, random: &mut Random, tally: &mut Tally) {
+        let durable = self.live.values().filter(|known| known.is_durable());
+        let groups: Vec<GroupId> = durable.map(|known| known.group).collect();
+        if groups.is_empty() || !self.queue.is_open {
+            return;
+        }
+        let group = random.pick(&groups);
+        if random.chance(500) {
+            let start = self.some_start(group, random);
+            return self.seek(group, &start, tally);
+        }
+        let is_paused = !self.next.is_paused(group);
+        if is_paused {
+            tally.hit(Fault::GroupPaused);
+        }
+        self.set_paused(group, is_paused);
+    }
+
+    /// Everything that rests goes on.
+    pub fn resume_all(&mut self) {
+        let groups: BTreeSet<GroupId> = self.live.values().map(|known| known.group).collect();
+        for group in groups {
+            if self.queue.is_open && self.next.is_paused(group) {
+                self.set_paused(group, false);
+            }
+        }
+    }
+
+    fn some_start(&self, group: GroupId, random: &mut Random) -> Start {
+        let known = self.next.subscriptions_of(group);
+        let is_exact = known.iter().all(|known| known.filter.exact_name().is_some());
+        match random.below(if is_exact { 3 } else { 2 }) {
+            0 => Start::Earliest,
+            1 => Start::Tail,
+            _ => {
+                let partition = Partition(random.below(u64::from(PARTITIONS)) as u16);
+                Start::Offsets(vec![(partition, Offset(random.below(40)))])
+            }
+        }
+    }
+
+    fn seek(&mut self, group: GroupId, start: &Start, tally: &mut Tally) {
+        let to = GroupId(self.take_id());
+        let Some(sought) = self.next.seek(group, to, start) else { return };
+        for after in &sought.after {
+            self.live.insert(after.id, after.clone());
+        }
+        tally.hit(Fault::GroupSought);
+        self.sought.push(sought.clone());
+        self.orders.push_back((self.newest(), Ordered::Sought(sought)));
+    }
+
+    fn set_paused(&mut self, group: GroupId, is_paused: bool) {
+        self.next.set_paused(group, is_paused);
+        if is_paused {
+            self.orders.push_back((self.newest(), Ordered::Paused(group)));
+        }
+    }
+
+    /// Orders that every shard has adopted: members go over, and who is paused is given nothing more.
+    fn answer_orders(
+        &mut self,
+        now_us: u64,
+        network: &mut Network,
+        ledger: &mut Ledger,
+        tally: &mut Tally,
+    ) {
+        let adopted = self.adopted_by_all();
+        while let Some((_, order)) = self.orders.pop_front_if(|(version, _)| *version <= adopted) {
+            match order {
+                Ordered::Sought(sought) => {
+                    for after in &sought.after {
+                        ledger.subscription_answered(after.group, after.id);
+                    }
+                    for shard in 0..self.adopted.len() as u16 {
+                        let mail = Mail::Control(ControlReply::Sought(sought.clone()));
+                        network.send_from_control(shard, mail, now_us, tally);
+                    }
+                }
+                Ordered::Paused(group) if self.next.is_paused(group) => {
+                    ledger.group_mut(group).paused_since_us.get_or_insert(now_us);
+                }
+                Ordered::Paused(_) => {}
+            }
+        }
+    }
+
+    /// What the next version says of moves and pauses becomes true for clients.
+    fn note_operated(&mut self, ledger: &mut Ledger) {
+        for sought in std::mem::take(&mut self.sought) {
+            ledger.group_mut(sought.from()).is_over = true;
+            sought.after.iter().for_each(|after| ledger.subscription_made(after));
+        }
+        for (group, book) in &mut ledger.groups {
+            book.paused_since_us = book.paused_since_us.filter(|_| self.next.is_paused(*group));
+        }
     }
 
     /// From here on the queue is large.
@@ -206,6 +334,7 @@ impl Control {
             self.on_request(request, now_us, network, ledger, tally);
         }
         if !self.next.is_unchanged() && now_us >= self.published_us + PUBLISH_INTERVAL_US {
+            self.note_operated(ledger);
             self.publish(now_us, network, tally);
         }
         let adopted = self.adopted_by_all();
@@ -219,6 +348,7 @@ impl Control {
             };
             network.send_from_control(shard, Mail::Control(reply), now_us, tally);
         }
+        self.answer_orders(now_us, network, ledger, tally);
     }
 
     /// The subscription that meets a wish, if it is there.
@@ -349,6 +479,8 @@ impl Control {
     fn publish(&mut self, now_us: u64, network: &mut Network, tally: &mut Tally) {
         let durable = self.live.iter().filter(|(_, known)| known.is_durable());
         self.catalog.extend(durable.map(|(id, known)| (*id, known.clone())));
+        let paused = self.live.values().filter(|known| self.next.is_paused(known.group));
+        self.paused = paused.map(|known| known.group_name.clone()).collect();
         let empty = SnapshotEditor::new(&self.snapshot);
         let snapshot = Arc::new(std::mem::replace(&mut self.next, empty).finish());
         self.next = SnapshotEditor::new(&snapshot);

@@ -86,6 +86,10 @@ faults! {
     MemberLeft => "member left in mid-flow",
     /// A member asked for the end of its ephemeral subscription, with all that it still owed.
     SubscriptionEnded => "subscription ended by its client",
+    /// An operator moved a group to another place in the logs.
+    GroupSought => "group moved by an operator",
+    /// An operator paused a group.
+    GroupPaused => "group paused by an operator",
     /// A subscriber kept deliveries beyond the deadline.
     SlowSubscriber => "subscriber slow",
     /// A subscriber handed a delivery back.

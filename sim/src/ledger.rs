@@ -165,6 +165,8 @@ pub struct GroupBook {
     pub is_over: bool,
     /// Whether it outlives the process.
     pub is_durable: bool,
+    /// Since when all shards have it paused.
+    pub paused_since_us: Option<u64>,
     /// For each batch the events that have come to a member.
     pub received: BTreeMap<BatchId, u64>,
     /// For each batch the events that a member has settled as done.

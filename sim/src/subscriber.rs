@@ -8,7 +8,7 @@ use dataplane::session::{Asked, Delivery, SessionEvent, SubscribeRequest, Verdic
 use dataplane::token::{Token, TokenFields};
 use routing::subscription::GroupId;
 
-use crate::check::{matched, memory, order};
+use crate::check::{matched, memory, order, rests};
 use crate::control::{Control, Wanted};
 use crate::faults::Fault;
 use crate::ledger::{Arrived, BatchId, Checked, Place, bits_of, violated};
@@ -317,6 +317,7 @@ impl Subscriber {
         }
         scene.ledger.attempt_mut(id).was_visible = true;
         matched::check(&scene.ledger, token.group, id)?;
+        rests::check(&scene.ledger, token.group, scene.now_us)?;
         let bits = bits_of(&delivery.selection, header.count as usize);
         if bits == 0 {
             violated!(CHECK, "a delivery of batch {} has no events", id.0);
@@ -353,7 +354,7 @@ impl Subscriber {
             return Ok(());
         }
         self.held.push(held);
-        self.check_credit(delivery.subscription)
+        self.check_credit(delivery.subscription, group)
     }
 
     fn note_arrival(
@@ -380,8 +381,10 @@ impl Subscriber {
     }
 
     /// Counts also what has timed out: it holds credit until it is answered.
-    fn check_credit(&self, subscription: u64) -> Checked {
-        let ours = self.held.iter().filter(|held| held.subscription == subscription);
+    fn check_credit(&self, subscription: u64, group: GroupId) -> Checked {
+        // What it holds from before a move of the group counts no more.
+        let ours = self.held.iter();
+        let ours = ours.filter(|held| (held.subscription, held.group) == (subscription, group));
         let events: u64 = ours.map(|held| u64::from(held.bits.count_ones())).sum();
         memory::check_credit(self.member, events, self.credit_max[subscription as usize - 1])
     }

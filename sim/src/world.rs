@@ -31,6 +31,10 @@ use crate::trace::Trace;
 const FOLDER: &str = "/data";
 /// Virtual time between the last settle and the last shutdown, in which nothing may come any more but late events.
 const QUIET_US: u64 = 2_000_000;
+/// What an operator's seed differs by from that of its run.
+const OPERATOR_SEED: u64 = 0x0e4a_70e5;
+/// An operator does something in one of so many steps.
+const STEPS_PER_ORDER: u64 = 1_500;
 
 /// Everything of one run.
 pub struct World {
@@ -40,6 +44,8 @@ pub struct World {
     publishers: Vec<Publisher>,
     subscribers: Vec<Subscriber>,
     random: Random,
+    /// An operator who pauses and moves groups; most runs have none. What it draws shifts nothing else.
+    operator: Option<Random>,
     disasters: Vec<Disaster>,
     /// A restart that a stopped log or control plane has made necessary.
     repair_at_cycle: Option<u64>,
@@ -77,7 +83,10 @@ impl World {
         let node = start(shards, &disk, &mut control, &mut scene);
         let publishers = plan.publishers.iter().enumerate();
         let subscribers = plan.subscribers.iter().enumerate();
+        let mut operator = Random::new(seed ^ OPERATOR_SEED);
+        let operates = operator.chance(400);
         Ok(World {
+            operator: operates.then_some(operator),
             publishers: publishers.map(|(number, plan)| Publisher::new(number, *plan)).collect(),
             subscribers: subscribers
                 .map(|(number, plan)| Subscriber::new(number, plan.clone()))
@@ -111,6 +120,7 @@ impl World {
             if !steps.is_multiple_of(64) {
                 continue;
             }
+            self.control.resume_all();
             let calm_us = self.scene.now_us - calm_since;
             progress::check(calm_us, || self.waits())?;
             let since = *quiet_since.get_or_insert(self.scene.now_us);
@@ -156,6 +166,12 @@ impl World {
     /// A step while faults go on.
     fn storm_step(&mut self) -> Checked {
         self.begin_faults();
+        if let Some(random) = &mut self.operator
+            && self.node.is_open
+            && random.below(STEPS_PER_ORDER) == 0
+        {
+            self.control.operate(random, &mut self.scene.tally);
+        }
         let cycles = self.scene.tally.cycles;
         if self.disasters.last().is_some_and(|next| cycles >= next.at_cycle) {
             let disaster = self.disasters.pop().expect("looked at just now");

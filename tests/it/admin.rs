@@ -67,7 +67,7 @@ pub fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
 
 /// One request on a connection of its own.
 pub fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: ringmesh\r\nconnection: close\r\n\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     exchange(address, head.as_bytes())
 }
 
@@ -188,7 +188,7 @@ fn errors_are_problems() {
     wrong.is_problem(405, "method_not_allowed");
     assert!(wrong.head.contains("allow: get"), "{wrong:?}");
 
-    let head = "GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
+    let head = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
     let large = format!("{head}x: {}\r\n\r\n", "x".repeat(70 << 10));
     exchange(server.admin(), large.as_bytes()).is_problem(431, "headers_too_large");
     let many: String = (0..150).map(|index| format!("x-{index}: 1\r\n")).collect();
@@ -214,7 +214,7 @@ fn garbage_is_survived() {
         b"GET\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         enormous.as_bytes(),
     ];
@@ -239,7 +239,7 @@ fn slow_clients_are_closed() {
         .map(|_| {
             let mut stream = TcpStream::connect(server.admin()).expect("it is open");
             stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\n").expect("it is read");
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n").expect("it is read");
             stream
         })
         .collect();
@@ -263,7 +263,7 @@ fn clients_that_take_nothing_are_closed() {
     let server = Server::start_with(folder.path(), &flags);
     let mut deaf = TcpStream::connect(server.admin()).expect("it is open");
     deaf.set_write_timeout(Some(PATIENCE)).expect("a time-out can be set");
-    let asked = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(100);
+    let asked = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
     let end = loop {
         if let Err(error) = deaf.write_all(&asked) {
             break error;

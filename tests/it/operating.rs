@@ -276,3 +276,76 @@ fn wrong_orders_are_refused() {
     assert_eq!(get(&server, subscriptions).json()["items"], json!([]), "nothing has begun");
     assert!(server.stop().success());
 }
+
+/// A monitoring system goes by the code and the first words; it must be told what is wrong, and of nothing that is not.
+#[test]
+fn check_speaks_to_monitoring_systems() {
+    let folder = folder::new();
+    let server = Server::start_with(folder.path(), &["--shards", "2"]);
+    line(&server, &["subscription", "create", "billing", "--filter", "check/#"]);
+    publish(&server, "check/a", 7);
+    let check = |arguments: &[&str]| {
+        let ended = ask(&server, &[&["check"], arguments].concat());
+        assert_eq!((ended.lines.len(), ended.stderr.as_str()), (1, ""), "{ended:?}");
+        (ended.code, ended.lines[0].clone())
+    };
+    let (code, said) = check(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("RINGMESH OK - ready, ") && said.contains(" | 'time'="), "{said}");
+    let group = ["--subscription", "billing", "--lag-warn", "7", "--lag-crit"];
+    let (code, said) = check(&[&group[..], &["8"]].concat());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.starts_with("RINGMESH WARNING - ") && said.contains("'billing lag'=7;6;7;0"),
+        "{said}"
+    );
+    let (code, said) = check(&[&group[..], &["7"]].concat());
+    assert!(code == Some(2) && said.contains("billing 7 events and "), "{said}");
+    let (code, said) = check(&["--disk-crit", "1000000GiB"]);
+    assert!(code == Some(2) && said.contains("MiB free"), "{said}");
+    let (code, said) = check(&["--subscription", "nobody"]);
+    assert!(code == Some(2) && said.contains("there is no subscription \"nobody\""), "{said}");
+    line(&server, &["subscription", "pause", "billing"]);
+    let (code, said) = check(&["--subscription", "billing"]);
+    assert!(code == Some(1) && said.contains("billing is paused"), "{said}");
+    assert_eq!(ask(&server, &["check", "--disk-warn", "much"]).code, Some(3), "usage is unknown");
+    assert!(server.stop().success());
+    let gone = run(&["check", "--admin", "127.0.0.1:1"]).end();
+    assert_eq!(gone.code, Some(2), "{gone:?}");
+    assert!(gone.lines[0].starts_with("RINGMESH CRITICAL - no admin port"), "{gone:?}");
+}
+
+/// A page that a browser on this machine was lured to must not reach the port; and with a token only who has it may.
+#[test]
+fn the_admin_port_asks_who_is_there() {
+    let folder = folder::new();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "s3cret\n").expect("it can be written");
+    let token = token.to_str().expect("UTF-8");
+    let set = format!("admin.token_file={token}");
+    let data = folder.path().join("data");
+    let flags = ["--shards", "1", "--set", &set, "--set", "admin.hosts=mesh.example"];
+    let server = Server::start_with(&data, &flags);
+    let get = |path: &str, headers: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\n{headers}connection: close\r\n\r\n");
+        exchange(server.admin(), head.as_bytes())
+    };
+    get("/healthz", "host: evil.example\r\n").is_problem(421, "foreign_host");
+    assert_eq!(get("/readyz", "host: mesh.example:80\r\n").status, 200);
+    let unknown = get("/metrics", "host: localhost\r\n");
+    unknown.is_problem(401, "unauthenticated");
+    assert!(unknown.head.contains("www-authenticate: bearer"), "{unknown:?}");
+    let known = "host: localhost\r\nauthorization: Bearer s3cret\r\n";
+    assert_eq!(get("/metrics", known).status, 200);
+    let settings = get("/api/v1/configuration?limit=1000", known);
+    assert!(settings.status == 200 && !settings.body.contains("s3cret"), "the path, not the token");
+    let foreign = "DELETE /api/v1/subscriptions/a HTTP/1.1\r\nhost: localhost\r\n\
+                   origin: http://evil.example\r\nconnection: close\r\n\r\n";
+    exchange(server.admin(), foreign.as_bytes()).is_problem(403, "foreign_origin");
+    let refused = ask(&server, &["topic", "list"]);
+    assert!(refused.code == Some(3) && refused.stderr.contains("unauthenticated"), "{refused:?}");
+    let listed = ask(&server, &["topic", "list", "--token-file", token]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    assert!(server.said().iter().all(|line| !line.contains("s3cret")), "it is in no log");
+    assert!(server.stop().success());
+}

@@ -7,10 +7,13 @@ use axum::extract::State;
 use controlplane::operator::{Order, PlaneStatus};
 use dataplane::inquiry::{Inquiry, LogReport, ShardReport};
 use log::batch::LogState;
+use log::storage::Storage;
+use log::storage::file::FileStorage;
 use serde::Serialize;
 
 use super::{AskedQuery, Page, PageQuery, wish};
 use crate::ask;
+use crate::health::not_ready;
 use crate::problem::Problem;
 use crate::server::Desk;
 use crate::sources::Sources;
@@ -29,6 +32,10 @@ pub(crate) struct ServerBody {
     ready_after_seconds: f64,
     memory_bytes_max: u64,
     connections_max: u32,
+    /// What is free on the disk of the folder; null when the system does not say.
+    disk_free_bytes: Option<u64>,
+    /// What is amiss, as /readyz has it; empty when it is ready.
+    not_ready: Vec<String>,
     /// Null when it does not answer.
     control_plane: Option<ControlPlaneBody>,
     recovered: Vec<RecoveredBody>,
@@ -135,6 +142,8 @@ pub(crate) async fn server(State(desk): State<Arc<Desk>>) -> Result<Json<ServerB
         ready_after_seconds: facts.ready_after.as_secs_f64(),
         memory_bytes_max: facts.memory_bytes_max,
         connections_max: facts.connections_max,
+        disk_free_bytes: FileStorage::new().free_bytes(&facts.data).ok(),
+        not_ready: not_ready(&desk).await,
         control_plane: plane.map(|plane: PlaneStatus| ControlPlaneBody {
             subscriptions: plane.subscriptions,
             routing_version: plane.version,

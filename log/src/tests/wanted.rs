@@ -84,7 +84,7 @@ fn read_wanted(
 fn undisturbed(_: &mut Bench, _: &mut Reader) {}
 
 /// A log of several segments. Topics differ in how often they come, so that an index saves much, little or nothing.
-fn random_log(seed: u64) -> Bench {
+pub(super) fn random_log(seed: u64) -> Bench {
     let mut options = small_options();
     options.log.commit_bytes_max = if seed.is_multiple_of(2) { 512 << 10 } else { 64 << 10 };
     let mut bench = Bench::new(seed, options);
@@ -116,7 +116,7 @@ fn random_log(seed: u64) -> Bench {
     bench
 }
 
-fn random_topics(random: &mut SimRandom) -> BTreeSet<String> {
+pub(super) fn random_topics(random: &mut SimRandom) -> BTreeSet<String> {
     let mut topics = BTreeSet::new();
     match random.below(4) {
         0 => topics.extend([format!("rare/{}", random.below(3))]),

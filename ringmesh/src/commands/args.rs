@@ -7,6 +7,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::cheat::CheatArgs;
+use super::check::CheckArgs;
 use super::config::ConfigCommand;
 use super::configuration::ConfigurationArgs;
 use super::context::ContextArgs;
@@ -60,6 +61,8 @@ pub enum Command {
     Lag(ListArgs),
     /// Watch a server: rates, latencies, shards, subscriptions
     Top(TopArgs),
+    /// One line and an exit code for monitoring systems
+    Check(CheckArgs),
     /// Name servers, and choose one
     Context(ContextArgs),
     /// Print what a file of a log holds, and verify it

@@ -99,10 +99,15 @@ keys! {
     http.cors: "Pages of which origins may ask, by the rules that browsers keep: none, any, or origins such as\nhttps://app.example, with commas between them.",
         cors, show_cors;
 
-    admin.listen: "Where the admin port listens: health, metrics, and the API to look into the server. It asks nobody who they\nare. Port 0 picks a free one; off turns it off.",
+    admin.listen: "Where the admin port listens: health, metrics, and the API to look into the server. It asks for\nno more than admin.token_file says. Port 0 picks a free one; off turns it off.",
         listen, show_listen;
     admin.idle_timeout: "When an admin connection is closed whose next request is not whole, or that does not take its answer.",
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+
+    admin.hosts: "Names by which clients call the admin port, with commas between; localhost and addresses need none.\nOn loopback, or where names are given, requests to other names are refused (foreign_host). none: no name.",
+        hosts, show_hosts;
+    admin.token_file: "A file with a token. Whoever asks for more than /healthz and /readyz must send it (authorization:\nBearer TOKEN). none: nobody needs one.",
+        optional_file, show_file;
 
     log.segment_bytes: "Size of one file of a log. A start reads at most one of them again.",
         |text| size(text, MIB..=4 * GIB), show_size;
@@ -153,6 +158,37 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
         return Ok(None);
     }
     parsed(text, "off, or an address and a port, such as 127.0.0.1:10106").map(Some)
+}
+
+fn hosts(text: &str) -> Result<Vec<String>, String> {
+    if text.trim() == "none" {
+        return Ok(Vec::new());
+    }
+    let hosts: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    let is_name = |name: &String| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    if hosts.iter().all(is_name) {
+        Ok(hosts)
+    } else {
+        Err("none, or names without ports".to_owned())
+    }
+}
+
+fn show_hosts(hosts: &[String]) -> String {
+    if hosts.is_empty() { "none".to_owned() } else { hosts.join(",") }
+}
+
+fn optional_file(text: &str) -> Result<Option<PathBuf>, String> {
+    match text.trim() {
+        "" => Err("none, or the path of a file".to_owned()),
+        "none" => Ok(None),
+        path => Ok(Some(PathBuf::from(path))),
+    }
+}
+
+fn show_file(path: &Option<PathBuf>) -> String {
+    path.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
 }
 
 fn show_listen(value: &Option<SocketAddr>) -> String {

@@ -108,6 +108,10 @@ pub struct AdminConfig {
     pub listen: Option<SocketAddr>,
     /// When a connection is closed whose next request is not whole, or that does not take its answer.
     pub idle_timeout: Duration,
+    /// Names of this server, beside localhost and every address.
+    pub hosts: Vec<String>,
+    /// The file with the token that who asks must have; `None` asks for none.
+    pub token_file: Option<PathBuf>,
 }
 
 /// The log of each shard.
@@ -187,6 +191,8 @@ impl Default for Config {
             admin: AdminConfig {
                 listen: Some(SocketAddr::from(([127, 0, 0, 1], 10106))),
                 idle_timeout: Duration::from_secs(30),
+                hosts: Vec::new(),
+                token_file: None,
             },
             log: LogConfig {
                 segment_bytes: 256 << 20,

@@ -1,8 +1,10 @@
 //! The admin port's part of the assembly: when it opens, and what it is given to tell of.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ::admin::access::{Access, Token};
 use ::admin::server::Admin;
 use ::admin::sources::{Facts, Recovered, Setting, Sources};
 use controlplane::operator::ControlHandle;
@@ -19,8 +21,22 @@ use crate::config::{Config, Loaded};
 pub(super) fn start(config: &Config) -> Result<Option<Admin>, StartError> {
     let Some(listen) = config.admin.listen else { return Ok(None) };
     let listener = claim(ADMIN_FLAG, listen)?.open()?;
-    let admin = Admin::start(listener, config.admin.idle_timeout).map_err(StartError::Admin)?;
+    let admin = access(config, listen)
+        .and_then(|access| Admin::start(listener, config.admin.idle_timeout, access));
+    let admin = admin.map_err(StartError::Admin)?;
     Ok(Some(admin))
+}
+
+/// Who may ask. On loopback a name that is not ours is a page's that was bound to this machine.
+fn access(config: &Config, listen: SocketAddr) -> io::Result<Access> {
+    let hosts = config.admin.hosts.clone();
+    let is_strict = listen.ip().is_loopback() || !hosts.is_empty();
+    let token = config.admin.token_file.as_deref().map(|path| {
+        Token::read(path).map_err(|error| {
+            io::Error::other(format!("the token file {}: {error}", path.display()))
+        })
+    });
+    Ok(Access { hosts, is_strict, token: token.transpose()? })
 }
 
 /// What is known when the folder is open; where the native door listens and how long it took is still to be filled in.
