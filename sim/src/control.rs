@@ -232,6 +232,13 @@ impl Control {
         self.set_paused(group, is_paused);
     }
 
+    /// Whether some shard may not know yet that a group has moved there.
+    #[must_use]
+    pub fn is_moving(&self, group: GroupId) -> bool {
+        let mut orders = self.orders.iter().map(|(_, order)| order);
+        orders.any(|order| matches!(order, Ordered::Sought(sought) if sought.to() == group))
+    }
+
     /// Everything that rests goes on.
     pub fn resume_all(&mut self) {
         let groups: BTreeSet<GroupId> = self.live.values().map(|known| known.group).collect();

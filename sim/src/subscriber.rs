@@ -205,7 +205,9 @@ impl Subscriber {
                     violated!(CHECK, "subscriber {} is told twice of {request}", self.number);
                 }
                 self.standing[wish] = Standing::Stands;
-                if let Some(known) = control.find(&self.wanted(wish)) {
+                let known = control.find(&self.wanted(wish));
+                // One that is being moved stands when every shard has moved it.
+                if let Some(known) = known.filter(|known| !control.is_moving(known.group)) {
                     scene.trace.note(format_args!("  {known:?}"));
                     scene.ledger.subscription_answered(known.group, known.id);
                 }
