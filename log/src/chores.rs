@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use codec::ids::{Offset, Partition, TopicId};
 
-use crate::aligned::{AlignedBuf, BLOCK_BYTES};
+use crate::aligned::BLOCK_BYTES;
 use crate::disk::{Chore, ChoreDone};
 use crate::index::SealedIndex;
 use crate::segment::{damage_path, index_path, segment_path};
@@ -15,6 +15,12 @@ use crate::storage::{FileId, OpenMode, Storage};
 
 /// How much is written by one call: a commit may have to wait for one of them.
 pub(crate) const ZEROS_BYTES: usize = 256 << 10;
+
+/// Aligned for direct writes.
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_BYTES]);
+
+static ZEROS: Zeros = Zeros([0; ZEROS_BYTES]);
 
 /// What a chore came to.
 #[derive(Debug)]
@@ -88,11 +94,10 @@ impl PrepareTask {
 fn write_zeros(storage: &dyn Storage, file: FileId, from: u64, to: u64) -> io::Result<()> {
     let block = BLOCK_BYTES as u64;
     assert!(from.is_multiple_of(block) && to.is_multiple_of(block), "whole blocks are prepared");
-    let zeros = AlignedBuf::zeroed(ZEROS_BYTES.min((to - from) as usize));
     let mut at = from;
     while at < to {
         let len = ((to - at) as usize).min(ZEROS_BYTES);
-        storage.write_at(file, at, &zeros.as_slice()[..len])?;
+        storage.write_at(file, at, &ZEROS.0[..len])?;
         at += len as u64;
     }
     assert_eq!(at, to, "every byte of the piece is written");
