@@ -412,7 +412,9 @@ fn api_is_as_its_document_says() {
     let document = get(&server, "/api/v1/openapi.json").json();
     let paths = document["paths"].as_object().expect("paths").values();
     let operations: usize = paths.filter_map(Value::as_object).map(serde_json::Map::len).sum();
-    assert!(said.contains(&format!("Tested: {operations}")), "every operation: {said}");
+    // All but the one that gives the document, which was asked to begin with.
+    let tested = format!("Tested: {}", operations - 1);
+    assert!(said.contains(&tested), "every operation: {said}");
     drop(member);
     assert!(server.stop().success());
 }
