@@ -90,7 +90,11 @@ fn paused_subscriptions_rest_until_they_are_resumed() {
     let (native, admin) = (server.address().to_string(), server.admin().to_string());
     let data = folder.path().to_str().expect("UTF-8");
     let doctor = ["doctor", "--data", data, "--listen", &native, "--admin", &admin];
-    let findings = run(&doctor).end().lines.join("\n");
+    // A server that is too busy to answer at once is asked again, as doctor says.
+    let findings = (0..20)
+        .map(|_| run(&doctor).end().lines.join("\n"))
+        .find(|findings| !findings.contains("paused       not known"))
+        .expect("a server that answers within twenty times");
     assert!(findings.contains("1 subscriptions are paused, among them g"), "{findings}");
     server.kill();
     drop(member);

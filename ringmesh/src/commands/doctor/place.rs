@@ -73,7 +73,19 @@ pub(super) fn paused(config: &Config, timeout: Duration) -> Option<Finding> {
         }
         Ok(())
     });
-    listed.ok()?;
+    match listed {
+        Ok(()) => {}
+        Err(failure) if matches!(failure.exit, Exit::Refused | Exit::TimedOut) => {
+            let advice = "ask again when it is less busy";
+            return Some(Finding::warn(
+                "paused",
+                format!("not known: {}", failure.message),
+                advice,
+            ));
+        }
+        // No server, or another one: the check of the admin port tells that.
+        Err(_) => return None,
+    }
     if paused.is_empty() {
         return Some(Finding::ok("paused", "no subscription is paused"));
     }
