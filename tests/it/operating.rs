@@ -90,12 +90,10 @@ fn paused_subscriptions_rest_until_they_are_resumed() {
     let (native, admin) = (server.address().to_string(), server.admin().to_string());
     let data = folder.path().to_str().expect("UTF-8");
     let doctor = ["doctor", "--data", data, "--listen", &native, "--admin", &admin];
-    // A server that is too busy to answer at once is asked again, as doctor says.
-    let findings = (0..20)
-        .map(|_| run(&doctor).end().lines.join("\n"))
-        .find(|findings| !findings.contains("paused       not known"))
-        .expect("a server that answers within twenty times");
-    assert!(findings.contains("1 subscriptions are paused, among them g"), "{findings}");
+    // A server that is too busy to answer in time tells nothing, so it is asked again.
+    let finding = "1 subscriptions are paused, among them g";
+    let is_told = (0..20).any(|_| run(&doctor).end().lines.join("\n").contains(finding));
+    assert!(is_told, "doctor tells what is paused");
     server.kill();
     drop(member);
 

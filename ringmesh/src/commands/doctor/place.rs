@@ -75,7 +75,7 @@ pub(super) fn paused(config: &Config, timeout: Duration) -> Option<Finding> {
     });
     match listed {
         Ok(()) => {}
-        Err(failure) if matches!(failure.exit, Exit::Refused | Exit::TimedOut) => {
+        Err(failure) if failure.exit == Exit::Refused => {
             let advice = "ask again when it is less busy";
             return Some(Finding::warn(
                 "paused",
