@@ -28,7 +28,7 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const SEND_BYTES_MAX: usize = 64 << 10;
 /// What hyper keeps for one connection of HTTP/1: a buffer for each direction.
 const HTTP1_BYTES: usize = 18 << 10;
-/// What hyper and h2 keep for one connection of HTTP/2, measured with one stream.
+/// An estimate of what hyper and h2 keep for one connection of HTTP/2 with one stream.
 const HTTP2_BYTES: usize = 48 << 10;
 
 /// What became of a connection.
