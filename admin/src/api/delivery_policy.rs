@@ -12,7 +12,7 @@ use routing::delivery_policy::{DeliveryPolicy, OnExhausted};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::{AskedName, AskedQuery, checked};
+use super::{AskedName, AskedQuery, DryRunQuery, checked};
 use crate::ask;
 use crate::problem::Problem;
 use crate::server::Desk;
@@ -63,14 +63,6 @@ pub(crate) struct SetQuery {
     on_exhausted: Option<String>,
 }
 
-/// How a policy is to be taken back.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct UnsetQuery {
-    #[serde(default)]
-    dry_run: bool,
-}
-
 pub(crate) async fn policy(
     State(desk): State<Arc<Desk>>,
     name: AskedName,
@@ -99,9 +91,9 @@ pub(crate) async fn set(
 pub(crate) async fn unset(
     State(desk): State<Arc<Desk>>,
     name: AskedName,
-    query: AskedQuery<UnsetQuery>,
+    query: AskedQuery<DryRunQuery>,
 ) -> Result<Json<PolicyChange>, Problem> {
-    let (name, UnsetQuery { dry_run }) = (super::name(name)?, checked(query)?);
+    let (name, DryRunQuery { dry_run }) = (super::name(name)?, checked(query)?);
     let sources = desk.sources()?;
     let before = known(&sources, &name).await?;
     change(&sources, name, (before, DeliveryPolicy::default()), dry_run).await

@@ -59,6 +59,15 @@ pub(crate) type AskedQuery<T> = Result<Query<T>, QueryRejection>;
 /// A request's name in its path, or why it is none.
 pub(crate) type AskedName = Result<Path<String>, PathRejection>;
 
+/// How something is to be done.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DryRunQuery {
+    /// Only say what would come of it.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
+}
+
 /// The page that is asked for.
 pub(crate) fn wish(query: AskedQuery<PageQuery>) -> Result<Wish, Problem> {
     let PageQuery { limit, after } = checked(query)?;

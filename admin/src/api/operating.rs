@@ -22,20 +22,11 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::subscriptions::{Looked, SubscriptionBody, look_at};
-use super::{AskedName, AskedQuery, checked};
+use super::{AskedName, AskedQuery, DryRunQuery, checked};
 use crate::ask;
 use crate::problem::Problem;
 use crate::server::Desk;
 use crate::sources::Sources;
-
-/// How something is to be done.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DryRunQuery {
-    /// Only say what would come of it.
-    #[serde(default)]
-    dry_run: bool,
-}
 
 /// Where a subscription begins, or goes on.
 #[derive(Debug, Deserialize)]

@@ -12,10 +12,10 @@ use dataplane::mail::MemberId;
 use routing::snapshot::RoutingSnapshot;
 use routing::subscription::{GroupId, Mode, Subscription};
 use routing::topic::TopicFilter;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tracing::info;
 
-use super::{AskedName, AskedQuery, Page, PageQuery, checked, wish};
+use super::{AskedName, AskedQuery, DryRunQuery, Page, PageQuery, checked, wish};
 use crate::ask;
 use crate::clock::wall_now;
 use crate::problem::Problem;
@@ -119,14 +119,6 @@ pub(crate) async fn subscription(
     Ok(Json(look_at(&sources, &name).await?.body))
 }
 
-/// How a subscription is to be deleted.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DeleteQuery {
-    #[serde(default)]
-    dry_run: bool,
-}
-
 /// What was deleted, or would be.
 #[derive(Serialize)]
 pub(crate) struct Deleted {
@@ -139,9 +131,9 @@ pub(crate) struct Deleted {
 pub(crate) async fn delete(
     State(desk): State<Arc<Desk>>,
     name: AskedName,
-    query: AskedQuery<DeleteQuery>,
+    query: AskedQuery<DryRunQuery>,
 ) -> Result<Json<Deleted>, Problem> {
-    let (name, DeleteQuery { dry_run }) = (super::name(name)?, checked(query)?);
+    let (name, DryRunQuery { dry_run }) = (super::name(name)?, checked(query)?);
     let sources = desk.sources()?;
     let Looked { group, body: subscription, .. } = look_at(&sources, &name).await?;
     if !dry_run {

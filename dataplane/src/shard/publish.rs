@@ -118,6 +118,15 @@ struct Append<'a> {
     is_known: bool,
 }
 
+impl Append<'_> {
+    /// The same as a value, for another shard or a later cycle.
+    fn into_remote(self) -> RemotePublish {
+        let Append { from, session, request, topic, partition, header, body, is_known } = self;
+        let (topic, header, body) = (topic.clone(), *header, RemoteBody::from(body));
+        RemotePublish { from, session, request, topic, partition, header, body, is_known }
+    }
+}
+
 /// Why a batch was not appended.
 enum Unappended {
     /// The log does not take it.
@@ -199,30 +208,13 @@ impl Shard {
             return Ok(self.wait_for_room(key));
         }
         let owner = partition.0 % self.options.shards;
-        if owner != index {
-            if !self.publishing.reserve(owner, header.body_len as usize) {
-                return Ok(self.wait_for_room(key));
-            }
-            self.stats.forwarded_batches += 1;
-            let (session, topic, header) = (key, topic.clone(), *header);
-            let body = RemoteBody::from(body);
-            let from = index;
-            let publish = RemotePublish {
-                from,
-                session,
-                request,
-                topic,
-                partition,
-                header,
-                body,
-                is_known: false,
-            };
-            self.outbox.push(owner, Mail::Publish(Box::new(publish)));
-            return Ok(Admission::Taken);
-        }
         let (from, session, is_known) = (index, key, false);
         let mut append =
             Append { from, session, request, topic, partition, header, body, is_known };
+        if owner != index {
+            let forwarded = self.forward(owner, append);
+            return Ok(forwarded.map_or_else(|_| self.wait_for_room(key), |()| Admission::Taken));
+        }
         match self.try_append(&mut append) {
             Ok(()) => Ok(Admission::Taken),
             Err(Unappended::Log(NoAppend::NoRoom)) => Ok(self.wait_for_room(key)),
@@ -230,18 +222,7 @@ impl Shard {
                 if !self.publishing.reserve(index, header.body_len as usize) {
                     return Ok(self.wait_for_room(key));
                 }
-                let (topic, header) = (topic.clone(), *header);
-                let body = RemoteBody::from(append.body);
-                self.ask_for_topic(RemotePublish {
-                    from,
-                    session,
-                    request,
-                    topic,
-                    partition,
-                    header,
-                    body,
-                    is_known,
-                });
+                self.ask_for_topic(append.into_remote());
                 Ok(Admission::Taken)
             }
             Err(error) => {
@@ -262,27 +243,28 @@ impl Shard {
         assert!(partition.0 < PARTITIONS, "it is that of a stored batch");
         let owner = partition.0 % self.options.shards;
         let (session, request, header) = (OWN, number, &batch.header);
-        let body = Source::Bytes(batch.body);
-        if owner == from {
-            let is_known = true;
-            let mut append =
-                Append { from, session, request, topic, partition, header, body, is_known };
-            return self.try_append(&mut append).map_err(|error| match error {
-                Unappended::Log(error) => error,
-                Unappended::Refused(_) | Unappended::Unknown => {
-                    unreachable!("policies are for what publishers bring")
-                }
-            });
+        let (body, is_known) = (Source::Bytes(batch.body), true);
+        let mut append =
+            Append { from, session, request, topic, partition, header, body, is_known };
+        if owner != from {
+            return self.forward(owner, append);
         }
-        if !self.publishing.reserve(owner, header.body_len as usize) {
+        self.try_append(&mut append).map_err(|error| match error {
+            Unappended::Log(error) => error,
+            Unappended::Refused(_) | Unappended::Unknown => {
+                unreachable!("policies are for what publishers bring")
+            }
+        })
+    }
+
+    /// Sends a batch to the shard of its partition. No room: nothing was taken.
+    fn forward(&mut self, owner: u16, append: Append<'_>) -> Result<(), NoAppend> {
+        assert!(owner != self.options.index, "what is this shard's own is not sent");
+        if !self.publishing.reserve(owner, append.header.body_len as usize) {
             return Err(NoAppend::NoRoom);
         }
         self.stats.forwarded_batches += 1;
-        let (topic, header, body) = (topic.clone(), *header, RemoteBody::from(body));
-        let is_known = true;
-        let publish =
-            RemotePublish { from, session, request, topic, partition, header, body, is_known };
-        self.outbox.push(owner, Mail::Publish(Box::new(publish)));
+        self.outbox.push(owner, Mail::Publish(Box::new(append.into_remote())));
         Ok(())
     }
 

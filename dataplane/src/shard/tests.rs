@@ -326,6 +326,15 @@ fn texts(deliveries: &[Delivery]) -> Vec<String> {
 
 const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
+fn all_texts() -> Vec<String> {
+    KEYS.iter().enumerate().map(|(i, key)| format!("{key} {i}")).collect()
+}
+
+fn sorted(mut texts: Vec<String>) -> Vec<String> {
+    texts.sort();
+    texts
+}
+
 /// The whole way, whatever the number of shards: an event that is acknowledged reaches each matching group once, and
 /// no other.
 #[test]

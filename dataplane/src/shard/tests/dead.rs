@@ -56,15 +56,6 @@ impl Node {
     }
 }
 
-fn sorted(mut texts: Vec<String>) -> Vec<String> {
-    texts.sort();
-    texts
-}
-
-fn all_texts() -> Vec<String> {
-    KEYS.iter().enumerate().map(|(i, key)| format!("{key} {i}")).collect()
-}
-
 /// What is rejected must stand among the dead letters, whichever shard it came from, also from a log of an earlier
 /// generation, whose partition is another shard's now; and be gone for the group, for ever.
 #[test]

@@ -44,15 +44,6 @@ impl Node {
     }
 }
 
-fn sorted(mut texts: Vec<String>) -> Vec<String> {
-    texts.sort();
-    texts
-}
-
-fn all_texts() -> Vec<String> {
-    KEYS.iter().enumerate().map(|(i, key)| format!("{key} {i}")).collect()
-}
-
 /// A member that is connected must get what its group is moved to, and must not settle the new delivery of an event with
 /// the token of the old one: the event would be lost for the group.
 #[test]

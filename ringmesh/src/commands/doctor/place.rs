@@ -37,11 +37,8 @@ pub(super) fn native_port(config: &Config, timeout: Duration) -> Finding {
 pub(super) fn http_port(config: &Config, timeout: Duration) -> Option<Finding> {
     let listen = config.http.listen?;
     Some(judge_port("http_port", HTTP_FLAG, listen, || {
-        let admin = Some(listen.to_string());
-        let (context, token_file, output) = (None, None, Output::Json);
-        let admin = AdminArgs { admin, context, token_file, timeout, output };
         // The door has no such path and says so in Ringmesh's words.
-        AdminPort::new(&admin).get("nothing").map(drop)
+        AdminPort::new(&asking(listen, timeout)).get("nothing").map(drop)
     }))
 }
 
@@ -49,11 +46,8 @@ pub(super) fn http_port(config: &Config, timeout: Duration) -> Option<Finding> {
 pub(super) fn admin_port(config: &Config, timeout: Duration) -> Option<Finding> {
     let listen = config.admin.listen?;
     Some(judge_port("admin_port", ADMIN_FLAG, listen, || {
-        let admin = Some(listen.to_string());
-        let (context, token_file, output) = (None, None, Output::Json);
-        let admin = AdminArgs { admin, context, token_file, timeout, output };
         // Of all there is it needs no shard and no control plane to answer, so a busy server answers, too.
-        let document = AdminPort::new(&admin).get("openapi.json")?;
+        let document = AdminPort::new(&asking(listen, timeout)).get("openapi.json")?;
         if document["info"]["title"] == "Ringmesh admin API" {
             return Ok(());
         }
@@ -61,13 +55,17 @@ pub(super) fn admin_port(config: &Config, timeout: Duration) -> Option<Finding> 
     }))
 }
 
+/// What asks whoever listens there in the way of the admin port.
+fn asking(listen: SocketAddr, timeout: Duration) -> AdminArgs {
+    let admin = Some(listen.to_string());
+    AdminArgs { admin, context: None, token_file: None, timeout, output: Output::Json }
+}
+
 /// Subscriptions that are paused on a server that runs already: who wonders why nothing comes looks here.
 pub(super) fn paused(config: &Config, timeout: Duration) -> Option<Finding> {
-    let admin = Some(config.admin.listen?.to_string());
-    let (context, token_file, output) = (None, None, Output::Json);
-    let admin = AdminArgs { admin, context, token_file, timeout, output };
+    let listen = config.admin.listen?;
     let mut paused = Vec::new();
-    let listed = AdminPort::new(&admin).each("subscriptions", |item| {
+    let listed = AdminPort::new(&asking(listen, timeout)).each("subscriptions", |item| {
         if item["paused"] == true {
             paused.push(item["name"].as_str().unwrap_or_default().to_owned());
         }
