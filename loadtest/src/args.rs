@@ -113,8 +113,8 @@ pub(crate) struct RunArgs {
     /// The server.
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// The protocol of a server that runs already.
-    #[arg(long, value_enum, default_value = "ringmesh", conflicts_with = "serve")]
+    /// The protocol that is spoken. A server that is started here speaks ringmesh and http.
+    #[arg(long, value_enum, default_value = "ringmesh")]
     pub(crate) driver: Protocol,
     /// The load as a file (loadtest/workloads/*.toml) instead of as arguments.
     #[arg(long, conflicts_with_all = ["publishers", "subscribers", "groups", "idle", "topics", "size", "batch", "keys",

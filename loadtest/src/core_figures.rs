@@ -44,6 +44,7 @@ pub(crate) fn run(args: &CoreArgs, command: String) -> anyhow::Result<Report> {
     core.end_to_end()?;
     core.durable_append()?;
     core.connections()?;
+    core.streams()?;
     Ok(Report { command, machine, rows: core.rows })
 }
 
@@ -342,6 +343,36 @@ impl Core {
         row.target("at most 8 KiB a connection", each <= 8192.0);
         self.push(row);
         server.stop()
+    }
+}
+
+impl Core {
+    /// What a subscriber by server-sent events costs the server's memory.
+    fn streams(&mut self) -> anyhow::Result<()> {
+        let counts: &[u32] = if self.args.short { &[100] } else { &[1_000, 5_000] };
+        for &count in counts {
+            let name = format!("{count} streams of server-sent events");
+            if !self.wanted(&name) {
+                continue;
+            }
+            let server = self.server(1)?;
+            let (door, pid) = (server.door(Protocol::Http)?, server.pid());
+            let before = machine::memory_bytes(pid, "VmRSS:")?;
+            let mut load = self.load(&server);
+            (load.protocol, load.server) = (Protocol::Http, door);
+            (load.publishers, load.subscribers, load.groups) = (0, count, count);
+            let watched = Watched { pid: Some(pid), ..Watched::default() };
+            let mut after = before;
+            let mut row = load_row::measure_with(&name, &load, watched, || {
+                after = machine::memory_bytes(pid, "VmRSS:")?;
+                Ok(())
+            })?;
+            let each = after.saturating_sub(before) as f64 / f64::from(count);
+            row.figure("server memory a stream, bytes", each);
+            self.push(row);
+            server.stop()?;
+        }
+        Ok(())
     }
 }
 

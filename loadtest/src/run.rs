@@ -47,7 +47,7 @@ pub(crate) fn run(args: &RunArgs, command: String) -> anyhow::Result<Report> {
         measure(&name, &load, watched)?
     } else {
         let server = start(&args.server)?;
-        let load = load(args, server.address)?;
+        let load = load(args, server.door(args.driver)?)?;
         let watched = Watched {
             pid: Some(server.pid()),
             folder: Some(server.folder()),
@@ -64,7 +64,8 @@ pub(crate) fn run(args: &RunArgs, command: String) -> anyhow::Result<Report> {
 /// One point of a workload, on a server of its own if one is to be started.
 fn run_point(args: &RunArgs, workload: &Workload, point: &Point) -> anyhow::Result<Row> {
     let server = args.server.serve.is_some().then(|| start(&args.server)).transpose()?;
-    let address = server.as_ref().map(|server| server.address).or(args.server.server);
+    let started = server.as_ref().map(|server| server.door(args.driver)).transpose()?;
+    let address = started.or(args.server.server);
     let address = address.context("give --server, or --serve with --data")?;
     let load = workload.load(point, args.driver, address);
     if load.behind {

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::engine::Protocol;
 use crate::machine;
 
 /// How long a server may take to end after it was asked to.
@@ -38,6 +39,8 @@ pub(crate) struct Server {
     _stdout: BufReader<ChildStdout>,
     /// Where the native door listens.
     pub(crate) address: SocketAddr,
+    /// Where the http door listens, unless it is off.
+    pub(crate) http: Option<SocketAddr>,
     /// From the start of the process to its ready line.
     pub(crate) ready_after: Duration,
     /// Removed with its last holder.
@@ -83,15 +86,24 @@ impl Server {
         }
         let mut stdout = BufReader::new(child.stdout.take().context("stdout is a pipe")?);
         match ready_line(&mut stdout) {
-            Ok(address) => {
+            Ok((address, http)) => {
                 let ready_after = began.elapsed();
-                Ok(Server { child, _stdout: stdout, address, ready_after, folder })
+                Ok(Server { child, _stdout: stdout, address, http, ready_after, folder })
             }
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
                 Err(error)
             }
+        }
+    }
+
+    /// Where it is asked in this protocol.
+    pub(crate) fn door(&self, protocol: Protocol) -> anyhow::Result<SocketAddr> {
+        match protocol {
+            Protocol::Ringmesh => Ok(self.address),
+            Protocol::Http => self.http.context("the ready line names no http door"),
+            other => bail!("a server that is started here speaks ringmesh and http, not {other:?}"),
         }
     }
 
@@ -144,13 +156,16 @@ impl Drop for Server {
     }
 }
 
-/// The first loopback address on stdout: the ready line names the doors.
-fn ready_line(stdout: &mut impl BufRead) -> anyhow::Result<SocketAddr> {
+/// The first loopback address on stdout, and the http door's: the ready line names the doors.
+fn ready_line(stdout: &mut impl BufRead) -> anyhow::Result<(SocketAddr, Option<SocketAddr>)> {
     let mut seen = String::new();
     let mut line = String::new();
     while stdout.by_ref().take(16 << 10).read_line(&mut line)? > 0 {
         if let Some(address) = address_in(&line) {
-            return Ok(address);
+            return Ok((
+                address,
+                line.split_once("http door on ").and_then(|(_, it)| address_in(it)),
+            ));
         }
         seen.push_str(&line);
         line.clear();
@@ -182,7 +197,12 @@ mod tests {
         }
         assert_eq!(address_in("recovering /data, 10.0.0.1:80"), None);
         let mut output = &b"warming up\nready native 127.0.0.1:4711\n"[..];
-        assert_eq!(ready_line(&mut output).ok(), expected);
+        assert_eq!(ready_line(&mut output).ok(), expected.map(|address| (address, None)));
+        let doors =
+            "native door on 127.0.0.1:4711, http door on 127.0.0.1:4712, admin port on [::1]:1\n";
+        let http = "127.0.0.1:4712".parse().ok();
+        let found = ready_line(&mut doors.as_bytes()).ok();
+        assert_eq!(found, expected.map(|address| (address, http)));
         assert!(ready_line(&mut &b"error: no disk\n"[..]).is_err());
     }
 }

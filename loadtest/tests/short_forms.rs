@@ -11,7 +11,7 @@ mod support;
 use support::{client_cpu, server};
 
 /// Every row of `loadtest core`, by the start of its name.
-const CORE_ROWS: [&str; 14] = [
+const CORE_ROWS: [&str; 15] = [
     "raw write 4 KiB x 1 in flight, synced",
     "loopback round trip 64 B, back to back",
     "loopback round trip 64 B, 1000/s",
@@ -26,6 +26,7 @@ const CORE_ROWS: [&str; 14] = [
     "end to end at 10000/s",
     "append 4 x 4 in flight, 100 x 1 KB",
     "500 idle connections",
+    "100 streams of server-sent events",
 ];
 
 /// Runs a command of the load generator, and returns the rows of its report.

@@ -3,6 +3,7 @@
 pub(crate) mod connection;
 pub(crate) mod driver;
 pub(crate) mod glance;
+mod http;
 #[cfg(feature = "iggy")]
 mod iggy;
 mod kafka;
@@ -35,6 +36,8 @@ const FILL_WINDOW: u32 = 16;
 pub(crate) enum Protocol {
     /// Ringmesh's own.
     Ringmesh,
+    /// HTTP/1.1, at Ringmesh's http door.
+    Http,
     /// NATS', with a JetStream stream.
     Nats,
     /// Kafka's.

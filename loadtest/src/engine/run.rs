@@ -14,7 +14,7 @@ use super::glance::Glance;
 use super::publisher::Publisher;
 use super::schedule::{OpenLoop, Phases};
 use super::tally::Tally;
-use super::{Load, Protocol, kafka, native, nats};
+use super::{Load, Protocol, http, kafka, native, nats};
 use crate::machine;
 
 /// How long the run waits for acks and deliveries after its end.
@@ -44,6 +44,7 @@ impl Run {
     pub(crate) fn connect(load: &Load) -> anyhow::Result<Self> {
         let driver: Box<dyn Driver> = match load.protocol {
             Protocol::Ringmesh => Box::new(native::connect(load)?),
+            Protocol::Http => Box::new(http::connect(load)?),
             Protocol::Nats => Box::new(nats::connect(load)?),
             Protocol::Kafka => Box::new(kafka::connect(load)?),
             #[cfg(feature = "iggy")]
