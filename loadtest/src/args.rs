@@ -43,6 +43,9 @@ pub(crate) enum Command {
     Aims(AimsArgs),
     /// How long a server takes to open a large folder after kill -9.
     Folder(FolderArgs),
+    /// Connections with ephemeral subscriptions that all drop and return while events flow: is anything missed, and what
+    /// do the others feel?
+    Churn(ChurnArgs),
     /// A stand-in for a server, which acknowledges at once and stores nothing: what the load generator itself can do.
     StandIn(StandInArgs),
     /// Becomes a server that ends when whoever started it does.
@@ -297,6 +300,60 @@ pub(crate) struct FolderArgs {
     #[arg(long, default_value_t = 2, value_parser = value_parser!(u16).range(1..=64))]
     pub(crate) shards: u16,
     /// The short form, for CI: 1,000 topics, 100 groups, 32 MiB, one opening. Shows that it runs, not how fast.
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Further arguments of the server, one each.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) server_arg: Vec<String>,
+}
+
+/// Arguments of `churn`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ChurnArgs {
+    /// The server's binary.
+    #[arg(long)]
+    pub(crate) serve: PathBuf,
+    /// Folder in which the server's folder is made, and removed afterwards.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Connections that drop and return.
+    #[arg(long, default_value_t = 5_000, value_parser = value_parser!(u32).range(1..=15_000))]
+    pub(crate) connections: u32,
+    /// Ephemeral subscriptions of each, every one to a topic of its own.
+    #[arg(long, default_value_t = 20, value_parser = value_parser!(u32).range(1..=1_024))]
+    pub(crate) subscriptions: u32,
+    /// Events a second, over all topics in turn.
+    #[arg(long, default_value = "10000", value_parser = rate)]
+    pub(crate) rate: f64,
+    /// Bytes of data of an event.
+    #[arg(long, default_value = "100", value_parser = bytes)]
+    pub(crate) size: usize,
+    /// Connections that publish; they stay.
+    #[arg(long, default_value_t = 16, value_parser = value_parser!(u32).range(1..=1_000))]
+    pub(crate) publishers: u32,
+    /// Time that counts before the drop; before it every topic gets an event.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub(crate) steady: Duration,
+    /// Time from the drop in which all must be back.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub(crate) within: Duration,
+    /// Over which part of that time they return, one after the other (0 to 1; 0: all at once).
+    #[arg(long, default_value_t = 0.8)]
+    pub(crate) return_over: f64,
+    /// They come back as other clients than they were, with new subscriptions; the old ones stay until they expire.
+    #[arg(long)]
+    pub(crate) as_others: bool,
+    /// Shards of the server.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..=64))]
+    pub(crate) shards: u16,
+    /// Core of the server.
+    #[arg(long)]
+    pub(crate) server_cpu: Option<usize>,
+    /// Core of the load generator.
+    #[arg(long)]
+    pub(crate) cpu: Option<usize>,
+    /// The short form, for CI: 50 connections with 20 subscriptions, 1,000 events a second, 3 seconds. Shows that nothing is
+    /// missed, not how fast it is.
     #[arg(long)]
     pub(crate) short: bool,
     /// Further arguments of the server, one each.

@@ -6,6 +6,7 @@
 mod aims;
 mod args;
 mod calls;
+mod churn;
 mod compare;
 mod core_figures;
 mod engine;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Folder(args) => {
             folder::run(args, command).and_then(|report| report.print(cli.json))
         }
+        Command::Churn(args) => churn::run(args, command).and_then(|report| report.print(cli.json)),
         Command::StandIn(args) => stand_in(args),
         Command::ExecServer(args) => peers::process::exec(args),
     };

@@ -136,3 +136,27 @@ fn a_folder_opens_after_a_kill() {
     assert!(figure(made, "published, MB") >= 32.0);
     assert!(figure(row(&rows, "opened after kill -9"), "longest ms to the ready line") > 0.0);
 }
+
+/// What an ephemeral subscription is for: connections that drop and return miss nothing that was sent after their subscribe
+/// was answered, in whichever shard it is stored, and neither does who comes back as another.
+#[test]
+fn nothing_is_missed_by_those_who_drop_and_return() {
+    let returns: [&[&str]; 3] =
+        [&["--shards", "2"], &["--shards", "1", "--return-over", "0"], &["--as-others"]];
+    for more in returns {
+        let rows = rows("churn", more);
+        let churned = row(&rows, "drop and return");
+        for what in [
+            "events missed by who drops",
+            "events missed by who stays",
+            "events never acknowledged",
+        ] {
+            assert_eq!(figure(churned, what), 0.0, "{more:?}: {churned:#}");
+        }
+        assert!(figure(churned, "seconds until all were back").is_finite());
+        let steady = row(&rows, "steady")["latencies"].as_array().expect("latencies").clone();
+        let counts = steady.iter().map(|latency| latency["count"].as_u64().unwrap_or(0));
+        // An event a millisecond for a second, to who publishes and who stays; who drops gets some of them after the return.
+        assert_eq!(counts.take(2).collect::<Vec<_>>(), [1_000; 2], "{more:?}: {steady:#?}");
+    }
+}

@@ -46,6 +46,20 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Connects and sends hello with what `write` puts behind it, without waiting for the welcome.
+    pub(crate) fn begin(
+        server: SocketAddr,
+        client_id: &str,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> anyhow::Result<Self> {
+        let socket = Socket::open(server, ANSWER_TIMEOUT)?;
+        let mut connection = Connection { socket, welcome: Welcome::default() };
+        Hello::new(client_id).encode(&mut connection.out);
+        write(&mut connection.out);
+        connection.flush().context("cannot send hello")?;
+        Ok(connection)
+    }
+
     /// Subscribes under number `number`, and waits until every event acknowledged from here on will be delivered.
     pub(crate) fn subscribe(&mut self, number: u64, wish: &Subscribe<'_>) -> anyhow::Result<()> {
         wish.encode(number, &mut self.out);

@@ -10,7 +10,7 @@ mod kafka;
 pub(crate) mod native;
 pub(crate) mod nats;
 mod payloads;
-mod publisher;
+pub(crate) mod publisher;
 mod run;
 mod schedule;
 pub(crate) mod socket;
