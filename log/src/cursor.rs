@@ -1,9 +1,9 @@
 //! Cursors of groups: kept by the log, written with its commits, held by its checkpoints.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::collections::VecDeque;
 
 use codec::ids::Position;
+use rustc_hash::FxHashMap;
 
 use crate::control::{Record, encode_cursor};
 
@@ -51,8 +51,9 @@ pub struct CursorMark(pub u64);
 /// `durable_mark <= encoded_mark() <= last_mark`.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
-    /// Its order reaches the checkpoints, so it must not change from run to run: the hasher has no random keys.
-    cursors: HashMap<u64, Kept, BuildHasherDefault<DefaultHasher>>,
+    /// Its order reaches the checkpoints, so it must not change from run to run: the hasher has no random keys. It need not
+    /// resist anyone either, since no peer chooses the numbers.
+    cursors: FxHashMap<u64, Kept>,
     dirty: VecDeque<(u64, CursorMark)>,
     last_mark: CursorMark,
     durable_mark: CursorMark,

@@ -270,7 +270,7 @@ impl RecoveryTask<'_> {
         // Retention may have removed the segment in which the checkpoint's replay starts: what is written in one of a lower
         // number would not be replayed after the next crash.
         let last_number = highest.max(base.segment);
-        let mut segments = Segments { sealed: sealed.into(), last_number, ..Segments::default() };
+        let mut segments = Segments::recovered(sealed.into(), last_number);
         if !self.sealed {
             self.open_active(&mut segments, &expected, base.epoch)?;
         }

@@ -120,9 +120,22 @@ pub(crate) struct Segments {
     pub(crate) last_number: u64,
     /// Number after the last run of any segment's index in memory.
     pub(crate) next_run: u64,
+    /// Bytes of all sealed segments, up to the end of each.
+    sealed_bytes: u64,
 }
 
 impl Segments {
+    /// The sealed segments that a recovery has found.
+    pub(crate) fn recovered(sealed: VecDeque<Sealed>, last_number: u64) -> Self {
+        let sealed_bytes = sealed.iter().map(|sealed| sealed.end_bytes).sum();
+        Segments { sealed, last_number, sealed_bytes, ..Segments::default() }
+    }
+
+    /// Bytes of all sealed segments, up to the end of each.
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes
+    }
+
     /// Seals the active segment at `end` and makes the prepared one active.
     pub(crate) fn roll(&mut self, end: Position, next_commit: u64, epoch: Epoch) {
         let next = self.next.take().expect("a segment is prepared before it is needed");
@@ -130,6 +143,7 @@ impl Segments {
         if let Some(active) = self.active.take() {
             assert!(!active.is_empty() && active.header_written, "an empty segment is not sealed");
             self.next_run = active.index.next_run();
+            self.sealed_bytes += active.tail;
             self.sealed.push_back(Sealed {
                 number: active.number,
                 file: active.file,
@@ -232,6 +246,8 @@ impl Segments {
         let gone = self.sealed.pop_front().expect("the oldest segment waits for its retirement");
         assert_eq!(gone.number, number, "the oldest goes first");
         assert!(!gone.quarantined, "damage is kept for whoever looks at it");
+        assert!(gone.end_bytes <= self.sealed_bytes, "a sealed segment is counted");
+        self.sealed_bytes -= gone.end_bytes;
         self.spares.extend(spare);
         self.check();
         gone
@@ -276,10 +292,15 @@ impl Segments {
         self.sealed.get(after.checked_sub(1)?)
     }
 
+    /// The sealed segment of a number.
+    pub(crate) fn sealed_of_number(&self, number: u64) -> Option<&Sealed> {
+        let at = self.sealed.binary_search_by_key(&number, |sealed| sealed.number).ok()?;
+        self.sealed.get(at)
+    }
+
     /// The index of a sealed segment.
     pub(crate) fn sealed_index(&self, number: u64) -> Option<&SegmentIndex> {
-        let at = self.sealed.binary_search_by_key(&number, |sealed| sealed.number).ok()?;
-        Some(&self.sealed[at].index)
+        self.sealed_of_number(number).map(|sealed| &sealed.index)
     }
 
     /// The index of a segment that is active or was so lately.

@@ -34,7 +34,6 @@ mod telling;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use codec::ids::{Position, Timestamp};
@@ -45,6 +44,7 @@ use log::reader::Reader;
 use routing::match_cache::MatchCache;
 use routing::snapshot::{RoutingSnapshot, Sought};
 use routing::subscription::{GroupId, SubscriptionId};
+use rustc_hash::FxHashMap;
 
 use crate::group::group_log::Dispatch;
 use crate::kernel::{Kernel, Now};
@@ -88,8 +88,9 @@ pub struct Shard {
     caches: Vec<MatchCache>,
     /// The place in the active log up to which events have been routed to the groups at the tail.
     tail: Reader,
-    /// Its order reaches what is sent, so it must not change from run to run: the hasher has no random keys.
-    groups: HashMap<GroupId, Group, BuildHasherDefault<DefaultHasher>>,
+    /// Its order reaches what is sent, so it must not change from run to run: the hasher has no random keys. It need not
+    /// resist anyone either, since the control plane gives the numbers.
+    groups: FxHashMap<GroupId, Group>,
     /// Groups that are behind in some log and may be given more, in turn.
     lagging: VecDeque<GroupId>,
     /// Groups with idle events that may be sent again now.
@@ -182,7 +183,7 @@ impl Shard {
             snapshot: Arc::new(RoutingSnapshot::empty()),
             adopting: VecDeque::new(),
             tail,
-            groups: HashMap::default(),
+            groups: FxHashMap::default(),
             lagging: VecDeque::new(),
             idle: VecDeque::new(),
             dying: VecDeque::new(),

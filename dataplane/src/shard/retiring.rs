@@ -66,6 +66,9 @@ impl Shard {
 
     /// Gives back what came too late for retired members, and ends those whose time is over.
     pub(super) fn end_retired(&mut self) -> u32 {
+        if self.members.retired.next_end().is_none() {
+            return 0;
+        }
         let mut work = 0;
         for delivery in std::mem::take(&mut self.members.retired.handed_back) {
             self.send_back(delivery);

@@ -204,8 +204,9 @@ impl Log {
         let Some(active) = whole.filter(|_| !self.sealed) else { return 0 };
         // From an eighth on, so that a log that is hardly used has one segment.
         let used = active.tail.saturating_sub(active.capacity / 8);
-        let due = u128::from(capacity) * 4 * u128::from(used) / (3 * u128::from(active.capacity));
-        u64::try_from(due).map_or(capacity, |due| due.min(capacity))
+        let blocks = |bytes: u64| bytes / BLOCK_BYTES as u64;
+        let due = blocks(capacity) * 4 * blocks(used) / (3 * blocks(active.capacity));
+        (due * BLOCK_BYTES as u64).min(capacity)
     }
 
     /// The size of a segment that is yet to be made.
@@ -289,11 +290,13 @@ impl Log {
         self.upkeep.index_retry_at = None;
         let durable = self.durable_commit_end;
         let wanted = self.upkeep.index_wanted;
-        let waiting = self.segments.sealed.iter().find(|sealed| match sealed.index {
-            SegmentIndex::Memory(_) => sealed.commit_end <= durable,
-            SegmentIndex::Unmapped => wanted == Some(sealed.number),
-            SegmentIndex::Mapped(_) => false,
-        });
+        // What was sealed lately stands last, so a long chain is not walked.
+        let is_in_memory = |sealed: &&Sealed| matches!(sealed.index, SegmentIndex::Memory(_));
+        let lately = self.segments.sealed.iter().rev().take_while(is_in_memory).last();
+        let wanted = wanted.and_then(|number| self.segments.sealed_of_number(number));
+        let is_unmapped = |sealed: &&Sealed| matches!(sealed.index, SegmentIndex::Unmapped);
+        let waiting = wanted.filter(is_unmapped);
+        let waiting = waiting.or(lately.filter(|sealed| sealed.commit_end <= durable));
         let Some(sealed) = waiting else { return };
         let memory = match &sealed.index {
             SegmentIndex::Memory(index) => Some(std::sync::Arc::clone(index)),
@@ -357,7 +360,7 @@ impl Log {
 
     /// No index of a sealed segment is to be had: whoever reads it does without.
     pub(crate) fn index_is_lacking(&self, number: u64) -> bool {
-        let sealed = self.segments.sealed.iter().find(|sealed| sealed.number == number);
+        let sealed = self.segments.sealed_of_number(number);
         sealed.is_some_and(|sealed| sealed.index_failures >= INDEX_FAILURES_MAX)
     }
 
@@ -397,8 +400,8 @@ impl Log {
         let oldest = self.segments.sealed.front()?;
         // What is left must be no less than what was promised to be kept.
         let usual = self.options.retention_bytes.is_some_and(|max| {
-            let sealed: u64 = self.segments.sealed.iter().map(|sealed| sealed.end_bytes).sum();
-            let kept = sealed + self.segments.active.as_ref().map_or(0, |active| active.tail);
+            let kept = self.segments.sealed_bytes()
+                + self.segments.active.as_ref().map_or(0, |active| active.tail);
             kept - oldest.end_bytes >= max
         });
         let is_readable = !self.index_is_lacking(oldest.number);

@@ -22,6 +22,9 @@ impl Shard {
 
     /// Gives back what was recalled and is not in use, and notes the rest to be given back when it is freed.
     pub(in crate::shard) fn return_recalled(&mut self) {
+        if self.recalled.is_empty() {
+            return;
+        }
         for (member, group, events) in std::mem::take(&mut self.recalled) {
             self.return_lease(member, group, events);
         }
