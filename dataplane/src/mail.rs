@@ -195,6 +195,9 @@ pub enum Mail {
         member: MemberId,
         /// Which group.
         group: GroupId,
+        /// Whether it was lost: what it had counts as an attempt then, since one of these events may be what ended it.
+        /// Who leaves in good order hands back what it has not worked on.
+        is_lost: bool,
     },
     /// More credit for the receiver.
     Lease {

@@ -1,6 +1,6 @@
 //! What a group cannot be given, on a real server: retries, dead letters, redrive; kills included.
 //!
-//! `RINGMESH_DEAD_LETTER_EVENTS=1000000 cargo test --release -p ringmesh --test it dead_letters` runs the first test with so
+//! `IT_DEAD_LETTER_EVENTS=1000000 cargo test --release -p ringmesh --test it dead_letters` runs the first test with so
 //! many events, and holds the server's memory to a bound.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,8 @@ use crate::folder;
 use crate::harness::{Ended, PATIENCE, Server, run};
 
 const FLAGS: [&str; 2] = ["--shards", "2"];
+/// What a server keeps of the newest events is full after some megabytes: from there on its memory stands still.
+const SMALL: [&str; 4] = ["--set", "log.cache_bytes=4MiB", "--set", "log.segment_bytes=16MiB"];
 
 /// A command with the admin port of this server, which must end well.
 fn ask(server: &Server, arguments: &[&str]) -> Vec<String> {
@@ -125,10 +127,10 @@ impl Handler {
 /// with them, all others go on in order, those alone are set aside, and a mended handler gets them.
 #[test]
 fn poisonous_events_are_set_aside_and_come_again() {
-    let count = std::env::var("RINGMESH_DEAD_LETTER_EVENTS").ok();
+    let count = std::env::var("IT_DEAD_LETTER_EVENTS").ok();
     let count: usize = count.map_or(20_000, |count| count.parse().expect("a number of events"));
     let folder = folder::new();
-    let server = Server::start_with(folder.path(), &FLAGS);
+    let server = Server::start_with(folder.path(), &[&FLAGS[..], &SMALL].concat());
     create(&server, "workers");
     create(&server, "others");
     let policy = ["--attempts", "3", "--retry-delay", "1ms", "--retry-delay-max", "2ms"];
@@ -158,6 +160,7 @@ fn poisonous_events_are_set_aside_and_come_again() {
     if count >= 1_000_000 {
         assert!(memory[9] <= bound, "memory after each tenth: {memory:?}");
     }
+    println!("memory after each tenth: {memory:?}");
     let dead = letters(&server, "workers");
     let expected: BTreeSet<usize> = (0..count).filter(|number| is_poison(*number)).collect();
     assert_eq!(dead.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>(), expected);
@@ -272,5 +275,18 @@ fn policies_hold_over_a_restart() {
     until(&server, "/api/v1/subscriptions/slow", |answer| answer.json()["lag_events"] == 0);
     assert_eq!(letters(&server, "slow").len(), 1, "they are dropped");
     drop((subscription, member));
+    // A policy is the name's: who deletes a group to begin anew does not have to remember what it was.
+    ask(&server, &["subscription", "delete", "slow"]);
+    let path = "/api/v1/subscriptions/slow/policy";
+    assert_eq!(
+        get(&server, path).json()["policy"]["attempts_max"],
+        1,
+        "{}",
+        get(&server, path).body
+    );
+    create(&server, "slow");
+    assert_eq!(get(&server, path).json()["policy"]["attempts_max"], 1);
+    ask(&server, &["subscription", "set", "slow", "--default"]);
+    assert_eq!(get(&server, path).json()["policy"]["attempts_max"], Value::Null);
     assert!(server.stop().success());
 }

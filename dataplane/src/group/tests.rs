@@ -136,14 +136,14 @@ impl World {
         let at = self.random.below(self.members.len() as u64) as usize;
         let id = self.members.iter().nth(at).unwrap().id;
         let left = self.members.leave(id).unwrap();
-        self.group.member_left(&left, &RULES);
+        self.group.member_left(&left, &RULES, true);
         self.held.retain(|held| held.member != id);
         self.overdue.retain(|held| held.member != id);
     }
 
     fn expire(&mut self) {
         let Some(end) = self.now_us.checked_sub(DEADLINE_US) else { return };
-        drop(self.group.expire(end, &mut self.members, &RULES));
+        drop(self.group.expire(end, &mut self.members, &RULES, true));
         // What followed a late event of its key was taken back too: ask the group what is still in flight.
         let (group, overdue) = (&self.group, &mut self.overdue);
         self.held.retain_mut(|held| {
@@ -488,7 +488,7 @@ fn only_the_late_key_moves() {
     offer(&[Some(0), Some(1), None], 20);
     let (late, whole, part) = (&world.held[0], &world.held[1], &world.held[2]);
     assert!(late.member == whole.member && late.member == part.member, "key 0 is with one member");
-    let (returned, events) = world.group.expire(5, &mut world.members, &RULES);
+    let (returned, events) = world.group.expire(5, &mut world.members, &RULES, true);
     assert!(returned.is_empty());
     assert_eq!(events, 3, "one event was late, two follow it");
     assert_eq!(world.group.in_flight(Position(whole.base), whole.delivery), None);

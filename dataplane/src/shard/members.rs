@@ -330,6 +330,16 @@ impl Shard {
     /// A client leaves a subscription; an ephemeral one ends with that, a durable one keeps its place unless the client
     /// asks for its `end`. Answered by [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`].
     pub fn unsubscribe(&mut self, key: SessionKey, request: u64, end: bool) {
+        self.leave_subscription(key, request, end, false);
+    }
+
+    /// The same for a client that has dropped what it listened by, while its session goes on: it is lost, not gone in good
+    /// order, so what it had counts as an attempt.
+    pub fn lose_subscription(&mut self, key: SessionKey, request: u64) {
+        self.leave_subscription(key, request, false, true);
+    }
+
+    fn leave_subscription(&mut self, key: SessionKey, request: u64, end: bool, is_lost: bool) {
         let _fence = Fence::default();
         let Some(session) = self.sessions.get_mut(key) else { return };
         let found = session.subscriptions.iter().position(|(number, _)| *number == request);
@@ -348,7 +358,7 @@ impl Shard {
             member.ending = true;
         } else {
             session.subscriptions.swap_remove(index);
-            self.end_member(slot);
+            self.end_member(slot, is_lost);
         }
         if ends {
             let session = key;
@@ -561,7 +571,7 @@ impl Shard {
             }
             let id = MemberId { shard: self.options.index, slot, life: member.life };
             for shard in 0..self.options.shards {
-                self.post(shard, Mail::Leave { member: id, group: member.group });
+                self.post(shard, Mail::Leave { member: id, group: member.group, is_lost: false });
             }
             if !member.ending && !member.is_retired {
                 let (what, refusal) = (Asked::Subscribe, Code::SubscriptionEnded.into());
@@ -570,12 +580,12 @@ impl Shard {
         }
     }
 
-    /// A member leaves every shard.
-    pub(super) fn end_member(&mut self, slot: u32) {
+    /// A member leaves every shard. `is_lost`: not in good order.
+    pub(super) fn end_member(&mut self, slot: u32, is_lost: bool) {
         let Some(member) = self.members.remove(slot) else { return };
         let id = MemberId { shard: self.options.index, slot, life: member.life };
         for shard in 0..self.options.shards {
-            self.post(shard, Mail::Leave { member: id, group: member.group });
+            self.post(shard, Mail::Leave { member: id, group: member.group, is_lost });
         }
     }
 
@@ -599,11 +609,13 @@ impl Shard {
         self.wake_idle(group);
     }
 
-    pub(super) fn on_leave(&mut self, member: MemberId, group: GroupId) {
+    pub(super) fn on_leave(&mut self, member: MemberId, group: GroupId, is_lost: bool) {
         let Some(state) = self.groups.get_mut(&group) else { return };
         let Some(left) = state.members.leave(member) else { return };
+        // A pause spends no attempts, whatever becomes of the members.
+        let is_counted = is_lost && !state.is_paused;
         for place in &mut state.places {
-            place.log.member_left(&left, &state.rules);
+            place.log.member_left(&left, &state.rules, is_counted);
             self.stats.dropped_events += u64::from(place.log.take_dropped());
         }
         if state.rules.drops {

@@ -394,7 +394,7 @@ impl Shard {
             Mail::Join { member, group, subscription, lease, is_passing } => {
                 self.on_join(member, group, subscription, (lease, is_passing));
             }
-            Mail::Leave { member, group } => self.on_leave(member, group),
+            Mail::Leave { member, group, is_lost } => self.on_leave(member, group, is_lost),
             Mail::Lease { member, group, events } => self.on_lease(member, group, events),
             Mail::Recall { member, group, events } => self.on_recall(member, group, events),
             Mail::LeaseReturned { from, member, events } => {

@@ -52,7 +52,10 @@ impl Shard {
             let sent_end = self.now.mono_us.checked_sub(group.rules.ack_timeout_us);
             for place in &mut group.places {
                 let Some(sent_end) = sent_end else { break };
-                let (credit, events) = place.log.expire(sent_end, &mut group.members, &group.rules);
+                // A pause spends no attempts: what a member holds over one is taken back, and tried as often as before.
+                let is_counted = !group.is_paused;
+                let (members, rules) = (&mut group.members, &group.rules);
+                let (credit, events) = place.log.expire(sent_end, members, rules, is_counted);
                 returned.extend(credit);
                 dropped += place.log.take_dropped();
                 late += events;

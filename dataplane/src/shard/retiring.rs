@@ -55,7 +55,7 @@ impl Shard {
         self.return_recalled();
         let Some(session) = self.sessions.get_mut(key) else { return };
         let (_, slot) = session.subscriptions.swap_remove(index);
-        let Some(life) = self.members.retire(slot) else { return self.end_member(slot) };
+        let Some(life) = self.members.retire(slot) else { return self.end_member(slot, false) };
         let member = MemberId { shard: self.options.index, slot, life };
         let group = self.members.group_of(member).and_then(|group| self.groups.get(&group));
         let timeout_us = group.map_or(self.options.ack_deadline_us, |of| of.rules.ack_timeout_us);
@@ -81,7 +81,7 @@ impl Shard {
             }
             self.members.retired.ends.pop_first();
             if is_there {
-                self.end_member(member.slot);
+                self.end_member(member.slot, true);
                 work += 1;
             }
         }

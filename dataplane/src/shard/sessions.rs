@@ -166,7 +166,7 @@ impl Shard {
             self.members.forget_asked(key);
         }
         for (_, slot) in state.subscriptions {
-            self.end_member(slot);
+            self.end_member(slot, true);
         }
         let own = state.client.filter(|_| state.announced);
         for client in state.others.into_iter().chain(own) {

@@ -305,7 +305,7 @@ impl Streaming {
     /// The client has gone.
     pub(super) fn left(&mut self, id: u64, key: SessionKey, shard: &mut Shard) {
         if self.phase != Phase::Over {
-            shard.unsubscribe(key, number(id, 0), false);
+            shard.lose_subscription(key, number(id, 0));
             self.end();
         }
     }

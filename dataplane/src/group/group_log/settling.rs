@@ -176,12 +176,15 @@ impl GroupLog {
         returned
     }
 
-    /// A member has gone: all that was in flight to it is idle.
-    pub fn member_left(&mut self, member: &Member, rules: &Rules) {
+    /// A member has gone: all that was in flight to it is idle. `is_counted`: as an attempt that has failed.
+    pub fn member_left(&mut self, member: &Member, rules: &Rules, is_counted: bool) {
         self.overdue.retain(|_, overdue| overdue.member != member.id);
         for (base, count, piece) in self.take_pieces(|piece, _| piece.member == member.id) {
             self.untrack(&piece, count);
-            self.come_back(base, piece, count, (0, Reason::Disconnected), rules);
+            match is_counted {
+                true => self.come_back(base, piece, count, (0, Reason::Disconnected), rules),
+                false => self.come_back_uncounted(base, piece, count),
+            }
         }
         self.flights.pop_settled();
         assert!(
@@ -192,12 +195,14 @@ impl GroupLog {
     }
 
     /// Takes back every delivery that was sent at or before `sent_end_us`, and how many events that are. They hold their
-    /// members' credit until they are answered; returns what is free all the same.
+    /// members' credit until they are answered; returns what is free all the same. `is_counted`: as attempts that have
+    /// failed.
     pub fn expire(
         &mut self,
         sent_end_us: u64,
         members: &mut Members,
         rules: &Rules,
+        is_counted: bool,
     ) -> (Vec<Returned>, u32) {
         if self.flights.is_empty() || self.oldest_sent_us > sent_end_us {
             return (Vec::new(), 0);
@@ -226,14 +231,11 @@ impl GroupLog {
             let (member, bytes) = (piece.member, piece.bytes);
             let late = Overdue { member, events: piece.events.to_bitmap(count), bytes };
             returned.extend(self.note_overdue((base, piece.delivery), late, members));
-            if is_late(&piece) {
+            if is_counted && is_late(&piece) {
                 self.come_back(base, piece, count, (0, Reason::TimedOut), rules);
             } else {
-                // Taken along for its key: its own attempt is not over, so it does not count.
-                for part in by_attempt(piece, count) {
-                    let attempt = part.attempt;
-                    self.make_idle(base, part, count, 0, attempt);
-                }
+                // Taken along for its key, say: its own attempt is not over, so it does not count.
+                self.come_back_uncounted(base, piece, count);
             }
         }
         self.flights.pop_settled();
@@ -351,6 +353,15 @@ impl GroupLog {
                 let attempt = piece.attempt + 1;
                 self.make_idle(base, piece, count, not_before_us, attempt);
             }
+        }
+    }
+
+    /// Events are idle again at once, and what they came back from was no attempt.
+    fn come_back_uncounted(&mut self, base: Position, piece: Piece, count: u32) {
+        for part in by_attempt(piece, count) {
+            let attempt = part.attempt;
+            assert!(attempt > 0, "attempts count from 1");
+            self.make_idle(base, part, count, 0, attempt);
         }
     }
 

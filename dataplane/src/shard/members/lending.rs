@@ -50,7 +50,7 @@ impl Shard {
         member.free += events - kept;
         member.check();
         if member.is_retired && member.is_home() {
-            return self.end_member(id.slot);
+            return self.end_member(id.slot, false);
         }
         self.lend_more(id.slot);
         // Whoever still waits has asked once and does not ask again.

@@ -184,3 +184,73 @@ fn purged_letters_stay_gone() {
         .sum();
     assert_eq!(told, 3);
 }
+
+/// A policy under which one attempt is all there is.
+fn one_attempt() -> DeliveryPolicy {
+    DeliveryPolicy { attempts_max: Some(1), ..DeliveryPolicy::default() }
+}
+
+/// A member whose connection is lost may have been killed by what it had: that counts, or such an event would kill one
+/// member after the other for ever. One that leaves in good order has not failed: restarting a handler must bury nothing.
+#[test]
+fn only_a_lost_member_spends_attempts() {
+    for is_lost in [true, false] {
+        let mut node = Node::open(&SimStorage::new(), 2, &[]);
+        let (member, other) = (node.session(1, "member"), node.session(0, "other"));
+        node.subscribe(1, member, Some("g"), "fleet/#", None);
+        node.set_policy("g", one_attempt());
+        let publisher = node.session(0, "publisher");
+        node.publish(0, publisher, "fleet/1", &KEYS);
+        node.run(40);
+        assert_eq!(texts(&node.deliveries(1, member)).len(), KEYS.len());
+        match is_lost {
+            true => node.shards[1].0.close_session(member),
+            false => node.shards[1].0.unsubscribe(member, 1, false),
+        }
+        node.run(200);
+        let mut again = node.subscribe(0, other, Some("g"), "fleet/#", None);
+        again.extend(node.deliveries(0, other));
+        if is_lost {
+            assert!(again.is_empty(), "its only attempt was spent");
+            assert_eq!(node.count_letters("g"), 8);
+        } else {
+            assert!(again.iter().all(|delivery| delivery.attempt == 1), "none was spent");
+            again.iter().for_each(|delivery| node.ack(0, other, delivery));
+            let mut all = texts(&again);
+            all.extend(node.answer_all(0, other, Verdict::Done));
+            assert_eq!(sorted(all), all_texts());
+            assert_eq!(node.count_letters("g"), 0);
+        }
+    }
+}
+
+/// A pause lasts as long as it takes to mend what is broken: what times out or is lost meanwhile must not be buried, also
+/// when it was the last attempt.
+#[test]
+fn a_pause_buries_nothing() {
+    let mut node = Node::open(&SimStorage::new(), 2, &[]);
+    let (slow, lost) = (node.session(1, "slow"), node.session(0, "lost"));
+    node.subscribe(1, slow, Some("g"), "fleet/#", None);
+    node.subscribe(0, lost, Some("g"), "fleet/#", None);
+    node.set_policy("g", one_attempt());
+    let publisher = node.session(0, "publisher");
+    node.publish(0, publisher, "fleet/1", &KEYS);
+    node.run(40);
+    let held = (node.deliveries(1, slow).len(), node.deliveries(0, lost).len());
+    assert!(held.0 > 0 && held.1 > 0 && held.0 + held.1 == KEYS.len(), "both have some: {held:?}");
+    node.pause("g", true);
+    node.shards[0].0.close_session(lost);
+    node.now.mono_us += 2 * ShardOptions::default().ack_deadline_us;
+    node.now.wall.0 += 2 * ShardOptions::default().ack_deadline_us;
+    node.run(500);
+    assert_eq!(node.count_letters("g"), 0);
+    assert!(node.deliveries(1, slow).is_empty(), "it rests");
+    node.pause("g", false);
+    node.run(50);
+    let again = node.deliveries(1, slow);
+    assert!(again.iter().all(|delivery| delivery.attempt == 1), "a pause spends no attempt");
+    assert_eq!(sorted(texts(&again)), all_texts(), "all of them go on");
+    again.iter().for_each(|delivery| node.ack(1, slow, delivery));
+    node.run(50);
+    assert_eq!(node.count_letters("g"), 0);
+}

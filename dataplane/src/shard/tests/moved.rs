@@ -20,7 +20,7 @@ impl Node {
         sought.after.clone()
     }
 
-    fn pause(&mut self, name: &str, is_paused: bool) {
+    pub(super) fn pause(&mut self, name: &str, is_paused: bool) {
         let mut editor = SnapshotEditor::new(&self.snapshot);
         editor.set_paused(self.group(name), is_paused);
         self.publish_snapshot(editor);
