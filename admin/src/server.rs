@@ -155,7 +155,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
         ("/api/v1/logs", get(api::node::logs)),
         ("/api/v1/configuration", get(api::node::configuration)),
         ("/api/v1/topics", get(api::topics::topics)),
-        ("/api/v1/topics/{name}", get(api::topics::topic)),
+        ("/api/v1/topics/{name}", get(api::topics::topic).delete(api::topic_deletion::delete)),
         ("/api/v1/topic-policies", get(api::topic_policies::topic_policies)),
         (
             "/api/v1/topic-policies/{pattern}",

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use codec::ids::{Offset, Partition, Position, Timestamp};
+use codec::refusal::Refusal;
 use log::batch::LogState;
 use log::count::Counted;
 use log::disk::LogKey;
@@ -16,7 +17,7 @@ use routing::topic::TopicFilter;
 
 use crate::letter::{LetterOrder, LetterPage};
 use crate::mail::MemberId;
-use crate::shard::{CountFrom, ShardMemoryUse, ShardStats};
+use crate::shard::{CountFrom, ShardMemoryUse, ShardStats, TopicMeasure};
 
 /// Questions that may wait for one shard; the next is refused.
 pub const INQUIRIES_MAX: usize = 64;
@@ -72,6 +73,20 @@ pub enum Inquiry {
         name: Arc<str>,
         /// Takes the partitions; `None` when the shard's active log has no such topic.
         answer: Answer<Option<Vec<PartitionReport>>>,
+    },
+    /// How much of a topic stands in the shard's logs.
+    Measure {
+        /// Which.
+        topic: Arc<str>,
+        /// Takes the sum over the shard's logs. It may take many steps, for some of which the disk is read.
+        answer: Answer<TopicMeasure>,
+    },
+    /// A topic is to be deleted.
+    Delete {
+        /// Which.
+        topic: Arc<str>,
+        /// Takes how many events went, once that is durable in each of the shard's logs.
+        answer: Answer<Result<u64, Refusal>>,
     },
     /// A page's worth of work on the dead letters of a group.
     Letters {

@@ -9,11 +9,12 @@
 //! frame: 0 u32 kind    4 u32 payload bytes    8 u64 sequence    16 u32 frame number
 //!       20 u32 CRC-32C of bytes 0..20 and of the payload    24 payload
 //!  1 start    u32 magic "RMCK", u32 version, u64 node id, u64 log key, u32 epoch, u32 sealed,
-//!             u64 segment, u64 byte, u64 commit, u64 position: where the replay starts
-//!  2 topics   entries: u32 id, u16 name bytes, u16 partitions, name,
+//!             u64 segment, u64 byte, u64 commit, u64 position: where the replay starts;
+//!             only in version 3 u64: the end of the log when a topic was last deleted
+//!  2 topics   entries: u32 id, u16 name bytes, u16 partitions (in version 3 bit 15 set: deleted), name,
 //!             partitions * (u16 partition, u64 next offset, u64 first offset kept)
 //!  3 cursors  cursor records as in control batches
-//!  5 publishers  entries as in [`crate::publishers`]; only in version 2, behind the cursors
+//!  5 publishers  entries as in [`crate::publishers`]; only from version 2 on, behind the cursors
 //!  4 end      u64 frames before it, u64 commit end: everything before that commit must be found
 //! ```
 
@@ -36,8 +37,12 @@ use crate::storage::{FileId, OpenMode, Storage};
 use crate::topics::Topics;
 
 pub(crate) const CHECKPOINT_MAGIC: u32 = 0x4b43_4d52;
-/// The highest version that this build knows: with publishers.
-pub(crate) const CHECKPOINT_VERSION: u32 = 2;
+/// The highest version that this build knows: topics may be deleted.
+pub(crate) const CHECKPOINT_VERSION: u32 = 3;
+/// What is written while no topic has been deleted, so that a build that knows no deletions still opens the folder.
+const VERSION_WITHOUT_DELETIONS: u32 = 2;
+/// Set in the number of a topic's partitions: the topic is deleted. There are far fewer partitions.
+const DELETED_BIT: u16 = 1 << 15;
 /// What is written as long as no batch has a sequence, so that a build that knows no publishers still opens the folder.
 const VERSION_WITHOUT_PUBLISHERS: u32 = 1;
 pub(crate) const FRAME_HEADER_BYTES: usize = 24;
@@ -64,6 +69,8 @@ pub(crate) struct CheckpointStart {
     pub(crate) commit: u64,
     pub(crate) position: Position,
 }
+
+const _: () = assert!(codec::limits::PARTITIONS < DELETED_BIT);
 
 /// A checkpoint read back.
 #[derive(Debug)]
@@ -102,6 +109,7 @@ pub(crate) struct CheckpointEncoder {
     phase: Phase,
     /// Whether there were any as it began. Those that come later are found by the replay.
     has_publishers: bool,
+    version: u32,
 }
 
 impl CheckpointEncoder {
@@ -112,7 +120,14 @@ impl CheckpointEncoder {
             "a replay starts in a segment, or nowhere"
         );
         assert!(start.at.is_multiple_of(BLOCK_BYTES as u64), "a commit starts on a fresh block");
-        CheckpointEncoder { start, sequence, frames: 0, phase: Phase::Start, has_publishers: false }
+        CheckpointEncoder {
+            start,
+            sequence,
+            frames: 0,
+            phase: Phase::Start,
+            has_publishers: false,
+            version: VERSION_WITHOUT_PUBLISHERS,
+        }
     }
 
     pub(crate) fn is_at_end(&self) -> bool {
@@ -127,13 +142,23 @@ impl CheckpointEncoder {
         let kind = match &mut self.phase {
             Phase::Start => {
                 self.has_publishers = !publishers.is_empty();
-                encode_start(&self.start, self.has_publishers, &mut payload);
+                let has_deletions = topics.deleted_len() > 0 || topics.deleted_end().0 > 0;
+                self.version = match (has_deletions, self.has_publishers) {
+                    (true, _) => CHECKPOINT_VERSION,
+                    (false, true) => VERSION_WITHOUT_DELETIONS,
+                    (false, false) => VERSION_WITHOUT_PUBLISHERS,
+                };
+                encode_start(&self.start, self.version, &mut payload);
+                if has_deletions {
+                    payload.extend_from_slice(&topics.deleted_end().0.to_le_bytes());
+                }
                 self.phase = Phase::Topics { next: 1 };
                 KIND_START
             }
             Phase::Topics { next } => {
+                let tells = self.version == CHECKPOINT_VERSION;
                 while *next <= topics.len() && payload.len() < FRAME_BYTES {
-                    encode_topic(topics, TopicId(*next), &mut payload);
+                    encode_topic(topics, TopicId(*next), tells, &mut payload);
                     *next += 1;
                 }
                 if *next > topics.len() {
@@ -201,8 +226,7 @@ fn frame_crc(head: &[u8], payload: &[u8]) -> u32 {
     crc32c(&seeded)
 }
 
-fn encode_start(start: &CheckpointStart, has_publishers: bool, out: &mut Vec<u8>) {
-    let version = if has_publishers { CHECKPOINT_VERSION } else { VERSION_WITHOUT_PUBLISHERS };
+fn encode_start(start: &CheckpointStart, version: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&CHECKPOINT_MAGIC.to_le_bytes());
     out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&start.node_id.to_le_bytes());
@@ -214,14 +238,16 @@ fn encode_start(start: &CheckpointStart, has_publishers: bool, out: &mut Vec<u8>
     }
 }
 
-fn encode_topic(topics: &Topics, id: TopicId, out: &mut Vec<u8>) {
+/// `tells`: whether it is deleted. A deletion that came after the checkpoint was begun is found by the replay.
+fn encode_topic(topics: &Topics, id: TopicId, tells: bool, out: &mut Vec<u8>) {
     let name = topics.name(id).expect("ids are dense");
     let partitions: Vec<_> = topics.partitions(id).collect();
     let name_len = u16::try_from(name.len()).expect("names are checked at the door");
     let count = u16::try_from(partitions.len()).expect("a partition stands once in a topic");
     out.extend_from_slice(&id.0.to_le_bytes());
     out.extend_from_slice(&name_len.to_le_bytes());
-    out.extend_from_slice(&count.to_le_bytes());
+    let deleted = if tells && topics.is_deleted(id) { DELETED_BIT } else { 0 };
+    out.extend_from_slice(&(count | deleted).to_le_bytes());
     out.extend_from_slice(name.as_bytes());
     for (partition, state) in partitions {
         assert!(state.start <= state.next, "only what was appended expires");
@@ -249,7 +275,13 @@ impl Checkpoint {
                 return Err(malformed("checkpoint sequence"));
             }
             match (kind, start) {
-                (KIND_START, None) => start = Some(decode_start(&mut payload)?),
+                (KIND_START, None) => {
+                    let (found, version) = decode_start(&mut payload)?;
+                    start = Some(found);
+                    if version == CHECKPOINT_VERSION {
+                        topics.deleted_before(Position(take_u64(&mut payload)?));
+                    }
+                }
                 (KIND_TOPICS, Some(_)) => decode_topics(payload, &mut topics)?,
                 (KIND_CURSORS, Some(_)) => decode_cursors(payload, &mut cursors)?,
                 (KIND_PUBLISHERS, Some(_)) => publishers.decode(payload)?,
@@ -293,7 +325,7 @@ pub(crate) fn take_frame<'a>(
     Ok((kind, sequence, payload))
 }
 
-fn decode_start(bytes: &mut &[u8]) -> Result<CheckpointStart, DecodeError> {
+fn decode_start(bytes: &mut &[u8]) -> Result<(CheckpointStart, u32), DecodeError> {
     if take_u32(bytes)? != CHECKPOINT_MAGIC {
         return Err(DecodeError::Malformed { field: "checkpoint magic" });
     }
@@ -301,7 +333,7 @@ fn decode_start(bytes: &mut &[u8]) -> Result<CheckpointStart, DecodeError> {
     if !(VERSION_WITHOUT_PUBLISHERS..=CHECKPOINT_VERSION).contains(&version) {
         return Err(DecodeError::Version { found: version as u8 });
     }
-    Ok(CheckpointStart {
+    let start = CheckpointStart {
         node_id: take_u64(bytes)?,
         log: LogKey::from_u64(take_u64(bytes)?)
             .ok_or(DecodeError::Malformed { field: "checkpoint log" })?,
@@ -311,7 +343,8 @@ fn decode_start(bytes: &mut &[u8]) -> Result<CheckpointStart, DecodeError> {
         at: take_u64(bytes)?,
         commit: take_u64(bytes)?,
         position: Position(take_u64(bytes)?),
-    })
+    };
+    Ok((start, version))
 }
 
 fn decode_topics(mut bytes: &[u8], topics: &mut Topics) -> Result<(), DecodeError> {
@@ -323,10 +356,11 @@ fn decode_topics(mut bytes: &[u8], topics: &mut Topics) -> Result<(), DecodeErro
             bytes.split_at_checked((lens & 0xffff) as usize).ok_or(malformed.clone())?;
         bytes = rest;
         let name = std::str::from_utf8(name).map_err(|_| malformed.clone())?;
-        if topics.id(name).is_some() || topics.add(Arc::from(name)) != Some(id) {
+        if topics.known_id(name).is_some() || topics.add(Arc::from(name)) != Some(id) {
             return Err(malformed);
         }
-        for _ in 0..lens >> 16 {
+        let count = (lens >> 16) as u16;
+        for _ in 0..count & !DELETED_BIT {
             let (partition, rest) = bytes.split_first_chunk::<2>().ok_or(malformed.clone())?;
             bytes = rest;
             let partition = Partition(u16::from_le_bytes(*partition));
@@ -336,6 +370,12 @@ fn decode_topics(mut bytes: &[u8], topics: &mut Topics) -> Result<(), DecodeErro
             if state.next < state.start {
                 return Err(malformed);
             }
+        }
+        if count & DELETED_BIT != 0 {
+            if topics.partitions(id).any(|(_, state)| state.start < state.next) {
+                return Err(malformed);
+            }
+            topics.delete(id);
         }
     }
     Ok(())
@@ -518,7 +558,7 @@ impl Log {
             return None;
         }
         assert!(self.checkpointer.running.is_none(), "one checkpoint is written at a time");
-        let (segment, at, commit, position) = self.next_commit_place()?;
+        let (segment, at, commit, position) = self.next_commit_place();
         assert!(self.durable_commit_end <= commit, "what is not durable is replayed");
         assert!(position <= self.positions.end(), "a replay starts in the log");
         let start = CheckpointStart {

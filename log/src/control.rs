@@ -7,12 +7,13 @@
 //!  2 topic           u32 id, name to the end
 //!  3 cursor          u64 group, u64 next, u32 runs, u32 starts, runs * (u64, u64), starts * (u64, u64)
 //!  4 cursor removed  u64 group
+//!  5 topic deleted   u32 id, u32 partitions, u64 end of the log then, partitions * (u16 partition, u64 next offset)
 //! ```
 
 use std::sync::Arc;
 
 use codec::error::DecodeError;
-use codec::ids::{Position, TopicId};
+use codec::ids::{Offset, Partition, Position, TopicId};
 
 use crate::cursor::Cursor;
 
@@ -25,6 +26,9 @@ const KIND_COMMIT: u8 = 1;
 const KIND_TOPIC: u8 = 2;
 const KIND_CURSOR: u8 = 3;
 const KIND_CURSOR_REMOVED: u8 = 4;
+const KIND_TOPIC_DELETED: u8 = 5;
+/// Bytes of a partition in the record of a deletion.
+const DELETED_PARTITION_BYTES: usize = 10;
 
 /// What the first batch of a commit says about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +47,23 @@ pub(crate) struct CommitRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     Commit(CommitRecord),
-    Topic { id: TopicId, name: Arc<str> },
-    Cursor { group: u64, cursor: Cursor },
-    CursorRemoved { group: u64 },
+    Topic {
+        id: TopicId,
+        name: Arc<str>,
+    },
+    Cursor {
+        group: u64,
+        cursor: Cursor,
+    },
+    CursorRemoved {
+        group: u64,
+    },
+    /// Of a topic's partitions everything before these offsets is gone.
+    TopicDeleted {
+        id: TopicId,
+        end: Position,
+        ends: Vec<(Partition, Offset)>,
+    },
 }
 
 impl CommitRecord {
@@ -87,6 +105,18 @@ impl Record {
             Record::CursorRemoved { group } => {
                 encode_header(KIND_CURSOR_REMOVED, 8, out);
                 out.extend_from_slice(&group.to_le_bytes());
+            }
+            Record::TopicDeleted { id, end, ends } => {
+                assert!(id.0 >= 1, "topics are numbered from 1");
+                encode_header(KIND_TOPIC_DELETED, 16 + DELETED_PARTITION_BYTES * ends.len(), out);
+                let count = u32::try_from(ends.len()).expect("a partition stands once in a topic");
+                out.extend_from_slice(&id.0.to_le_bytes());
+                out.extend_from_slice(&count.to_le_bytes());
+                out.extend_from_slice(&end.0.to_le_bytes());
+                for (partition, offset) in ends {
+                    out.extend_from_slice(&partition.0.to_le_bytes());
+                    out.extend_from_slice(&offset.0.to_le_bytes());
+                }
             }
         }
     }
@@ -130,6 +160,7 @@ impl Record {
                 Ok(Record::Cursor { group, cursor: decode_cursor(payload)? })
             }
             KIND_CURSOR_REMOVED => Ok(Record::CursorRemoved { group: take_u64(payload)? }),
+            KIND_TOPIC_DELETED => decode_deleted(payload),
             found => Err(DecodeError::Content { found }),
         }
     }
@@ -179,6 +210,23 @@ fn decode_cursor(payload: &mut &[u8]) -> Result<Cursor, DecodeError> {
     } else {
         Err(DecodeError::Malformed { field: "cursor runs" })
     }
+}
+
+fn decode_deleted(payload: &mut &[u8]) -> Result<Record, DecodeError> {
+    let id = TopicId(take_u32(payload)?);
+    let count = take_u32(payload)? as usize;
+    let end = Position(take_u64(payload)?);
+    if count.checked_mul(DELETED_PARTITION_BYTES) != Some(payload.len()) {
+        return Err(DecodeError::Malformed { field: "deleted topic record length" });
+    }
+    let mut ends = Vec::with_capacity(count);
+    for _ in 0..count {
+        let truncated = DecodeError::Truncated { field: "record" };
+        let (partition, rest) = payload.split_first_chunk::<2>().ok_or(truncated)?;
+        *payload = rest;
+        ends.push((Partition(u16::from_le_bytes(*partition)), Offset(take_u64(payload)?)));
+    }
+    Ok(Record::TopicDeleted { id, end, ends })
 }
 
 fn encode_header(kind: u8, payload: usize, out: &mut Vec<u8>) {

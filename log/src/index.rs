@@ -158,12 +158,17 @@ impl SealedIndex {
         Some(Position(commit.position.to_native()))
     }
 
-    fn key(&self, topic: TopicId, partition: Partition) -> Option<&[ArchivedRunRow]> {
+    /// The number of a pair of topic and partition.
+    pub(crate) fn key_of(&self, topic: TopicId, partition: Partition) -> Option<usize> {
         let wanted = (topic.0, u32::from(partition.0));
         let at = self.rows().keys.binary_search_by_key(&wanted, |key| {
             (key.topic.to_native(), key.partition.to_native())
         });
-        Some(self.runs_of(at.ok()?))
+        at.ok()
+    }
+
+    fn key(&self, topic: TopicId, partition: Partition) -> Option<&[ArchivedRunRow]> {
+        Some(self.runs_of(self.key_of(topic, partition)?))
     }
 
     fn runs_of(&self, key: usize) -> &[ArchivedRunRow] {

@@ -23,6 +23,7 @@ pub mod seek;
 pub mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;
+pub mod size;
 pub mod storage;
 
 pub mod blocking_disk;

@@ -6,6 +6,7 @@
 //! `upkeep`.
 
 mod commits;
+pub mod deletion;
 mod flights;
 pub mod held;
 pub mod place;
@@ -91,6 +92,8 @@ pub struct Log {
     pub(crate) shutting_down: bool,
     pub(crate) upkeep: Upkeep,
     pub(crate) retention: Retention,
+    /// Records of deletions that are yet to be written, oldest first. A change of a cursor waits behind them.
+    deletions: VecDeque<Vec<u8>>,
     next_ticket: u64,
     scratch: Vec<u8>,
 }
@@ -130,6 +133,8 @@ impl Log {
             "what recovery found is synced before it is served"
         );
         let chunk_bytes = (options.commit_bytes_max + BLOCK_BYTES).next_power_of_two();
+        let deleted_end = parts.topics.deleted_end().min(all.end());
+        let may_hold_deleted = all.start() < deleted_end;
         Log {
             key: parts.key,
             node_id: parts.node_id,
@@ -163,7 +168,8 @@ impl Log {
             wanted_bytes: 0,
             shutting_down: false,
             upkeep: Upkeep::default(),
-            retention: Retention::default(),
+            retention: Retention::recovered(may_hold_deleted.then_some(deleted_end)),
+            deletions: VecDeque::new(),
             next_ticket: 1,
             scratch: Vec::new(),
             options,
@@ -194,7 +200,7 @@ impl Log {
         self.state.clone()
     }
 
-    /// The log's number of a topic.
+    /// The log's number of a topic; none also of one that is deleted.
     #[must_use]
     pub fn topic_id(&self, name: &str) -> Option<TopicId> {
         self.topics.id(name)
@@ -206,7 +212,7 @@ impl Log {
         self.topics.name(id)
     }
 
-    /// Topics of the log. Their ids are `1..=topics`.
+    /// Topics of the log, deleted ones included. Their ids are `1..=topics`.
     #[must_use]
     pub fn topic_count(&self) -> u32 {
         self.topics.len()
@@ -261,6 +267,11 @@ impl Log {
             return Ok(id);
         }
         self.admits_events()?;
+        if let Some(id) = self.topics.deleted_id(name) {
+            // Its next event tells a replay so.
+            self.topics.revive(id);
+            return Ok(id);
+        }
         if self.topics.len() >= codec::limits::TOPICS_MAX {
             return Err(NoAppend::TooManyTopics);
         }

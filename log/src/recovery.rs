@@ -119,8 +119,14 @@ impl Replay {
         self.last_time = self.last_time.max(header.append_time);
         if header.content == ContentKind::Events {
             self.place_holders_up_to(header.topic.0);
+            let end = header.base_offset.plus(u64::from(header.count));
+            let mut is_kept = false;
             if let Some(state) = self.topics.partition_mut(header.topic, header.partition) {
-                state.next = state.next.max(header.base_offset.plus(u64::from(header.count)));
+                state.next = state.next.max(end);
+                is_kept = state.start < end;
+            }
+            if is_kept && self.topics.deleted_len() > 0 {
+                self.topics.revive(header.topic);
             }
             self.publishers.recovered(header);
             return;
@@ -131,12 +137,17 @@ impl Replay {
                 Record::Commit(_) => {}
                 Record::Topic { id, name } => {
                     self.place_holders_up_to(id.0.saturating_sub(1));
-                    if self.topics.id(&name).is_none() && id.0 == self.topics.len() + 1 {
+                    if self.topics.known_id(&name).is_none() && id.0 == self.topics.len() + 1 {
                         self.topics.add(name);
                     }
                 }
                 Record::Cursor { group, cursor } => self.cursors.recovered(group, Some(cursor)),
                 Record::CursorRemoved { group } => self.cursors.recovered(group, None),
+                Record::TopicDeleted { id, end, ends } => {
+                    self.place_holders_up_to(id.0);
+                    self.topics.deletion_found(id, &ends);
+                    self.topics.deleted_before(end);
+                }
             }
         }
     }
@@ -147,7 +158,7 @@ impl Replay {
         while self.topics.len() < known {
             let mut name = format!("$damaged/topic-{}", self.topics.len() + 1);
             // Taken if this log carries on older ones that made up the same name.
-            while self.topics.id(&name).is_some() {
+            while self.topics.known_id(&name).is_some() {
                 name.push('+');
             }
             self.topics.add(name.into());
@@ -682,7 +693,8 @@ pub(crate) fn merge_topics(into: &mut Topics, from: &Topics) -> Vec<TopicId> {
     for id in 1..=from.len() {
         let id = TopicId(id);
         let Some(name) = from.name(id) else { continue };
-        let Some(own) = into.id(name).or_else(|| into.add(std::sync::Arc::clone(name))) else {
+        let known = into.known_id(name);
+        let Some(own) = known.or_else(|| into.add(std::sync::Arc::clone(name))) else {
             continue;
         };
         numbers[id.0 as usize] = own;
@@ -693,6 +705,12 @@ pub(crate) fn merge_topics(into: &mut Topics, from: &Topics) -> Vec<TopicId> {
                 merged.next = merged.next.max(state.next);
                 merged.start = merged.next;
             }
+        }
+        // Deleted where all logs say so: it has begun again in those that it was published to since.
+        if !from.is_deleted(id) {
+            into.revive(own);
+        } else if known.is_none() {
+            into.delete(own);
         }
     }
     numbers
@@ -716,6 +734,32 @@ mod tests {
         replay.topics.add("$damaged/topic-2".into());
         replay.place_holders_up_to(3);
         assert_eq!(replay.topics.len(), 3);
+    }
+
+    /// A change of the number of shards must not bring back a topic that was deleted, nor end one that has begun again in
+    /// one of the logs.
+    #[test]
+    fn a_new_generation_knows_what_is_deleted() {
+        let log = |deleted: &[&str]| {
+            let mut topics = Topics::new();
+            for name in ["gone", "back", "there"] {
+                let id = topics.add(name.into()).unwrap();
+                let state = topics.partition_mut(id, Partition(0)).unwrap();
+                (state.next, state.start) = (codec::ids::Offset(4), codec::ids::Offset(4));
+                if deleted.contains(&name) {
+                    topics.delete(id);
+                }
+            }
+            topics
+        };
+        let (one, other) = (log(&["gone", "back"]), log(&["gone"]));
+        for order in [[&one, &other], [&other, &one]] {
+            let mut merged = Topics::new();
+            order.iter().for_each(|from| drop(merge_topics(&mut merged, from)));
+            let known = ["gone", "back", "there"].map(|name| merged.id(name).is_some());
+            assert_eq!(known, [false, true, true]);
+            assert_eq!(merged.len(), 3);
+        }
     }
 
     /// Positions that a cursor knows were given to events. Given away again after damage at the log's end, the group

@@ -4,6 +4,7 @@ mod behind;
 mod count;
 mod crash;
 mod damage;
+mod deletion;
 mod files;
 mod harness;
 mod inspect;

@@ -2,11 +2,15 @@
 //!
 //! Sized for a million topics: a topic that uses one partition costs one entry of 48 bytes, its name, and eight bytes
 //! in the table of names. Ids are dense from 1, so that a checkpoint can walk them in pieces.
+//!
+//! A deleted topic keeps its id and its offsets, which go on when it begins again: nothing that a client has kept, of a
+//! partition and an offset, ever means another event. Only its name is taken out of the table.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use codec::ids::{Offset, Partition, TopicId};
+use codec::ids::{Offset, Partition, Position, TopicId};
 use codec::limits::TOPICS_MAX;
 
 /// What a log knows of one topic and partition.
@@ -40,6 +44,10 @@ pub(crate) struct Topics {
     by_name: Vec<u32>,
     hasher: RandomState,
     name_bytes: usize,
+    /// Topics that were deleted and have not begun again. Their names are not in `by_name`.
+    deleted: BTreeMap<Arc<str>, TopicId>,
+    /// The end of the log when a topic was last deleted: only before it may there be events of deleted topics.
+    deleted_end: Position,
 }
 
 impl Default for Topics {
@@ -55,6 +63,8 @@ impl Topics {
             by_name: vec![0; 64],
             hasher: RandomState::new(),
             name_bytes: 0,
+            deleted: BTreeMap::new(),
+            deleted_end: Position(0),
         }
     }
 
@@ -71,6 +81,77 @@ impl Topics {
         Some(&self.entries.get(id.0.checked_sub(1)? as usize)?.name)
     }
 
+    /// The id of a topic that was deleted and has not begun again.
+    pub(crate) fn deleted_id(&self, name: &str) -> Option<TopicId> {
+        self.deleted.get(name).copied()
+    }
+
+    /// The id of a topic, deleted or not.
+    pub(crate) fn known_id(&self, name: &str) -> Option<TopicId> {
+        self.id(name).or_else(|| self.deleted_id(name))
+    }
+
+    pub(crate) fn is_deleted(&self, id: TopicId) -> bool {
+        self.name(id).is_some_and(|name| self.deleted.contains_key(name))
+    }
+
+    /// How many topics are deleted.
+    pub(crate) fn deleted_len(&self) -> u32 {
+        self.deleted.len() as u32
+    }
+
+    /// See the field.
+    pub(crate) fn deleted_end(&self) -> Position {
+        self.deleted_end
+    }
+
+    /// Events of deleted topics may stand before `end`.
+    pub(crate) fn deleted_before(&mut self, end: Position) {
+        self.deleted_end = self.deleted_end.max(end);
+    }
+
+    /// Takes a topic's name out of the table. Its events must have expired.
+    pub(crate) fn delete(&mut self, id: TopicId) {
+        let Some(name) = self.name(id).cloned() else { return };
+        if self.deleted.contains_key(&name) {
+            return;
+        }
+        assert!(
+            self.partitions(id).all(|(_, state)| state.start == state.next),
+            "nothing of a deleted topic is kept"
+        );
+        self.unlist(&name);
+        self.deleted.insert(name, id);
+    }
+
+    /// A deleted topic begins again, where its offsets ended.
+    pub(crate) fn revive(&mut self, id: TopicId) {
+        let Some(name) = self.name(id).cloned() else { return };
+        if self.deleted.remove(&name).is_none() {
+            return;
+        }
+        let slot = self.slot(&name);
+        assert_eq!(self.by_name[slot], 0, "a deleted topic is not in the table");
+        self.by_name[slot] = id.0;
+    }
+
+    /// What a record of a deletion says: of these partitions everything before these ends is gone. One that has gone on
+    /// since has begun again.
+    pub(crate) fn deletion_found(&mut self, id: TopicId, ends: &[(Partition, Offset)]) {
+        for (partition, end) in ends {
+            if let Some(state) = self.partition_mut(id, *partition) {
+                state.next = state.next.max(*end);
+                state.start = state.start.max(*end);
+            }
+        }
+        let end_of = |partition| ends.iter().find(|(of, _)| *of == partition).map(|(_, end)| *end);
+        let has_gone_on =
+            self.partitions(id).any(|(of, state)| state.next > end_of(of).unwrap_or_default());
+        if !has_gone_on {
+            self.delete(id);
+        }
+    }
+
     /// Adds a topic that is not there; `None` when the log holds as many as it may.
     pub(crate) fn add(&mut self, name: Arc<str>) -> Option<TopicId> {
         if self.len() >= TOPICS_MAX {
@@ -81,6 +162,7 @@ impl Topics {
         }
         let slot = self.slot(&name);
         assert_eq!(self.by_name[slot], 0, "a topic is added once");
+        assert!(!self.deleted.contains_key(&name), "a deleted topic is revived");
         self.name_bytes += name.len() + 16;
         self.entries.push(TopicEntry { name, first: None, rest: None });
         self.by_name[slot] = self.len();
@@ -147,7 +229,30 @@ impl Topics {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<TopicEntry>() + self.by_name.len() * 4 + self.name_bytes
+        let deleted = self.deleted.len() * size_of::<(Arc<str>, TopicId)>();
+        self.entries.capacity() * size_of::<TopicEntry>()
+            + self.by_name.len() * 4
+            + self.name_bytes
+            + deleted
+    }
+
+    /// Empties a name's slot, and moves up those behind it that a search would not find any more.
+    fn unlist(&mut self, name: &str) {
+        let mask = self.by_name.len() - 1;
+        let mut hole = self.slot(name);
+        assert!(self.by_name[hole] != 0, "only what is in the table is taken out");
+        self.by_name[hole] = 0;
+        let mut slot = (hole + 1) & mask;
+        while self.by_name[slot] != 0 {
+            let id = self.by_name[slot];
+            let home = self.hasher.hash_one(&*self.entries[id as usize - 1].name) as usize & mask;
+            if slot.wrapping_sub(home) & mask >= slot.wrapping_sub(hole) & mask {
+                self.by_name[hole] = id;
+                self.by_name[slot] = 0;
+                hole = slot;
+            }
+            slot = (slot + 1) & mask;
+        }
     }
 
     fn slot(&self, name: &str) -> usize {
@@ -169,6 +274,9 @@ impl Topics {
         self.by_name = vec![0; grown];
         for id in 1..=self.len() {
             let name = Arc::clone(&self.entries[id as usize - 1].name);
+            if self.deleted.contains_key(&name) {
+                continue;
+            }
             let slot = self.slot(&name);
             debug_assert!(self.by_name[slot] == 0, "names are told apart");
             self.by_name[slot] = id;
@@ -191,5 +299,51 @@ mod tests {
             topics.expired(id, Partition(0), Offset(end));
             assert_eq!(topics.partition(id, Partition(0)).unwrap().start, Offset(start));
         }
+    }
+
+    /// A table that loses a name with another one's deletion would begin that topic a second time, under another id.
+    #[test]
+    fn names_are_found_whatever_was_deleted() {
+        let mut topics = Topics::new();
+        let name = |number: u32| -> Arc<str> { format!("topic/{number}").into() };
+        let mut deleted = std::collections::BTreeSet::new();
+        for number in 0..2_000 {
+            let id = topics.add(name(number)).unwrap();
+            topics.partition_mut(id, Partition(3)).unwrap().next = Offset(4);
+            let other = number * 7 % (number + 1);
+            let of = TopicId(other + 1);
+            if number % 3 == 0 && deleted.remove(&other) {
+                topics.revive(of);
+            } else if number % 3 != 0 && deleted.insert(other) {
+                topics.expired(of, Partition(3), Offset(4));
+                topics.delete(of);
+            }
+            assert_eq!(topics.is_deleted(of), deleted.contains(&other));
+        }
+        assert!(deleted.len() > 100 && topics.deleted_len() as usize == deleted.len());
+        for number in 0..2_000 {
+            let id = Some(TopicId(number + 1));
+            let expected = if deleted.contains(&number) { (None, id) } else { (id, None) };
+            assert_eq!((topics.id(&name(number)), topics.deleted_id(&name(number))), expected);
+            assert_eq!(topics.known_id(&name(number)), id);
+        }
+    }
+
+    /// A replay from an older place must not delete a topic that has begun again since, and must delete one that has not.
+    #[test]
+    fn a_deletion_that_is_found_again_ends_what_was_there_then() {
+        let mut topics = Topics::new();
+        let id = topics.add("t".into()).unwrap();
+        let of = Partition(2);
+        topics.partition_mut(id, of).unwrap().next = Offset(9);
+        topics.deletion_found(id, &[(of, Offset(5))]);
+        assert_eq!((topics.is_deleted(id), topics.partition(id, of).unwrap().start.0), (false, 5));
+        topics.deletion_found(id, &[(of, Offset(9))]);
+        assert_eq!((topics.is_deleted(id), topics.partition(id, of).unwrap().start.0), (true, 9));
+        topics.revive(id);
+        topics.partition_mut(id, Partition(3)).unwrap().next = Offset(1);
+        topics.expired(id, Partition(3), Offset(1));
+        topics.deletion_found(id, &[(of, Offset(9))]);
+        assert!(!topics.is_deleted(id), "another partition has gone on, and expired");
     }
 }

@@ -338,7 +338,15 @@ fn topics_are_as_documented() {
     let begun = lines_of(&blocks[1], &server);
     assert!(begun.contains(&"refused".to_owned()), "{begun:?}");
     assert!(begun.last().is_some_and(|line| line.starts_with("billing/invoices ")), "{begun:?}");
-    let unset = lines_of(&blocks[2], &server).join("\n");
+    let deleted = lines_of(&blocks[2], &server).join("\n");
+    for part in [
+        r#""billing/invoices" would be deleted: 1 events, about "#,
+        r#""billing/invoices" is deleted: 1 events, about "#,
+        "no subscription has still to get any of them",
+    ] {
+        assert!(deleted.contains(part), "{part} in {deleted}");
+    }
+    let unset = lines_of(&blocks[3], &server).join("\n");
     assert!(unset.contains("orders/+ says: event 64KiB; it has said: event 64KiB, order topic"));
     assert!(unset.contains("orders/+ would say: nothing; it has said: event 64KiB"), "{unset}");
     assert!(server.stop().success());

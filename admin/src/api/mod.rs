@@ -6,6 +6,7 @@ pub(crate) mod delivery_policy;
 pub(crate) mod node;
 pub(crate) mod operating;
 pub(crate) mod subscriptions;
+pub(crate) mod topic_deletion;
 pub(crate) mod topic_policies;
 pub(crate) mod topics;
 

@@ -175,7 +175,7 @@ pub(super) async fn look_at(sources: &Sources, name: &str) -> Result<Looked, Pro
 }
 
 /// What the first shard routes by; all shards know every group soon.
-async fn routing(sources: &Sources) -> Result<Arc<RoutingSnapshot>, Problem> {
+pub(super) async fn routing(sources: &Sources) -> Result<Arc<RoutingSnapshot>, Problem> {
     ask::shard(&sources.shards[0], Inquiry::Routing).await
 }
 
@@ -194,7 +194,7 @@ async fn reports(
 }
 
 /// The name by which a group is told of and asked for.
-fn shown_name(name: &str, group: GroupId) -> String {
+pub(super) fn shown_name(name: &str, group: GroupId) -> String {
     if name.starts_with(EPHEMERAL) { format!("{EPHEMERAL}{group}") } else { name.to_owned() }
 }
 

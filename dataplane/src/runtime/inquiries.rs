@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use codec::refusal::Refusal;
 use crossbeam::queue::ArrayQueue;
 use log::count::Counted;
 use routing::subscription::GroupId;
@@ -11,7 +12,7 @@ use super::connection::Phase;
 use super::connections::Connections;
 use crate::inquiry::{Answer, ConnectionReport, GroupReport, Inquiry, MembersReport, PAGE_MAX};
 use crate::kernel::{Kernel, Now};
-use crate::shard::{Counting, Shard, TopicPage};
+use crate::shard::{Counting, Deleting, Measuring, Shard, TopicMeasure, TopicPage};
 
 /// Slots of connections that one step looks at.
 const SLOTS_PER_STEP: usize = 256;
@@ -40,6 +41,14 @@ enum Making {
     Count {
         counting: Counting,
         answer: Answer<Counted>,
+    },
+    Measure {
+        measuring: Measuring,
+        answer: Answer<TopicMeasure>,
+    },
+    Delete {
+        deleting: Deleting,
+        answer: Answer<Result<u64, Refusal>>,
     },
     Topics {
         page: TopicPage,
@@ -87,6 +96,13 @@ impl Inquiries {
                     shard.begin_letters(*order, answer);
                     return 1;
                 }
+                Some(Inquiry::Delete { topic, answer }) => match shard.begin_deletion(&topic) {
+                    Ok(deleting) => Making::Delete { deleting, answer },
+                    Err(refusal) => {
+                        answer(Err(refusal));
+                        return 1;
+                    }
+                },
                 Some(inquiry) => {
                     let sight = Sight { shard, connections, now };
                     let Some(making) = sight.begin(inquiry) else { return 1 };
@@ -94,7 +110,7 @@ impl Inquiries {
                 }
             },
         };
-        // The one that may have to ask the disk for an index.
+        // Two that may have to ask the disk for an index, and one that waits for it.
         self.making = match making {
             Making::Count { mut counting, answer } => {
                 match shard.count_step(&mut counting, kernel) {
@@ -105,6 +121,22 @@ impl Inquiries {
                     }
                 }
             }
+            Making::Measure { mut measuring, answer } => {
+                match shard.measure_step(&mut measuring, kernel) {
+                    None => Some(Making::Measure { measuring, answer }),
+                    Some(measure) => {
+                        answer(measure);
+                        None
+                    }
+                }
+            }
+            Making::Delete { deleting, answer } => match shard.deletion_step(&deleting) {
+                None => Some(Making::Delete { deleting, answer }),
+                Some(done) => {
+                    answer(done);
+                    None
+                }
+            },
             making => Sight { shard, connections, now }.go_on(making),
         };
         1
@@ -118,7 +150,10 @@ impl Sight<'_> {
             Inquiry::Shard(answer) => answer(self.shard.report()),
             Inquiry::Routing(answer) => answer(self.shard.routing()),
             Inquiry::Topic { name, answer } => answer(self.shard.report_topic(&name)),
-            Inquiry::Letters { .. } => unreachable!("taken out before"),
+            Inquiry::Letters { .. } | Inquiry::Delete { .. } => unreachable!("taken out before"),
+            Inquiry::Measure { topic, answer } => {
+                return Some(Making::Measure { measuring: Measuring::new(topic), answer });
+            }
             Inquiry::Groups { groups: ids, answer } => {
                 assert!(ids.len() <= PAGE_MAX, "a question is about a page of groups");
                 return Some(Making::Groups { ids, next: 0, found: Vec::new(), answer });
@@ -158,7 +193,9 @@ impl Sight<'_> {
                 }
                 answer(found);
             }
-            Making::Count { .. } => unreachable!("its steps are made by the shard"),
+            Making::Count { .. } | Making::Measure { .. } | Making::Delete { .. } => {
+                unreachable!("their steps are made by the shard")
+            }
             Making::Topics { mut page, answer } => {
                 if !self.shard.report_topics(&mut page) {
                     return Some(Making::Topics { page, answer });

@@ -177,13 +177,13 @@ impl Shard {
     }
 
     /// The retention of their topics took events that a group wanted before it came to them.
-    fn note_expired(&mut self, id: GroupId, log: LogKey, events: u64) {
+    pub(super) fn note_expired(&mut self, id: GroupId, log: LogKey, events: u64) {
         assert!(events > 0, "a gap is of something");
         self.stats.passed_positions += events;
         if self.quiet_until_us <= self.now.mono_us {
             self.quiet_until_us = self.now.mono_us + READ_WARNING_US;
             let (group, all) = (id.0, self.stats.passed_positions);
-            tracing::warn!(%log, group, events, all, "the retention of a topic took events before a group came to them");
+            tracing::warn!(%log, group, events, all, "the retention of a topic, or its deletion, took events before a group came to them");
         }
         self.note_moved(id);
     }

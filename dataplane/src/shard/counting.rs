@@ -22,6 +22,8 @@ const KEYS_MAX: usize = 65_536;
 pub enum CountFrom {
     /// What a group is owed: what its members have not settled, and what it was not given yet.
     Group(GroupId),
+    /// What a group was not given yet.
+    Unread(GroupId),
     /// What a group would get that begins there.
     Start(Start),
 }
@@ -91,6 +93,10 @@ impl Shard {
             (positions.start(), positions.end())
         };
         let (position, is_time) = match &counting.from {
+            CountFrom::Unread(group) => {
+                let cursor = self.groups.get(group).map(|g| g.cursor(log, self.tail.position()));
+                (cursor.map_or(end, |cursor| cursor.next), false)
+            }
             CountFrom::Group(group) => match self.groups.get(group) {
                 None => (end, false),
                 Some(group) => {
@@ -159,7 +165,7 @@ impl Shard {
         };
         match from {
             CountFrom::Start(start) => listed(start),
-            CountFrom::Group(group) => {
+            CountFrom::Group(group) | CountFrom::Unread(group) => {
                 let known = self.groups.get(group).into_iter().flat_map(|g| &g.subscriptions);
                 let matching = known.filter(|known| known.subscription.filter.matches(name));
                 let floors = matching.map(|known| listed(&known.subscription.start));

@@ -5,7 +5,7 @@
 //! there and whose credit is lent to whom), [`gate`] (generations in their order), [`deliver`] (route, send),
 //! [`catch_up`] (groups that are behind), [`redeliver`] (what goes again), [`settle`] (what came back), [`bury`] (what is
 //! given up), [`errands`] (what the shard appends itself), [`letters`] (dead letters, looked at and worked through),
-//! [`retiring`] (members that are gone and whose deliveries may still be settled).
+//! [`retiring`] (members that are gone and whose deliveries may still be settled), [`deletion`] (topics that operators delete).
 
 mod acks;
 mod adopt;
@@ -13,6 +13,7 @@ mod bury;
 mod catch_up;
 mod counting;
 mod creation;
+mod deletion;
 mod deliver;
 mod errands;
 mod gate;
@@ -54,6 +55,8 @@ use crate::session::{Asked, SessionEvent};
 
 pub use counting::CountFrom;
 pub(crate) use counting::Counting;
+pub(crate) use deletion::Measuring;
+pub use deletion::{Deleting, TopicMeasure};
 pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
 pub use stats::{ShardMemoryUse, ShardStats};
 pub(crate) use telling::TopicPage;
@@ -177,6 +180,7 @@ impl Shard {
         let end = active.positions().end();
         let tail = Reader::new(end);
         older.push(active);
+        older.iter_mut().for_each(Log::await_topic_rules);
         Shard {
             caches: older.iter().map(|_| MatchCache::new()).collect(),
             logs: older,

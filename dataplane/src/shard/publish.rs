@@ -392,7 +392,9 @@ impl Shard {
             let policy = self.policies.of(topic, append.topic);
             (policy, policy.ack.unwrap_or(self.options.ack))
         };
-        if let Some(stored) = self.active().stored(topic, append.partition, append.header)? {
+        // What stood in a topic that was deleted since was stored once all the same.
+        let known = topic.or_else(|| self.active().deleted_topic_id(append.topic));
+        if let Some(stored) = self.active().stored(known, append.partition, append.header)? {
             self.answer_again(append, stored, level);
             return Ok(());
         }

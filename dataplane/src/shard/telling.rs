@@ -98,7 +98,7 @@ impl Shard {
             written_end: positions.written_end(),
             visible_end: if is_active { self.visible_end() } else { positions.end() },
             end: positions.end(),
-            topics: log.topic_count(),
+            topics: log.live_topic_count(),
             segments: log.segment_count(),
             allocated_bytes: log.allocated_bytes(),
             commits: log.durable_commits(),
@@ -188,7 +188,8 @@ impl Shard {
         let log = self.active();
         let end = page.next.saturating_add(STEP_MAX as u32).min(log.topic_count() + 1);
         for id in page.next..end {
-            if let Some(name) = log.topic_name(TopicId(id)) {
+            let is_there = !log.is_deleted(TopicId(id));
+            if let Some(name) = log.topic_name(TopicId(id)).filter(|_| is_there) {
                 page.look_at(name);
             }
         }

@@ -1,6 +1,7 @@
 //! Whole shards over the simulated disk: publish, route, deliver, settle, on one shard and over two.
 
 mod dead;
+mod deletion;
 mod held;
 mod moved;
 mod policies;

@@ -89,7 +89,8 @@ fn print_checkpoint(checkpoint: &Checkpoint, out: &mut dyn Write) -> io::Result<
     let topics = &checkpoint.topics;
     for id in (1..=topics.len()).map(TopicId) {
         let Some(name) = topics.name(id) else { continue };
-        writeln!(out, "topic {id} {name:?}")?;
+        let deleted = if topics.is_deleted(id) { " deleted" } else { "" };
+        writeln!(out, "topic {id} {name:?}{deleted}")?;
         for (partition, state) in topics.partitions(id) {
             writeln!(out, "  partition {partition} offsets {} to {}", state.start, state.next)?;
         }

@@ -356,6 +356,10 @@ fn print_record(
         Record::CursorRemoved { group } => {
             writeln!(out, "{at:>12}  cursor  group {group} removed")
         }
+        Record::TopicDeleted { id, end, ends } => {
+            let partitions = ends.len();
+            writeln!(out, "{at:>12}  topic   {id} deleted in {partitions} partitions before {end}")
+        }
     }
 }
 

@@ -277,7 +277,8 @@ impl Log {
         if self.open.is_some() || !is_due || self.may_close(1).is_err() {
             return;
         }
-        let cursors = self.cursors.first_dirty_len().map_or(0, batch_slot_bytes);
+        let deletion = self.deletions.front().map_or(0, |record| batch_slot_bytes(record.len()));
+        let cursors = self.cursors.first_dirty_len().map_or(0, batch_slot_bytes) + deletion;
         // No room: tried again at the next run; nothing is lost, cursors stay changed.
         let _ = self.open_commit(cursors, true);
     }
@@ -388,6 +389,9 @@ impl Log {
     }
 
     fn add_cursors(&mut self) {
+        if self.open.is_none() || !self.add_deletions() {
+            return;
+        }
         let Some(open) = &self.open else { return };
         let Some(first) = self.cursors.first_dirty_len() else { return };
         let mut room = self.open_limit(open, true).saturating_sub(open.used);
@@ -407,6 +411,28 @@ impl Log {
             self.write_control(&body);
         }
         self.scratch = body;
+    }
+
+    /// Adds the records of deletions to the open commit; whether all of them had room. Each is a batch of its own: a build
+    /// that does not know them passes them, and nothing else.
+    fn add_deletions(&mut self) -> bool {
+        while let Some(record) = self.deletions.pop_front() {
+            let len = batch_slot_bytes(record.len());
+            let open = self.open.as_ref().expect("the caller has looked");
+            let mut limit = self.open_limit(open, true);
+            if open.batches == 1 {
+                // The commit may have been opened for it: then its chunk and place are large enough.
+                let chunk = self.chunk.as_ref().map_or(0, ChunkTail::room);
+                limit = limit.max(chunk.min(open.used + len));
+            }
+            if open.used + len > limit {
+                self.deletions.push_front(record);
+                return false;
+            }
+            self.write_control(&record);
+            self.open_is_awaited();
+        }
+        true
     }
 
     /// Whether `position` is in the open commit.
@@ -430,12 +456,18 @@ impl Log {
     }
 
     /// Where the open commit starts, or the next one will: what a checkpoint begun now must replay from.
-    pub(crate) fn next_commit_place(&self) -> Option<(u64, u64, u64, Position)> {
+    pub(crate) fn next_commit_place(&self) -> (u64, u64, u64, Position) {
         if let Some(open) = &self.open {
-            return Some((open.segment, open.at, open.number, open.base_position));
+            return (open.segment, open.at, open.number, open.base_position);
         }
-        let active = self.segments.active.as_ref()?;
+        let (commit, position) = (self.next_commit, self.positions.end());
+        let Some(active) = self.segments.active.as_ref() else {
+            // An older generation's log without anything to write: its next commit would begin its next segment.
+            assert!(self.sealed, "only a sealed log has no tail");
+            let number = self.segments.next.map_or(self.segments.last_number + 1, |n| n.number);
+            return (number, BLOCK_BYTES as u64, commit, position);
+        };
         let lead = if active.header_written { 0 } else { BLOCK_BYTES as u64 };
-        Some((active.number, active.tail + lead, self.next_commit, self.positions.end()))
+        (active.number, active.tail + lead, commit, position)
     }
 }

@@ -6,6 +6,8 @@
 //! when the sealed segments behind it hold enough bytes of the key. So an event lives at least as long as its retention
 //! says, and goes with its segment.
 //!
+//! What a topic held that was deleted has expired in the same way; nobody else's events go for it.
+//!
 //! Bytes are told from the index: a key has that share of its segment that its runs span. Where batches of many keys
 //! interleave in a commit this is their share, not their bytes.
 
@@ -13,7 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use codec::ids::{Partition, Position, Timestamp, TopicId};
+use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
 
 use super::Log;
 use crate::disk::Disk;
@@ -26,6 +28,8 @@ const PASS_EVERY_US: u64 = 1_000_000;
 const KEYS_A_RUN_MAX: usize = 512;
 /// The active segment is sealed at the shortest age of any topic, but not more often.
 const SEAL_AFTER_MIN_US: u64 = 60_000_000;
+/// No pass is due.
+const NEVER: Timestamp = Timestamp(u64::MAX);
 
 /// For how long events of a topic are kept; whichever is over first ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +50,14 @@ pub trait TopicRetention: Send + Sync + fmt::Debug {
     fn shortest_age_us(&self) -> Option<u64>;
 }
 
+/// The version of the rules, if there are any, and how many topics were deleted.
+type Ruling = (Option<u64>, u64);
+
 /// What a segment holds, as its keys were last looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Verdict {
-    /// Of which rules this is true.
-    version: u64,
+    /// Of which rules and deletions this is true.
+    ruling: Ruling,
     /// Keys that a rule of their topic keeps.
     is_kept: bool,
     /// Keys that only the log's own retention keeps.
@@ -65,6 +72,14 @@ pub(crate) struct Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Retention {
     rules: Option<Arc<dyn TopicRetention>>,
+    /// Topics that were deleted since the log was opened; one more if segments may hold what was deleted before.
+    deletions: u64,
+    /// Behind it stands nothing of a deleted topic.
+    deleted_end: Position,
+    /// There are rules or deletions.
+    is_on: bool,
+    /// Nobody has said yet whether there are rules: nothing goes.
+    is_awaited: bool,
     walk: Option<Walk>,
     /// Bytes in sealed segments of each key whose topic is kept by bytes; expired ones not counted.
     bytes: HashMap<(TopicId, Partition), u64>,
@@ -94,6 +109,48 @@ struct Walk {
 }
 
 impl Retention {
+    /// Of a log that was opened; `deleted_end`: events of deleted topics may stand before it.
+    pub(crate) fn recovered(deleted_end: Option<Position>) -> Self {
+        let Some(deleted_end) = deleted_end else { return Retention::default() };
+        let (deletions, is_on) = (1, true);
+        Retention {
+            deletions,
+            deleted_end,
+            is_on,
+            expired_end: deleted_end,
+            ..Retention::default()
+        }
+    }
+
+    /// A topic was deleted: what stands of it before `end` has expired, in each partition before an offset.
+    pub(super) fn topic_deleted(
+        &mut self,
+        topic: TopicId,
+        ends: &[(Partition, Offset)],
+        end: Position,
+    ) {
+        assert!(self.deleted_end <= end, "positions rise");
+        self.deletions += 1;
+        self.is_on = true;
+        self.deleted_end = end;
+        self.expired_end = self.expired_end.max(end);
+        for (partition, _) in ends {
+            self.bytes.remove(&(topic, *partition));
+        }
+        self.next_pass_at = Timestamp(0);
+        let ruling = self.ruling();
+        match &mut self.walk {
+            // What is counted is not counted twice.
+            Some(walk) if walk.is_counting => walk.verdict.ruling = ruling,
+            // What it has learned of its segment is not true any more.
+            _ => self.walk = None,
+        }
+    }
+
+    fn ruling(&self) -> Ruling {
+        (self.rules.as_ref().map(|rules| rules.version()), self.deletions)
+    }
+
     /// Whether a reader at this position must look at logical starts.
     pub(crate) fn may_be_expired(&self, position: Position) -> bool {
         position < self.expired_end
@@ -107,9 +164,14 @@ impl Retention {
 
     /// Whether the rules let a segment go; `usual`: the log's own retention does.
     pub(crate) fn lets_go(&self, verdict: Option<Verdict>, is_readable: bool, usual: bool) -> bool {
-        let Some(rules) = &self.rules else { return usual };
+        if self.is_awaited {
+            return false;
+        }
+        if !self.is_on {
+            return usual;
+        }
         match verdict {
-            Some(verdict) if verdict.version == rules.version() => {
+            Some(verdict) if verdict.ruling == self.ruling() => {
                 !verdict.is_kept && (!verdict.is_usual || usual)
             }
             // Without an index nobody knows what it holds.
@@ -119,25 +181,42 @@ impl Retention {
 
     /// A pass is under way, or when the next is due.
     pub(crate) fn due_at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.rules.as_ref()?;
-        Some(if self.walk.is_some() { now } else { self.next_pass_at })
+        let at = if self.walk.is_some() { now } else { self.next_pass_at };
+        (self.is_on && at != NEVER).then_some(at)
     }
 }
 
 impl Log {
+    /// No segment goes until it is said what topics are kept by ([`Log::keep_topics_by`]): a start must not take what a
+    /// topic keeps longer than its log does.
+    pub fn await_topic_rules(&mut self) {
+        assert!(self.retention.rules.is_none(), "they are awaited before they are there");
+        self.retention.is_awaited = true;
+    }
+
     /// What topics are kept by from now on; none: only by what the log's options say.
     pub fn keep_topics_by(&mut self, rules: Option<Arc<dyn TopicRetention>>) {
+        self.retention.is_awaited = false;
         let version = |rules: &Option<Arc<dyn TopicRetention>>| rules.as_ref().map(|r| r.version());
         if version(&self.retention.rules) == version(&rules) {
             return;
         }
-        let Retention { expired_end, expired_events, .. } = self.retention;
+        let Retention { expired_end, expired_events, deletions, deleted_end, .. } = self.retention;
+        let is_on = rules.is_some() || deletions > 0;
         // Starts may have been moved in an earlier life.
         let known_end = if rules.is_some() { self.positions.durable_end() } else { Position(0) };
         let expired_end = expired_end.max(known_end);
         let next_pass_at = self.now;
-        self.retention =
-            Retention { rules, next_pass_at, expired_end, expired_events, ..Retention::default() };
+        self.retention = Retention {
+            rules,
+            deletions,
+            deleted_end,
+            is_on,
+            next_pass_at,
+            expired_end,
+            expired_events,
+            ..Retention::default()
+        };
         assert!(self.retention.walk.is_none(), "what was begun by other rules is forgotten");
     }
 
@@ -155,15 +234,16 @@ impl Log {
 
     /// Goes on with a pass, or begins one that is due.
     pub(super) fn look_for_expired(&mut self, disk: &mut impl Disk) {
-        let Some(rules) = self.retention.rules.clone() else { return };
-        if self.shutting_down {
+        if !self.retention.is_on || self.shutting_down {
             return;
         }
         let mut walk = match self.retention.walk.take() {
             Some(walk) => walk,
             None if self.now < self.retention.next_pass_at => return,
-            None => Walk::new(&*rules),
+            None => Walk { is_counting: true, ..Walk::of(self.retention.ruling()) },
         };
+        let rules = self.retention.rules.clone();
+        let keep_of = |name: &Arc<str>| rules.as_ref().and_then(|rules| rules.of(name));
         let Some((number, index, last_time)) = self.segment_to_look_at(&mut walk, disk) else {
             return;
         };
@@ -181,7 +261,7 @@ impl Log {
             let span = index.key_span(key, walk.scale);
             let keep = match walk.known {
                 Some((topic, keep)) if topic == span.topic => keep,
-                _ => self.topics.name(span.topic).and_then(|name| rules.of(name)),
+                _ => self.topics.name(span.topic).and_then(keep_of),
             };
             walk.known = Some((span.topic, keep));
             if walk.is_counting {
@@ -208,16 +288,16 @@ impl Log {
             let at = self.segments.sealed.partition_point(|sealed| sealed.number < walk.segment);
             let Some(sealed) = self.segments.sealed.get(at) else {
                 if !std::mem::take(&mut walk.is_counting) {
-                    self.retention.next_pass_at = Timestamp(self.now.0 + PASS_EVERY_US);
+                    self.retention.next_pass_at = self.pass_after_whole_one();
                     return None;
                 }
-                *walk = Walk { is_counting: false, ..Walk::of(walk.verdict.version) };
+                *walk = Walk { is_counting: false, ..Walk::of(walk.verdict.ruling) };
                 continue;
             };
             let number = sealed.number;
             if sealed.number != walk.segment {
                 (walk.segment, walk.key) = (number, 0);
-                walk.verdict = Verdict::of(walk.verdict.version);
+                walk.verdict = Verdict::of(walk.verdict.ruling);
             }
             let is_done = if walk.is_counting {
                 number <= self.retention.counted_end
@@ -245,6 +325,17 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// When the next pass is due after one that has looked at every sealed segment. Deletions need no other once what
+    /// they have left is sealed.
+    fn pass_after_whole_one(&self) -> Timestamp {
+        let active = self.segments.active.as_ref();
+        let is_sealed = active.is_none_or(|a| a.base_position >= self.retention.deleted_end);
+        if self.retention.rules.is_none() && is_sealed {
+            return NEVER;
+        }
+        Timestamp(self.now.0 + PASS_EVERY_US)
     }
 
     fn count_key(&mut self, span: &KeySpan, keep: Option<Keep>) {
@@ -308,30 +399,26 @@ impl Log {
         }
         walk.segment = number + 1;
         walk.key = 0;
-        walk.verdict = Verdict::of(walk.verdict.version);
+        walk.verdict = Verdict::of(walk.verdict.ruling);
     }
 }
 
 impl Verdict {
-    fn of(version: u64) -> Self {
-        Verdict { version, is_kept: false, is_usual: false, counted_end: None, aged_at: None }
+    fn of(ruling: Ruling) -> Self {
+        Verdict { ruling, is_kept: false, is_usual: false, counted_end: None, aged_at: None }
     }
 
     /// Whether another look would find the same.
     fn holds(&self, walk: &Walk, retention: &Retention, now: Timestamp) -> bool {
-        self.version == walk.verdict.version
+        self.ruling == walk.verdict.ruling
             && self.aged_at.is_none_or(|at| now < at)
             && self.counted_end.is_none_or(|end| end == retention.counted_end)
     }
 }
 
 impl Walk {
-    fn new(rules: &dyn TopicRetention) -> Self {
-        Walk { is_counting: true, ..Walk::of(rules.version()) }
-    }
-
-    fn of(version: u64) -> Self {
-        let verdict = Verdict::of(version);
+    fn of(ruling: Ruling) -> Self {
+        let verdict = Verdict::of(ruling);
         let scale = Scale::default();
         Walk { is_counting: false, segment: 0, key: 0, scale, verdict, known: None }
     }

@@ -425,7 +425,8 @@ impl Log {
             dir: self.dir.clone(),
             number: oldest.number,
             file: oldest.file,
-            recycle: self.segments.spares.len() < SPARES_MAX,
+            // A log that takes no events has no use for one.
+            recycle: !self.sealed && self.segments.spares.len() < SPARES_MAX,
             segment_bytes: self.options.segment_bytes,
             index: std::sync::Arc::clone(index),
         })

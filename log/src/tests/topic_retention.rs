@@ -135,6 +135,30 @@ fn each_topic_is_kept_by_its_own_rule() {
     assert!(bench.log.allocated_bytes() < 8 << 20, "then the segments go");
 }
 
+/// A log that is opened does not know yet what topics are kept by. What the log itself keeps no longer, and a topic does,
+/// must be there when it does.
+#[test]
+fn a_start_takes_nothing_before_the_rules_are_known() {
+    let mut options = small_options();
+    options.log.retention_bytes = Some(2 << 20);
+    let mut bench = Bench::new(6, options);
+    let for_ever = [("a", Keep { age_us: 0, bytes: 0 })];
+    keep(&mut bench, 1, &for_ever);
+    publish(&mut bench, &["a"], 1);
+    rest(&mut bench);
+    assert_eq!(offsets(&mut bench, "a").0.len(), 200);
+    bench.crash();
+    bench.now += SECOND;
+    bench.log.await_topic_rules();
+    rest(&mut bench);
+    keep(&mut bench, 1, &for_ever);
+    rest(&mut bench);
+    assert_eq!(offsets(&mut bench, "a").0.len(), 200);
+    bench.log.keep_topics_by(None);
+    rest(&mut bench);
+    assert!(offsets(&mut bench, "a").0.len() < 200, "without a rule the log's own holds");
+}
+
 /// At least what was promised is kept of each partition, and not much more.
 #[test]
 fn bytes_are_kept_by_partition() {

@@ -15,6 +15,7 @@ use super::dead_letter::{DeadLetterCommand, PolicyArgs};
 use super::doctor::DoctorArgs;
 use super::shell::{CompletionsArgs, ManArgs};
 use super::top::TopArgs;
+use super::topic_deletion::DeleteTopicArgs;
 use super::topic_policies::{SetArgs, UnsetArgs};
 use crate::config::units::{TIME_FORM, parse_time};
 
@@ -271,7 +272,8 @@ pub struct ShowArgs {
 #[command(after_help = "Examples:\n  \
     ringmesh topic list\n  \
     ringmesh topic show demo/hello -o json\n  \
-    ringmesh topic set 'fleet/#' --retention-age 7d")]
+    ringmesh topic set 'fleet/#' --retention-age 7d\n  \
+    ringmesh topic delete demo/hello --dry-run")]
 pub enum TopicCommand {
     /// The names of all topics
     List(ListArgs),
@@ -283,6 +285,8 @@ pub enum TopicCommand {
     Set(SetArgs),
     /// A pattern says nothing any more
     Unset(UnsetArgs),
+    /// Delete a topic with all its events
+    Delete(DeleteTopicArgs),
 }
 
 /// `subscription`

@@ -140,6 +140,7 @@ const PAGES: [Page; 8] = [
         entries: &[
             ("topics", "ringmesh topic list"),
             ("a topic's partitions and offsets", "ringmesh topic show demo/hello"),
+            ("what its end would take", "ringmesh topic delete demo/hello --dry-run"),
             ("who is behind, and how far", "ringmesh lag"),
             ("subscriptions, and one with its members", "ringmesh subscription list"),
             ("", "ringmesh subscription show billing"),

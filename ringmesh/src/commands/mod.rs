@@ -29,6 +29,7 @@ pub mod subscribe;
 pub mod table;
 pub mod template;
 pub mod top;
+pub mod topic_deletion;
 pub mod topic_policies;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use super::args::{
 use super::failure::{Exit, Failure};
 use super::start::From;
 use super::table::Table;
-use super::topic_policies;
+use super::{topic_deletion, topic_policies};
 
 /// `ringmesh topic ...`
 ///
@@ -43,6 +43,7 @@ pub fn topic(command: &TopicCommand) -> Result<(), Failure> {
         TopicCommand::Policies(list) => topic_policies::list(&list.admin),
         TopicCommand::Set(arguments) => topic_policies::set(arguments),
         TopicCommand::Unset(arguments) => topic_policies::unset(arguments),
+        TopicCommand::Delete(arguments) => topic_deletion::delete(arguments),
     }
 }
 
@@ -143,7 +144,7 @@ fn start_of(from: &From) -> Value {
 }
 
 /// A number of events, as well as it is known.
-fn count(of: &Value, field: &str) -> String {
+pub(super) fn count(of: &Value, field: &str) -> String {
     match (of[field].as_u64(), of["is_exact"].as_bool()) {
         (None, _) => "an unknown number of events".to_owned(),
         (Some(events), Some(true)) => format!("{events} events"),

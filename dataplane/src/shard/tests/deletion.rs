@@ -1,0 +1,152 @@
+//! Deleted topics, on whole shards.
+
+use routing::topic_policy::{TopicPolicies, TopicPolicy};
+
+use super::*;
+
+/// Deletes a topic on every shard and waits until that is durable; how many events went.
+fn delete(node: &mut Node, topic: &str) -> u64 {
+    let begun: Vec<_> =
+        node.shards.iter_mut().map(|(shard, _)| shard.begin_deletion(topic).unwrap()).collect();
+    for _ in 0..40 {
+        let done = node.shards.iter().zip(&begun).map(|((shard, _), of)| shard.deletion_step(of));
+        if let Some(events) = done.collect::<Option<Vec<_>>>() {
+            return events.into_iter().map(Result::unwrap).sum();
+        }
+        node.run(5);
+    }
+    panic!("a deletion is not durable in 200 ms");
+}
+
+/// A member of the group `all` with room for so many events.
+fn join(node: &mut Node, client: &str, credit: u32) -> SessionKey {
+    let key = node.session(0, client);
+    let wish = SubscribeRequest {
+        request: 1,
+        group: Some("all".into()),
+        filter: TopicFilter::new("#").unwrap(),
+        mode: Mode::Clustering,
+        start: None,
+        credit,
+    };
+    node.shards[0].0.subscribe(key, wish).unwrap();
+    node.run(150);
+    key
+}
+
+fn sum(node: &Node, of: impl Fn(&Shard) -> u64) -> u64 {
+    node.shards.iter().map(|(shard, _)| of(shard)).sum()
+}
+
+/// Whoever deletes a topic must not see its events delivered afterwards: neither those that wait for room, nor those that
+/// a member has given back. And its group goes on with all others.
+#[test]
+fn nothing_of_a_deleted_topic_is_delivered() {
+    for shards in [1, 2] {
+        let mut node = Node::open(&SimStorage::new(), shards, &[]);
+        let writer = node.session(0, "writer");
+        let reader = join(&mut node, "reader", 3);
+        node.publish(0, writer, "gone", &KEYS);
+        node.publish(0, writer, "stays", &KEYS);
+        node.run(60);
+        let first = node.deliveries(0, reader);
+        assert!(!first.is_empty());
+        let of = |deliveries: &[Delivery], topic: &str| {
+            let of = deliveries.iter().filter(|delivery| &*delivery.topic == topic).cloned();
+            texts(&of.collect::<Vec<_>>())
+        };
+        let mut kept = of(&first, "stays");
+        let in_flight = of(&first, "gone").len() as u64;
+        assert_eq!(delete(&mut node, "gone"), KEYS.len() as u64);
+        assert_eq!(delete(&mut node, "gone"), 0, "it is gone");
+        assert!(node.shards.iter().all(|(shard, _)| shard.report_topic("gone").is_none()));
+        // One that was handed out is settled, the others are given back.
+        for (index, delivery) in first.iter().enumerate() {
+            let verdict = if index == 0 { Verdict::Done } else { Verdict::Retry };
+            let token = delivery.token.0;
+            if &*delivery.topic == "gone" {
+                node.shards[0].0.settle(reader, 9, &token, Selection::All, verdict).unwrap();
+            } else {
+                node.ack(0, reader, delivery);
+            }
+        }
+        for _ in 0..20 {
+            node.run(60);
+            for delivery in node.deliveries(0, reader) {
+                assert_eq!(
+                    &*delivery.topic,
+                    "stays",
+                    "{:?}",
+                    texts(std::slice::from_ref(&delivery))
+                );
+                kept.extend(texts(std::slice::from_ref(&delivery)));
+                node.ack(0, reader, &delivery);
+            }
+        }
+        assert_eq!(sorted(kept), all_texts(), "{shards} shards");
+        let told = sum(&node, |s| s.stats().passed_positions + s.stats().lost_events);
+        assert!(told + in_flight >= 8, "the group is told of {told}, {in_flight} were in flight");
+        assert_eq!(sum(&node, |shard| shard.held().held_batches as u64), 0);
+        node.publish(0, writer, "gone", &["a"]);
+        node.run(60);
+        assert_eq!(texts(&node.deliveries(0, reader)), ["a 0"], "it begins again");
+    }
+}
+
+/// Where topics may not be begun, a deleted one must not come back by a late publisher.
+#[test]
+fn a_deleted_topic_is_begun_only_where_that_is_allowed() {
+    for shards in [1, 2] {
+        let mut node = Node::open(&SimStorage::new(), shards, &[]);
+        let writer = node.session(0, "writer");
+        node.publish(0, writer, "t", &KEYS);
+        node.run(40);
+        let closed = TopicPolicy { create: Some(false), ..TopicPolicy::default() };
+        let list = vec![(TopicFilter::new("#").unwrap(), closed)];
+        let mut editor = SnapshotEditor::new(&node.snapshot);
+        editor.set_topic_policies(Arc::new(TopicPolicies::new(1, list)));
+        node.publish_snapshot(editor);
+        node.run(20);
+        node.events(0, writer);
+        delete(&mut node, "t");
+        node.publish(0, writer, "t", &KEYS);
+        node.run(40);
+        let codes = node.events(0, writer).into_iter().filter_map(|event| match event {
+            SessionEvent::Refused { refusal, .. } => Some(refusal.code),
+            _ => None,
+        });
+        let codes: Vec<Code> = codes.collect();
+        assert_eq!(codes, [Code::TopicNotFound; KEYS.len()], "{shards} shards");
+        assert!(node.shards.iter().all(|(shard, _)| shard.report_topic("t").is_none()));
+    }
+}
+
+/// A publisher that was not answered sends its batch again: what was stored and deleted since was stored once, and must
+/// neither come back nor be refused as another batch.
+#[test]
+fn a_batch_that_is_sent_again_stays_deleted() {
+    let mut node = Node::open(&SimStorage::new(), 1, &[]);
+    let writer = node.session(0, "writer");
+    let send = |node: &mut Node, sequence: u64| {
+        let mut builder = BatchBuilder::new(&mut []).unwrap();
+        builder.push(&mut [], DataKind::Text, b"abc").unwrap();
+        let mut bytes = builder.finish(TopicId(1), codec::ids::Partition(3));
+        let mut header = Batch::parse(&bytes, HeaderSeed::WIRE).unwrap().header;
+        (header.publisher_id, header.sequence) = (9, sequence);
+        bytes[..codec::header::HEADER_BYTES].copy_from_slice(&header.encode(HeaderSeed::WIRE));
+        let batch = Batch::parse(&bytes, HeaderSeed::WIRE).unwrap();
+        let admitted = node.shards[0].0.publish(writer, sequence, &"t".into(), &batch);
+        assert_eq!(admitted.unwrap(), Admission::Taken);
+        node.run(40);
+        node.events(0, writer).into_iter().find_map(|event| match event {
+            SessionEvent::Published { base_offset, .. } => Some(base_offset.0),
+            _ => None,
+        })
+    };
+    assert_eq!((send(&mut node, 1), send(&mut node, 2)), (Some(0), Some(1)));
+    assert_eq!(delete(&mut node, "t"), 2);
+    assert_eq!(send(&mut node, 2), Some(1), "its first place is told");
+    assert!(node.shards[0].0.report_topic("t").is_none(), "and nothing has begun");
+    assert_eq!(send(&mut node, 3), Some(2), "offsets go on");
+    assert_eq!(delete(&mut node, "t"), 1);
+}
