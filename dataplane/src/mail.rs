@@ -15,6 +15,7 @@ use log::landing::{Landing, Source};
 use routing::subscription::{GroupId, SubscriptionId};
 
 use crate::control::ControlReply;
+use crate::group::members::Presence;
 use crate::selection::Selection;
 use crate::session::{Delivery, SessionKey, Verdict};
 use crate::token::TokenFields;
@@ -186,8 +187,8 @@ pub enum Mail {
         subscription: SubscriptionId,
         /// Events the receiver may have in flight to it.
         lease: u32,
-        /// It goes before what it got is settled.
-        is_passing: bool,
+        /// How it takes part.
+        presence: Presence,
     },
     /// A member has gone; all that is in flight to it goes to others.
     Leave {

@@ -50,7 +50,8 @@ pub struct SubscribeRequest {
     pub mode: Mode,
     /// Where a new group begins; `None` is the tail. Refused for a group that exists.
     pub start: Option<Start>,
-    /// Most events in flight to this member; at least 1.
+    /// Most events in flight to this member; at least 1. 0 is for [`Shard::subscribe_as`]: a member that gets nothing, for
+    /// who only wants the subscription to stand.
     pub credit: u32,
 }
 
@@ -63,6 +64,8 @@ pub enum Verdict {
     Retry,
     /// Not done, and never will be: do not deliver again.
     Reject,
+    /// Never shown to the client: deliver to whoever can, as if it had not been delivered.
+    Unseen,
 }
 
 /// Events for a member of a group.

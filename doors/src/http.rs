@@ -5,13 +5,15 @@
 //!
 //! In reading order: [`session`] is one connection; [`engine`] is hyper and [`desk`] what stands between it and the
 //! session; [`routes`] says what a request asks for, [`query`] and [`body`] read its parts; [`publish`], [`poll`], [`stream`]
-//! and [`settle`] do it; [`place`] and [`tokens`] are what a client sends back; [`answers`] is what it is told.
+//! and [`settle`] do it, as members that [`seat`] describes, and [`eventmesh`] for clients of EventMesh; [`place`] and [`tokens`]
+//! are what a client sends back; [`answers`] is what it is told.
 
 mod answers;
 mod body;
 mod cors;
 mod desk;
 mod engine;
+mod eventmesh;
 mod events;
 mod pipe;
 mod place;
@@ -19,6 +21,7 @@ mod poll;
 mod publish;
 mod query;
 mod routes;
+mod seat;
 mod session;
 mod settle;
 mod stream;
@@ -37,6 +40,7 @@ use dataplane::session::{Door, Session, SessionKey};
 
 pub use cors::Cors;
 
+use eventmesh::clients::Clients;
 use session::HttpSession;
 
 /// Bytes of a request's path and headers, names and values.
@@ -103,6 +107,8 @@ struct Shared {
     options: HttpOptions,
     /// Names given to clients that have none.
     names: AtomicU64,
+    /// What clients of EventMesh have subscribed to.
+    eventmesh: Clients,
 }
 
 impl Shared {
@@ -124,7 +130,13 @@ impl HttpDoor {
     pub fn new(options: HttpOptions) -> Self {
         assert!(options.partitions > 0 && options.shards > 0, "a folder has partitions");
         assert!(options.event_data_bytes_max <= EVENT_DATA_BYTES_MAX, "an event fits a batch");
-        HttpDoor { shared: Arc::new(Shared { options, names: AtomicU64::new(0) }) }
+        HttpDoor {
+            shared: Arc::new(Shared {
+                options,
+                names: AtomicU64::new(0),
+                eventmesh: Clients::default(),
+            }),
+        }
     }
 }
 

@@ -13,19 +13,19 @@ use crate::harness::{PATIENCE, Server};
 
 /// An answer to curl.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
     /// It must be this problem.
-    fn is_problem(&self, status: u16, code: &str) -> Value {
+    pub fn is_problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         assert!(self.head.contains("content-type: application/problem+json"), "{self:?}");
         let problem = self.json();
@@ -48,7 +48,7 @@ fn url(server: &Server, path: &str) -> String {
 }
 
 /// Runs curl on a path of the door.
-fn curl(server: &Server, path: &str, arguments: &[&str]) -> Answer {
+pub fn curl(server: &Server, path: &str, arguments: &[&str]) -> Answer {
     let mut command = Command::new("curl");
     command.args(["-sS", "-i", "--max-time", "60"]).args(arguments).arg(url(server, path));
     let output = command.output().expect("curl is there");
@@ -57,7 +57,7 @@ fn curl(server: &Server, path: &str, arguments: &[&str]) -> Answer {
 }
 
 /// Sends bytes and reads to the end of the connection.
-fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
+pub fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).expect("the door is open");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
     // A server that has refused may close before it has read all.
@@ -103,15 +103,19 @@ fn ids(events: &[Value]) -> Vec<String> {
 }
 
 /// A stream of events that curl reads.
-struct Stream {
+pub struct Stream {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Stream {
     fn open(server: &Server, query: &str, arguments: &[&str]) -> Stream {
+        Stream::open_at(server, &format!("/subscribe?{query}"), arguments)
+    }
+
+    pub fn open_at(server: &Server, path: &str, arguments: &[&str]) -> Stream {
         let mut command = Command::new("curl");
-        command.args(["-sSN"]).args(arguments).arg(url(server, &format!("/subscribe?{query}")));
+        command.args(["-sSN"]).args(arguments).arg(url(server, path));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("curl is there");
         let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, lines) = mpsc::channel();
@@ -132,7 +136,7 @@ impl Stream {
     }
 
     /// The next event, with its id.
-    fn event(&self) -> (String, Value) {
+    pub fn event(&self) -> (String, Value) {
         let mut id = String::new();
         loop {
             let line = self.line();
@@ -146,7 +150,7 @@ impl Stream {
     }
 
     /// Reads to the end.
-    fn end(mut self) {
+    pub fn end(mut self) {
         while self.lines.recv_timeout(PATIENCE).is_ok() {}
         let _ = self.child.wait();
     }

@@ -12,6 +12,7 @@ mod doctor;
 mod documents;
 mod durability;
 mod ending;
+mod eventmesh;
 mod folder;
 mod full;
 mod garbage;

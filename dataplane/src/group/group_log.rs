@@ -201,7 +201,8 @@ impl GroupLog {
         let keys = batch.keys_of(&eligible);
         let waits = |keys: &Keys, key| keys.is_waiting(key);
         let plan = self.assign(&eligible, &keys, &waits, None, hand);
-        if plan.pieces.is_empty() {
+        // Keys that wait for members of their own must not keep others from theirs.
+        if plan.pieces.is_empty() && !hand.members.divide_keys() {
             return Offered::Refused;
         }
         hand.members.take_turn();
@@ -263,8 +264,8 @@ impl GroupLog {
         let untracked = self.untracked_member.filter(|_| self.untracked > 0);
         let is_free = |(_, key): &(u32, KeyHash)| {
             let member = self.keys.bound_to(*key).or(untracked);
-            let ready = |id| members.get(id).is_some_and(Member::is_ready);
-            !blocked.contains(key) && member.is_none_or(ready)
+            let is_ready = |id| members.get(id).is_some_and(Member::is_ready);
+            !blocked.contains(key) && member.map_or_else(|| members.any_ready_for(*key), is_ready)
         };
         members.any_ready() && (idle.events.len() as usize > keys.len() || keys.iter().any(is_free))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 use codec::crc32c::crc32c;
 use codec::murmur2::murmur2;
@@ -15,6 +16,34 @@ pub type KeyHash = u64;
 #[must_use]
 pub fn key_hash(key: &str) -> KeyHash {
     u64::from(murmur2(key.as_bytes())) << 32 | u64::from(crc32c(key.as_bytes()))
+}
+
+/// Parts into which members may divide the keys of their group.
+pub const KEY_PARTS: usize = 1_024;
+const PART_WORDS: usize = KEY_PARTS / 64;
+
+/// The keys that a member takes, where the members of a group have divided them among themselves. Shared, as each of a
+/// client's members has the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyShare(Arc<[u64; PART_WORDS]>);
+
+impl KeyShare {
+    /// The share of whoever has the parts that `is_own` accepts.
+    #[must_use]
+    pub fn new(is_own: impl Fn(usize) -> bool) -> KeyShare {
+        let mut words = [0; PART_WORDS];
+        for part in (0..KEY_PARTS).filter(|part| is_own(*part)) {
+            words[part / 64] |= 1 << (part % 64);
+        }
+        KeyShare(Arc::new(words))
+    }
+
+    /// Whether a key is in it.
+    #[must_use]
+    pub fn has(&self, key: KeyHash) -> bool {
+        let part = (key % KEY_PARTS as u64) as usize;
+        self.0[part / 64] & 1 << (part % 64) != 0
+    }
 }
 
 /// The keys are hashes already.

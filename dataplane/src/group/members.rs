@@ -1,7 +1,20 @@
 //! The members of a group as one shard sees them: how much credit each has leased to this shard.
 
+use crate::group::keys::{KeyHash, KeyShare};
 use crate::mail::MemberId;
 use crate::options::{CREDIT_MAX, MEMBER_BYTES_MAX};
+
+/// How a member takes part in its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there for what it got to be settled.
+    Staying,
+    /// It goes before what it got is settled, so keys are looked at from the beginning: others must be able to take the
+    /// rest.
+    Passing,
+    /// The same, and it takes these keys only, and events without one: other keys wait for their own members.
+    Sharing(KeyShare),
+}
 
 /// One member, seen from a shard that delivers to it.
 #[derive(Clone, Debug)]
@@ -18,8 +31,8 @@ pub struct Member {
     pub owes: u32,
     /// Whether more credit has been asked for.
     pub wanted: bool,
-    /// It goes before what it got is settled, so keys are looked at from the beginning: others must be able to take the rest.
-    pub is_passing: bool,
+    /// How it takes part.
+    pub presence: Presence,
 }
 
 impl Member {
@@ -27,6 +40,15 @@ impl Member {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.lease > 0 && self.in_flight_bytes < MEMBER_BYTES_MAX
+    }
+
+    /// Whether a key that nobody has is one that it takes.
+    #[must_use]
+    fn takes(&self, key: KeyHash) -> bool {
+        match &self.presence {
+            Presence::Sharing(share) => share.has(key),
+            Presence::Staying | Presence::Passing => true,
+        }
     }
 
     /// `events` have been handed to it, out of a batch of `bytes`.
@@ -87,22 +109,27 @@ pub struct Members {
     list: Vec<Member>,
     /// Where the next search for a ready member begins, so that members take turns.
     turn: usize,
+    /// How many take only some of the keys.
+    sharing: usize,
 }
 
 impl Members {
     /// A member has come with credit for this shard.
-    pub fn join(&mut self, id: MemberId, lease: u32, is_passing: bool) {
+    pub fn join(&mut self, id: MemberId, lease: u32, presence: Presence) {
         assert!(self.get(id).is_none(), "a member joins once");
         assert!(lease <= CREDIT_MAX, "a client's window has a bound");
         let (in_flight, in_flight_bytes, owes, wanted) = (0, 0, 0, false);
-        let member = Member { id, lease, in_flight, in_flight_bytes, owes, wanted, is_passing };
+        self.sharing += usize::from(matches!(presence, Presence::Sharing(_)));
+        let member = Member { id, lease, in_flight, in_flight_bytes, owes, wanted, presence };
         self.list.push(member);
+        assert!(self.sharing <= self.list.len(), "who shares is a member");
     }
 
     /// A member has gone. Its state comes back, so that what it had in flight can be accounted for.
     pub fn leave(&mut self, id: MemberId) -> Option<Member> {
         let index = self.list.iter().position(|member| member.id == id)?;
         let left = self.list.remove(index);
+        self.sharing -= usize::from(matches!(left.presence, Presence::Sharing(_)));
         assert!(self.get(id).is_none(), "a member is there once");
         assert!(
             left.in_flight > 0 || left.in_flight_bytes == 0,
@@ -160,9 +187,34 @@ impl Members {
     #[must_use]
     pub fn only(&self) -> Option<&Member> {
         match self.list.as_slice() {
-            [member] => Some(member).filter(|member| !member.is_passing),
+            [member] => Some(member).filter(|member| member.presence == Presence::Staying),
             _ => None,
         }
+    }
+
+    /// Whether keys may have to wait for members of their own.
+    #[must_use]
+    pub fn divide_keys(&self) -> bool {
+        self.sharing > 0
+    }
+
+    /// Whether any member can take an event of a key that nobody has now.
+    #[must_use]
+    pub fn any_ready_for(&self, key: KeyHash) -> bool {
+        self.list.iter().any(|member| member.is_ready() && member.takes(key))
+    }
+
+    /// The same as [`Members::pick`], for a key that nobody has. `current` is whom it would go to if members took every
+    /// key alike.
+    #[must_use]
+    pub fn pick_for(&self, key: KeyHash, current: Option<MemberId>) -> Option<MemberId> {
+        if self.sharing == 0 {
+            return current;
+        }
+        let count = self.list.len();
+        let in_turn = (0..count).map(|step| &self.list[(self.turn + step) % count]);
+        let mut ready = in_turn.filter(|member| member.is_ready() && member.takes(key));
+        ready.next().map(|member| member.id)
     }
 
     /// A member that can take an event: one on `shard` if there is one, so that the event stays on its core, and not

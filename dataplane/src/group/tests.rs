@@ -10,8 +10,8 @@ use codec::ids::{Partition, Position, TopicId};
 
 use crate::group::flight::Reason;
 use crate::group::group_log::{BatchView, Dispatch, GroupLog, Hand, Offered, Turn};
-use crate::group::keys::KeySet;
-use crate::group::members::Members;
+use crate::group::keys::{KeySet, KeyShare, key_hash};
+use crate::group::members::{Members, Presence};
 use crate::group::rules::Rules;
 use crate::mail::MemberId;
 use crate::options::CREDIT_MAX;
@@ -127,7 +127,12 @@ impl World {
             let id = MemberId { shard, slot: self.joined, life: 1 };
             let credit = 1 + self.random.below(20) as u32;
             // Some go before what they got is settled; the others' order must not depend on who they are.
-            self.members.join(id, credit, self.joined.is_multiple_of(3));
+            let presence = match self.joined % 4 {
+                0 => Presence::Passing,
+                1 => Presence::Sharing(KeyShare::new(|part| part % 2 == usize::from(shard))),
+                _ => Presence::Staying,
+            };
+            self.members.join(id, credit, presence);
             self.credit.insert(id, credit);
         }
     }
@@ -194,6 +199,7 @@ impl World {
         let verdict = match self.random.below(8) {
             0 | 1 => Verdict::Retry,
             2 => Verdict::Reject,
+            3 => Verdict::Unseen,
             _ => Verdict::Done,
         };
         let (base, turn) = (Position(held.base), self.turn());
@@ -440,8 +446,8 @@ fn what_cannot_go_is_not_read_again() {
     let mut world = World::new(1);
     let slow = MemberId { shard: 0, slot: 1, life: 1 };
     let other = MemberId { shard: 1, slot: 1, life: 1 };
-    world.members.join(slow, 1, false);
-    world.members.join(other, 5, false);
+    world.members.join(slow, 1, Presence::Staying);
+    world.members.join(other, 5, Presence::Staying);
     for keys in [&[Some(0)][..], &[Some(0), Some(1)], &[Some(0), Some(2)], &[Some(3)]] {
         let base = world.make_batch_of(keys);
         world.refused.push_back(base);
@@ -475,7 +481,7 @@ fn what_cannot_go_is_not_read_again() {
 fn only_the_late_key_moves() {
     let mut world = World::new(1);
     for slot in [1, 2] {
-        world.members.join(MemberId { shard: 0, slot, life: 1 }, 10, false);
+        world.members.join(MemberId { shard: 0, slot, life: 1 }, 10, Presence::Staying);
     }
     let mut offer = |keys: &[Option<u64>], now_us| {
         world.now_us = now_us;
@@ -496,4 +502,62 @@ fn only_the_late_key_moves() {
     assert_eq!(left.iter().collect::<Vec<_>>(), [1, 2]);
     let credit: u32 = world.members.iter().map(|member| member.lease + member.in_flight).sum();
     assert_eq!(credit, 20, "credit is kept");
+}
+
+/// A key whose member is not there must wait for it, and keep nothing else from those who are: a client that polls now and
+/// then would else lose its keys between two polls, or the others theirs.
+#[test]
+fn divided_keys_wait_for_their_own_member() {
+    let mut world = World::new(1);
+    let part = |key: u64| key_hash(&format!("key-{key}")) % 2;
+    let id = |slot: u32| MemberId { shard: 0, slot, life: 1 };
+    let share = |own: u64| Presence::Sharing(KeyShare::new(move |part| part as u64 % 2 == own));
+    let own: Vec<u64> = (0..40).filter(|key| part(*key) == 0).take(4).collect();
+    let other = (0..40).find(|key| part(*key) == 1).unwrap();
+    world.members.join(id(0), 20, share(0));
+    for keys in [&[Some(other)][..], &[Some(own[0]), Some(other), None], &[Some(own[1])]] {
+        let base = world.make_batch_of(keys);
+        world.refused.push_back(base);
+        world.offer();
+    }
+    assert!(world.refused.is_empty(), "a key that waits holds nothing up");
+    let got = |world: &World, slot: u32| -> Vec<u64> {
+        let held = world.held.iter().filter(|held| held.member == id(slot));
+        held.flat_map(|held| held.events.iter().map(|index| held.base + u64::from(index))).collect()
+    };
+    assert_eq!(got(&world, 0), [1, 3, 4]);
+    let next = world.group.next_idle(None, &mut KeySet::default(), &world.members, world.turn());
+    assert_eq!(next, None, "what cannot go is not read");
+    world.members.join(id(1), 20, share(1));
+    world.send_again();
+    assert_eq!(got(&world, 1), [0, 2], "in the order of their key");
+    assert_eq!(got(&world, 0), [1, 3, 4]);
+}
+
+/// An event that no client was shown must not come nearer to the dead letters, nor wait as if it had failed.
+#[test]
+fn what_was_not_shown_spends_no_attempt() {
+    let mut world = World::new(1);
+    let id = |slot: u32| MemberId { shard: 0, slot, life: 1 };
+    world.members.join(id(0), 5, Presence::Passing);
+    let base = world.make_batch_of(&[Some(0), None]);
+    world.refused.push_back(base);
+    world.offer();
+    // More often than there are attempts.
+    for delivery in 1..=2 * RULES.attempts_max {
+        let held = world.held.pop().unwrap();
+        let turn = world.turn();
+        let (all, unseen) = (Selection::All, Verdict::Unseen);
+        let members = &mut world.members;
+        let settled =
+            world.group.settle(Position(base), held.delivery, &all, unseen, members, turn);
+        assert_eq!((settled.events, settled.is_stale), (2, false));
+        let (count, body) = world.bodies[&base].clone();
+        let batch = BatchView { base: Position(base), count, body: &body };
+        let (mut out, mut blocked) = (Vec::new(), KeySet::default());
+        let mut hand = Hand { batch, members: &mut world.members, turn, out: &mut out };
+        world.group.redeliver(&mut hand, &mut blocked);
+        assert_eq!(out.iter().map(|sent| sent.attempt).collect::<Vec<_>>(), [1], "{delivery}");
+        world.take(base, out);
+    }
 }

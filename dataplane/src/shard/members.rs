@@ -10,9 +10,12 @@ use codec::crc32c::crc32c;
 use codec::refusal::{Code, Refusal};
 use routing::snapshot::Sought;
 use routing::subscription::{GroupId, Subscription, SubscriptionId, group_name};
+use routing::topic::TopicFilter;
 
 use crate::control::ControlRequest;
 use crate::fence::Fence;
+use crate::group::keys::KeyShare;
+use crate::group::members::Presence;
 use crate::inquiry::MemberReport;
 use crate::kernel::Kernel;
 use crate::mail::{Mail, MemberId};
@@ -38,8 +41,8 @@ struct HomeMember {
     ending: bool,
     /// Its session has done with it; it stays for what was delivered to it and is not settled.
     is_retired: bool,
-    /// It goes before what it got is settled.
-    is_passing: bool,
+    /// How it takes part.
+    presence: Presence,
     /// Credit that is lent to nobody.
     free: u32,
     /// Credit to take back as it is freed, since the client has lowered its window.
@@ -266,20 +269,37 @@ impl Shard {
         wish: SubscribeRequest,
     ) -> Result<(), Refusal> {
         let _fence = Fence::default();
-        self.subscribe_for(key, Some(client), wish)
+        self.subscribe_for(key, Some((client, Presence::Passing)), wish)
+    }
+
+    /// The same for a client that takes a share of its group's keys, which its other members have not: they stay with it.
+    ///
+    /// # Errors
+    /// As [`Shard::subscribe`].
+    pub fn subscribe_sharing(
+        &mut self,
+        key: SessionKey,
+        client: Arc<str>,
+        wish: SubscribeRequest,
+        share: KeyShare,
+    ) -> Result<(), Refusal> {
+        let _fence = Fence::default();
+        self.subscribe_for(key, Some((client, Presence::Sharing(share))), wish)
     }
 
     fn subscribe_for(
         &mut self,
         key: SessionKey,
-        other: Option<Arc<str>>,
+        other: Option<(Arc<str>, Presence)>,
         wish: SubscribeRequest,
     ) -> Result<(), Refusal> {
         let shard = self.options.index;
         if self.draining {
             return Err(Code::ShuttingDown.into());
         }
-        if wish.credit == 0 || wish.credit > CREDIT_MAX {
+        let (other, presence) =
+            other.map_or((None, Presence::Staying), |(client, presence)| (Some(client), presence));
+        if (wish.credit == 0 && other.is_none()) || wish.credit > CREDIT_MAX {
             return Err(Refusal::limit("credit", CREDIT_MAX.into(), wish.credit.into()));
         }
         let until = self.now.mono_us + CONTROL_TIMEOUT_US;
@@ -296,8 +316,7 @@ impl Shard {
             let limit = SESSION_SUBSCRIPTIONS_MAX as u64;
             return Err(Refusal::limit("subscriptions of the connection", limit, count as u64 + 1));
         }
-        let is_passing = other.is_some();
-        session.asked.push((wish.request, Wanted { credit: wish.credit, is_passing }));
+        session.asked.push((wish.request, Wanted { credit: wish.credit, presence }));
         let ephemeral = wish.group.is_none();
         let is_new = match &other {
             Some(other) if ephemeral => {
@@ -367,6 +386,29 @@ impl Shard {
         } else {
             self.sessions.say(key, SessionEvent::Unsubscribed { request });
         }
+    }
+
+    /// Ends a subscription for all its members, whether this session has one or not. Answered by
+    /// [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`]. Returns whether there is one; without, nothing follows.
+    pub fn end_subscription(
+        &mut self,
+        key: SessionKey,
+        request: u64,
+        group_name: &str,
+        filter: &TopicFilter,
+    ) -> bool {
+        let _fence = Fence::default();
+        let (shard, session) = (self.options.index, key);
+        let Some(known) = self.snapshot.find(group_name, filter) else { return false };
+        assert!(*known.group_name == *group_name, "a subscription is found by its group's name");
+        let id = known.id;
+        self.members.requests.push_back(ControlRequest::Unsubscribe {
+            shard,
+            session,
+            request,
+            id,
+        });
+        true
     }
 
     /// A client changes how many events may be in flight to it.
@@ -468,7 +510,7 @@ impl Shard {
     }
 
     fn begin_member(&mut self, key: SessionKey, request: u64, wanted: Wanted, of: &Subscription) {
-        let Wanted { credit, is_passing } = wanted;
+        let Wanted { credit, presence } = wanted;
         let group = self.groups.get(&of.group);
         let allowed = group.map_or(CREDIT_MAX, |group| group.rules.in_flight_max);
         self.enter(HomeMember {
@@ -481,7 +523,7 @@ impl Shard {
             ephemeral: !of.is_durable(),
             ending: false,
             is_retired: false,
-            is_passing,
+            presence,
             free: credit.min(allowed),
             surplus: 0,
             lent: Vec::new(),
@@ -495,7 +537,7 @@ impl Shard {
         let (own, shards) = (self.options.index, self.options.shards);
         let (key, request) = (member.session, member.request);
         let (group, subscription) = (member.group, member.subscription);
-        let is_passing = member.is_passing;
+        let presence = member.presence.clone();
         member.lent = vec![0; usize::from(shards)];
         member.catching_up = shards;
         member.lend_at_first(shards, own);
@@ -506,7 +548,8 @@ impl Shard {
             session.subscriptions.push((request, slot));
         }
         for (shard, lease) in lent.into_iter().enumerate() {
-            self.post(shard as u16, Mail::Join { member, group, subscription, lease, is_passing });
+            let presence = presence.clone();
+            self.post(shard as u16, Mail::Join { member, group, subscription, lease, presence });
         }
     }
 
@@ -594,7 +637,7 @@ impl Shard {
         member: MemberId,
         group: GroupId,
         subscription: SubscriptionId,
-        (lease, is_passing): (u32, bool),
+        (lease, presence): (u32, Presence),
     ) {
         let Some(state) = self.groups.get_mut(&group) else { return };
         let mut known = state.subscriptions.iter_mut();
@@ -603,7 +646,7 @@ impl Shard {
         // which then ends the member too.
         let Some(known) = known else { return };
         known.stands = true;
-        state.members.join(member, lease, is_passing);
+        state.members.join(member, lease, presence);
         self.catching_up.push((group, member, self.acks.acked_end()));
         self.wake_lagging(group);
         self.wake_idle(group);

@@ -395,8 +395,8 @@ impl Shard {
             Mail::TopicTold { number, topic, is_known } => {
                 self.on_topic_told(number, &topic, is_known);
             }
-            Mail::Join { member, group, subscription, lease, is_passing } => {
-                self.on_join(member, group, subscription, (lease, is_passing));
+            Mail::Join { member, group, subscription, lease, presence } => {
+                self.on_join(member, group, subscription, (lease, presence));
             }
             Mail::Leave { member, group, is_lost } => self.on_leave(member, group, is_lost),
             Mail::Lease { member, group, events } => self.on_lease(member, group, events),

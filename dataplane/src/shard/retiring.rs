@@ -92,7 +92,7 @@ impl Shard {
         let Some(token) = TokenFields::decode(&delivery.token.0) else { return };
         let session = SessionKey { slot: u32::MAX, life: 0 };
         let (from, owner) = (self.options.index, token.log.log % self.options.shards);
-        let (selection, verdict) = (delivery.selection, Verdict::Retry);
+        let (selection, verdict) = (delivery.selection, Verdict::Unseen);
         let settle =
             Settle { from, session, request: 0, token, selection, verdict, is_answered: false };
         self.post(owner, Mail::Settle(Box::new(settle)));

@@ -7,17 +7,18 @@ use codec::ids::Partition;
 use codec::limits::PARTITIONS;
 use codec::refusal::{Code, Refusal};
 
+use crate::group::members::Presence;
 use crate::mail::Mail;
 use crate::session::{SessionEvent, SessionKey};
 use crate::shard::Shard;
 use crate::shard::input::SessionInput;
 
 /// What a session asks for with a subscribe, beyond what the control plane must know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wanted {
     pub credit: u32,
-    /// The member goes before what it got is settled.
-    pub is_passing: bool,
+    /// How the member takes part.
+    pub presence: Presence,
 }
 
 /// One session.

@@ -175,6 +175,7 @@ impl Shard {
                 let until = mono_us + delay_max_us + 1_000_000;
                 self.idle_until_us = self.idle_until_us.max(until);
             }
+            Verdict::Unseen => {}
         }
         self.note_moved(token.group);
         self.tell_older_done(token.group);

@@ -1,7 +1,7 @@
 //! What a client is told: statuses, headers, problems.
 
 use codec::problem::{MEDIA_TYPE, Problem};
-use codec::refusal::Who;
+use codec::refusal::{Refusal, Who};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
@@ -12,6 +12,7 @@ use http::{HeaderValue, Response, StatusCode};
 
 use super::cors::Cors;
 use super::desk::AnswerBody;
+use super::{eventmesh, events};
 
 /// Media type of ordinary answers.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -27,6 +28,8 @@ pub(super) struct Caller {
     allowed_origin: Option<HeaderValue>,
     /// Whether the answer depends on who asks.
     varies: bool,
+    /// A client of EventMesh, which looks for what is wrong under `error`.
+    is_eventmesh: bool,
 }
 
 impl Caller {
@@ -35,6 +38,7 @@ impl Caller {
         Caller {
             allowed_origin: origin.and_then(|origin| cors.allows(origin)),
             varies: matches!(cors, Cors::Origins(_)),
+            is_eventmesh: head.uri.path().starts_with(eventmesh::PREFIX),
         }
     }
 
@@ -67,6 +71,9 @@ pub(super) fn problem(problem: &Problem, caller: &Caller) -> Response<AnswerBody
     tracing::debug!(refusal = %problem.refusal, "refused");
     let mut body = Vec::new();
     problem.write(&mut body);
+    if caller.is_eventmesh {
+        add_error(problem, &mut body);
+    }
     let status = StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = json(status, body, caller);
     let headers = response.headers_mut();
@@ -75,6 +82,16 @@ pub(super) fn problem(problem: &Problem, caller: &Caller) -> Response<AnswerBody
         headers.insert(RETRY_AFTER, RETRY_SECONDS);
     }
     response
+}
+
+/// Says what is wrong once more, under the name that clients of EventMesh know.
+fn add_error(problem: &Problem, body: &mut Vec<u8>) {
+    let Refusal { code, text } = &problem.refusal;
+    let error = if text.is_empty() { code.meaning() } else { &**text };
+    assert!(body.pop() == Some(b'}'), "a problem is an object");
+    body.extend_from_slice(b",\"error\":");
+    events::string(error, body);
+    body.push(b'}');
 }
 
 /// An answer without content, to a request for what may be asked.

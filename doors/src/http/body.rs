@@ -41,6 +41,14 @@ pub(super) fn plain(body: Vec<u8>, headers: &HeaderMap, limit: usize) -> Result<
     Ok(inflated)
 }
 
+/// A body that is text.
+pub(super) fn text(body: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(body).map_err(|error| {
+        let detail = format!("the body is not UTF-8: {error}");
+        Problem::of("body", Code::NotUtf8, detail)
+    })
+}
+
 /// Reads one event, or several in a batched mode. The outer problem is of the whole body.
 pub(super) fn events<'a>(
     mode: ContentMode,

@@ -15,6 +15,10 @@ pub(super) enum Form {
     WithToken,
     /// On one line, for who does not.
     Line,
+    /// For a client of EventMesh that polls: its delivery's name and the event.
+    EventMesh,
+    /// The event alone, on one line.
+    Bare,
 }
 
 /// Appends event `index` of a delivery. `false` if the batch does not have it, which only a damaged one can cause.
@@ -24,6 +28,20 @@ pub(super) fn write(delivery: &Delivery, index: u32, form: Form, out: &mut Vec<u
     let Some(event) = body.event(index) else { return false };
     let offset = header.base_offset.plus(u64::from(index));
     let place = Place { topic: &delivery.topic, partition: header.partition, offset };
+    if form == Form::EventMesh {
+        out.extend_from_slice(b"{\"deliveryId\":\"");
+        tokens::write(&delivery.token, index, out);
+        out.extend_from_slice(b"\",\"event\":");
+        json::write_event(&event, &place, out);
+        out.push(b'}');
+        return true;
+    }
+    if form == Form::Bare {
+        let start = out.len();
+        json::write_event(&event, &place, out);
+        json::replace_line_ends(&mut out[start..]);
+        return true;
+    }
     let start = out.len();
     out.push(b'{');
     if form == Form::WithToken {

@@ -23,6 +23,8 @@ use log::disk::LogKey;
 use routing::subscription::{GroupId, Start};
 
 const MARK: char = 'p';
+/// What stands between the places of a stream of several groups.
+pub(super) const PLACES_MARK: char = '.';
 const VERSION: u64 = 1;
 /// Most logs of a place: more than generations and shards of any server that a reader will meet.
 const LOGS_MAX: u64 = 4_096;
@@ -70,6 +72,14 @@ impl Place {
     /// Nothing read yet, by a reader of a group whose number is not known before the first delivery.
     pub(super) fn of_group(node: u32) -> Place {
         Place { node, read: Reading::Group { group: GroupId(0), logs: Vec::new() } }
+    }
+
+    /// Whether nothing has been said.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.read {
+            Reading::Alone { logs, .. } => logs.is_empty(),
+            Reading::Group { logs, .. } => logs.is_empty(),
+        }
     }
 
     /// Event `index` of a delivery has been said.

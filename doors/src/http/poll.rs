@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use codec::problem::Problem;
 use codec::refusal::{Code, Refusal};
-use dataplane::selection::Selection;
-use dataplane::session::{Delivery, SessionKey, SubscribeRequest};
+use dataplane::selection::{Bitmap, Selection};
+use dataplane::session::{Delivery, SessionKey};
 use dataplane::shard::Shard;
+use dataplane::token::Token;
 use routing::subscription::Mode;
 
 use super::HttpOptions;
 use super::events::{self, Form};
 use super::query;
 use super::routes::PollWish;
+use super::seat::{Seat, hand_back};
 use super::session::number;
 
 /// Once something is there, how long to wait for more of it: deliveries of one cycle come one by one.
@@ -24,19 +26,22 @@ const BYTES_ENOUGH: usize = 1 << 20;
 /// A poll under way.
 #[derive(Debug)]
 pub(super) struct Polling {
-    wish: PollWish,
-    /// Where the group begins if it is new.
-    start: Option<routing::subscription::Start>,
+    seats: Vec<Seat>,
+    /// Most events, of all seats together.
+    max: u32,
     /// When it is answered at the latest; monotonic microseconds.
     pub(super) until_us: u64,
+    form: Form,
     /// The events, as the answer has them.
     found: Vec<u8>,
     count: u32,
     is_sated: bool,
+    /// What they were in, with the events of each that the answer has: it goes back if nobody is there to take it.
+    taken: Vec<(Token, Selection)>,
 }
 
 impl Polling {
-    /// Asks the shard to be a member.
+    /// A poll of one group.
     pub(super) fn begin(
         wish: PollWish,
         id: u64,
@@ -44,43 +49,74 @@ impl Polling {
         shard: &mut Shard,
         options: &HttpOptions,
     ) -> Result<Polling, Problem> {
+        let PollWish { filter, group, from, max, timeout_ms } = wish;
         let start =
-            wish.from.as_deref().map(|text| query::start(text, &wish.filter, options.partitions));
-        let start = start.transpose()?.flatten();
-        let until_us = shard.clock().mono_us + u64::from(wish.timeout_ms) * 1_000;
-        let polling =
-            Polling { wish, start, until_us, found: Vec::new(), count: 0, is_sated: false };
-        polling.subscribe(id, key, shard)?;
+            from.map(|text| query::start(&text, &filter, options.partitions)).transpose()?;
+        let (client, mode, start) = (Arc::from("$http"), Mode::Clustering, start.flatten());
+        let seat = Seat { client, group: Some(group), filter, mode, start, share: None };
+        Polling::of_seats(vec![seat], (max, timeout_ms), Form::WithToken, (id, key), shard)
+    }
+
+    /// A poll of several groups at once.
+    pub(super) fn of_seats(
+        seats: Vec<Seat>,
+        (max, timeout_ms): (u32, u32),
+        form: Form,
+        (id, key): (u64, SessionKey),
+        shard: &mut Shard,
+    ) -> Result<Polling, Problem> {
+        let until_us = shard.clock().mono_us + u64::from(timeout_ms) * 1_000;
+        let (found, taken, count, is_sated) = (Vec::new(), Vec::new(), 0, false);
+        let polling = Polling { seats, max, until_us, form, found, count, is_sated, taken };
+        for part in 0..polling.seats.len() {
+            if let Err(refusal) = polling.subscribe(part, id, key, shard) {
+                polling.retire(id, key, shard);
+                return Err(refusal.into());
+            }
+        }
         Ok(polling)
     }
 
-    fn subscribe(&self, id: u64, key: SessionKey, shard: &mut Shard) -> Result<(), Refusal> {
-        let wish = SubscribeRequest {
-            request: number(id, 0),
-            group: Some(self.wish.group.clone()),
-            filter: self.wish.filter.clone(),
-            mode: Mode::Clustering,
-            start: self.start.clone(),
-            credit: self.wish.max,
-        };
-        shard.subscribe_as(key, Arc::from("$http"), wish)
+    fn subscribe(
+        &self,
+        part: usize,
+        id: u64,
+        key: SessionKey,
+        shard: &mut Shard,
+    ) -> Result<(), Refusal> {
+        let credit = self.max.div_ceil(self.seats.len() as u32);
+        self.seats[part].take(number(id, part), credit, key, shard)
     }
 
     /// The subscribe is refused. A start is for a new group only, and a client that polls says it each time.
     pub(super) fn refused(
         &mut self,
         refusal: Refusal,
-        id: u64,
+        (id, part): (u64, usize),
         key: SessionKey,
         shard: &mut Shard,
     ) -> Result<(), Refusal> {
-        if refusal.code == Code::GroupExists && self.start.take().is_some() {
-            return self.subscribe(id, key, shard);
+        let start = self.seats.get_mut(part).and_then(|seat| seat.start.take());
+        if refusal.code == Code::GroupExists && start.is_some() {
+            return self.subscribe(part, id, key, shard);
         }
         Err(refusal)
     }
 
-    /// Takes a delivery.
+    /// Leaves its groups. What it was given stays reserved.
+    pub(super) fn retire(&self, id: u64, key: SessionKey, shard: &mut Shard) {
+        (0..self.seats.len()).for_each(|part| shard.retire(key, number(id, part)));
+    }
+
+    /// Nobody will have the answer: leaves its groups, and what it was given goes to others.
+    pub(super) fn leave(&mut self, id: u64, key: SessionKey, shard: &mut Shard) {
+        self.retire(id, key, shard);
+        for (token, events) in self.taken.drain(..) {
+            hand_back(&token, events, key, shard);
+        }
+    }
+
+    /// Takes a delivery, as much of it as there is room for.
     pub(super) fn take(
         &mut self,
         delivery: &Delivery,
@@ -92,41 +128,58 @@ impl Polling {
             self.until_us = self.until_us.min(shard.clock().mono_us + LINGER_US);
         }
         let count = delivery.batch.header.count;
-        let chosen = (0..count).filter(|index| match &delivery.selection {
-            Selection::All => true,
-            Selection::Some(events) => events.contains(*index),
-        });
-        for index in chosen {
+        let mut rest = Bitmap::none(count);
+        let mut taken = Bitmap::none(count);
+        for index in delivery.selection.to_bitmap(count).iter() {
+            if self.count >= self.max {
+                rest.set(index);
+                continue;
+            }
             let start = self.found.len();
             if self.count > 0 {
                 self.found.push(b',');
             }
-            if events::write(delivery, index, Form::WithToken, &mut self.found) {
+            if events::write(delivery, index, self.form, &mut self.found) {
                 self.count += 1;
+                taken.set(index);
             } else {
                 self.found.truncate(start);
             }
         }
+        if !rest.is_empty() {
+            hand_back(&delivery.token, Selection::Some(rest), key, shard);
+        }
+        if !taken.is_empty() {
+            self.taken.push((delivery.token, Selection::Some(taken)));
+        }
         if self.found.len() >= BYTES_ENOUGH && !std::mem::replace(&mut self.is_sated, true) {
-            shard.set_credit(key, number(id, 0), self.count);
+            for part in 0..self.seats.len() {
+                shard.set_credit(key, number(id, part), 0);
+            }
         }
     }
 
     /// Whether there is no reason to wait any longer.
     pub(super) fn is_over(&self, now_us: u64) -> bool {
-        self.count >= self.wish.max || now_us >= self.until_us
+        self.count >= self.max || now_us >= self.until_us
     }
 
     /// The answer.
     pub(super) fn answer(&mut self) -> Vec<u8> {
-        let mut out = b"{\"events\":[".to_vec();
+        let (start, end): (&[u8], &[u8]) = match self.form {
+            Form::EventMesh => (b"[", b"]"),
+            _ => (b"{\"events\":[", b"]}"),
+        };
+        let mut out = start.to_vec();
         out.append(&mut self.found);
-        out.extend_from_slice(b"]}");
+        out.extend_from_slice(end);
         out
     }
 
-    /// Bytes of memory that it holds.
+    /// Bytes of memory that it holds; bodies of deliveries are the shard's.
     pub(super) fn memory_bytes(&self) -> usize {
         self.found.capacity()
+            + self.taken.capacity() * size_of::<(Token, Selection)>()
+            + self.seats.capacity() * size_of::<Seat>()
     }
 }

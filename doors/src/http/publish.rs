@@ -29,6 +29,8 @@ use super::events;
 pub(super) struct Publishing {
     topic: Arc<str>,
     is_batch: bool,
+    /// Whether the client is one of EventMesh, and told only that it is taken.
+    is_eventmesh: bool,
     /// What becomes of each event, in the order given.
     fates: Vec<Fate>,
     parts: Vec<Part>,
@@ -114,7 +116,22 @@ impl Publishing {
             Part { batch: builder.finish(TopicId(1), partition), outcome: None }
         });
         let parts = parts.collect();
-        Publishing { topic, is_batch, fates, parts, next: 0, unanswered: 0, room_until_us: None }
+        let (next, unanswered, room_until_us) = (0, 0, None);
+        let is_eventmesh = false;
+        Publishing { topic, is_batch, is_eventmesh, fates, parts, next, unanswered, room_until_us }
+    }
+
+    /// The same for a client of EventMesh. Its answer has no place for single events, so none is taken unless all can be.
+    pub(super) fn for_eventmesh(self) -> Result<Publishing, Problem> {
+        let refused = self.fates.iter().enumerate().find_map(|(index, fate)| match fate {
+            Fate::Refused(problem) => Some((index, problem.clone())),
+            Fate::In { .. } => None,
+        });
+        if let Some((index, mut problem)) = refused {
+            problem.refusal.text = format!("event {index}: {}", problem.refusal.text).into();
+            return Err(problem);
+        }
+        Ok(Publishing { is_eventmesh: true, ..self })
     }
 
     /// Gives the shard what it takes. `false`: it has no room for the rest now.
@@ -163,6 +180,12 @@ impl Publishing {
 
     /// The answer, once nothing more is to come.
     pub(super) fn answer(&self) -> Result<(StatusCode, Vec<u8>), Problem> {
+        if self.is_eventmesh {
+            for fate in &self.fates {
+                self.stored(fate)?;
+            }
+            return Ok((StatusCode::ACCEPTED, b"{\"status\":\"accepted\"}".to_vec()));
+        }
         let mut out = Vec::with_capacity(96 * self.fates.len().max(1));
         if !self.is_batch {
             let fate = self.fates.first().expect("there is an event");

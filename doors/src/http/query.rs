@@ -12,7 +12,7 @@ use routing::subscription::Start;
 use routing::topic::{TopicError, TopicFilter};
 
 /// Longest group name, in bytes: it stands in the catalog and in metrics.
-const GROUP_BYTES_MAX: usize = 255;
+pub(super) const GROUP_BYTES_MAX: usize = 255;
 
 /// The parameters that have not been looked at.
 #[derive(Debug)]

@@ -14,19 +14,20 @@ use routing::topic::{TopicFilter, TopicName};
 
 use super::answers::{self, Caller};
 use super::desk::{AnswerBody, body_limit};
+use super::eventmesh;
 use super::query::{self, Query};
 use super::{HEADER_BYTES_MAX, HEADERS_MAX};
 
 /// Most events of one poll, and most in flight to one stream.
 pub(super) const EVENTS_MAX: u32 = 1_000;
 /// Events of a poll that does not say how many.
-const POLL_EVENTS_DEFAULT: u32 = 100;
+pub(super) const POLL_EVENTS_DEFAULT: u32 = 100;
 /// Longest wait of a poll, in milliseconds. Proxies give up on a request after a minute.
-const POLL_MS_MAX: u32 = 55_000;
+pub(super) const POLL_MS_MAX: u32 = 55_000;
 /// The wait of a poll that does not say how long.
-const POLL_MS_DEFAULT: u32 = 1_000;
+pub(super) const POLL_MS_DEFAULT: u32 = 1_000;
 /// Events that a stream with a group may have said and not know to be read, unless the client says otherwise.
-const WINDOW_DEFAULT: u32 = 256;
+pub(super) const WINDOW_DEFAULT: u32 = 256;
 const _: () = assert!(EVENTS_MAX <= BATCH_EVENTS_MAX && WINDOW_DEFAULT <= EVENTS_MAX);
 
 /// What a request asks for.
@@ -40,6 +41,8 @@ pub(super) enum Route {
     Subscribe(StreamWish),
     /// What became of events.
     Settle(Verdict),
+    /// What clients of EventMesh ask.
+    EventMesh(eventmesh::Ask),
 }
 
 /// What a poll asks for.
@@ -83,9 +86,9 @@ pub(super) fn route(
         "/poll" | "/subscribe" => "GET, OPTIONS",
         "/ack" | "/nack" => "POST, OPTIONS",
         _ if path.starts_with("/topics/") => "POST, OPTIONS",
-        _ => {
-            return Err(no(Problem::of("path", Code::NotFound, format!("nothing is at {path:?}"))));
-        }
+        _ => eventmesh::methods(path).ok_or_else(|| {
+            no(Problem::of("path", Code::NotFound, format!("nothing is at {path:?}")))
+        })?,
     };
     if head.method == Method::OPTIONS {
         return Err(Box::new(answers::options(allowed, head, caller)));
@@ -107,6 +110,7 @@ pub(super) fn route(
         "/subscribe" => stream(query, &head.headers).map(Route::Subscribe),
         "/ack" => query.finish().map(|()| Route::Settle(Verdict::Done)),
         "/nack" => query.finish().map(|()| Route::Settle(Verdict::Retry)),
+        _ if path.starts_with(eventmesh::PREFIX) => eventmesh::route(path, query, &head.headers),
         _ => publish(&path["/topics/".len()..], query, &head.headers),
     };
     route.map_err(no)
@@ -210,8 +214,17 @@ fn poll(mut query: Query) -> Result<PollWish, Problem> {
     Ok(wish)
 }
 
-fn stream(mut query: Query, headers: &HeaderMap) -> Result<StreamWish, Problem> {
+/// The id of the last event that the client of a stream has read.
+pub(super) fn last_event_id(
+    headers: &HeaderMap,
+    query: &mut Query,
+) -> Result<Option<String>, Problem> {
     let header = only(headers, "last-event-id")?.map(str::to_owned);
+    Ok(header.or(query.take("last_event_id")).filter(|id| !id.is_empty()))
+}
+
+fn stream(mut query: Query, headers: &HeaderMap) -> Result<StreamWish, Problem> {
+    let last_event_id = last_event_id(headers, &mut query)?;
     let is_acked = match query.take("ack").as_deref() {
         None => false,
         Some("explicit") => true,
@@ -226,7 +239,7 @@ fn stream(mut query: Query, headers: &HeaderMap) -> Result<StreamWish, Problem> 
         from: query.take("from"),
         window: query.number("window", (1, EVENTS_MAX), WINDOW_DEFAULT)?,
         is_acked,
-        last_event_id: header.or(query.take("last_event_id")).filter(|id| !id.is_empty()),
+        last_event_id,
     };
     query.finish()?;
     Ok(wish)

@@ -17,17 +17,19 @@ use codec::refusal::{Code, Refusal};
 use dataplane::kernel::Now;
 use dataplane::options::INPUT_FREE_BYTES;
 use dataplane::outbound::Outbound;
-use dataplane::session::{Asked, Delivery, Feed, Session, SessionEvent, SessionKey, Verdict};
+use dataplane::session::{Asked, Delivery, Feed, Session, SessionEvent, SessionKey};
 use dataplane::shard::Shard;
 use http::StatusCode;
 
 use super::answers::{self, Caller};
 use super::desk::{AnswerBody, Desk, Floor, Open, Order};
 use super::engine::{Engine, Progress};
+use super::eventmesh::{self, Joining};
 use super::pipe::Pipe;
 use super::poll::Polling;
 use super::publish::{Publishing, Stored};
 use super::routes::Route;
+use super::seat::hand_back;
 use super::settle::Settling;
 use super::stream::Streaming;
 use super::{Shared, body, last_words};
@@ -67,11 +69,14 @@ struct Work {
     what: What,
 }
 
-enum What {
+pub(super) enum What {
     Publish(Publishing),
     Poll(Polling),
     Stream(Streaming),
     Settle(Settling),
+    Join(Joining),
+    /// What is done at once: the answer.
+    Done(Vec<u8>),
 }
 
 /// One connection.
@@ -201,6 +206,9 @@ impl HttpSession {
             Route::Subscribe(wish) => {
                 What::Stream(Streaming::begin(wish, id, key, shard, &self.shared)?)
             }
+            Route::EventMesh(ask) => {
+                return eventmesh::begin(ask, order, (id, key), shard, &self.shared);
+            }
             Route::Settle(verdict) => {
                 let limit = options.body_bytes_max as usize;
                 let bytes = body::plain(order.body, &order.headers, limit)?;
@@ -235,7 +243,7 @@ impl HttpSession {
                 if !polling.is_over(now_us) {
                     return;
                 }
-                shard.retire(self.key, number(id, 0));
+                polling.retire(id, self.key, shard);
                 answers::json(StatusCode::OK, polling.answer(), &work.caller)
             }
             What::Settle(settling) => {
@@ -253,6 +261,10 @@ impl HttpSession {
                 }
                 return;
             }
+            What::Join(_) => return,
+            What::Done(answer) => {
+                answers::json(StatusCode::OK, std::mem::take(answer), &work.caller)
+            }
         };
         self.works.remove(&id);
         self.answer(id, response);
@@ -269,10 +281,11 @@ impl HttpSession {
             let Some(mut work) = self.works.remove(&id) else { continue };
             match &mut work.what {
                 // What was given to the client before it went comes to others at once.
-                What::Poll(_) => shard.unsubscribe(self.key, number(id, 0), false),
+                What::Poll(polling) => polling.leave(id, self.key, shard),
+                What::Join(joining) => joining.left(id, self.key, shard),
                 What::Stream(streaming) => streaming.left(id, self.key, shard),
                 // What was asked is done all the same; the answers find nobody.
-                What::Publish(_) | What::Settle(_) => {}
+                What::Publish(_) | What::Settle(_) | What::Done(_) => {}
             }
             self.waiting.retain(|waiting| *waiting != id);
         }
@@ -299,7 +312,7 @@ impl HttpSession {
                 self.on_published(request, Err(refusal), shard);
             }
             SessionEvent::Refused { what: Asked::Subscribe, request, refusal } => {
-                self.on_not_subscribed(parts_of(request).0, refusal, shard);
+                self.on_not_subscribed(parts_of(request), refusal, shard);
             }
             SessionEvent::Refused { what: Asked::Settle, request, .. } => {
                 let (id, part) = parts_of(request);
@@ -315,7 +328,7 @@ impl HttpSession {
                     self.advance(id, shard);
                 }
             }
-            SessionEvent::Subscribed { request } => self.on_subscribed(parts_of(request).0),
+            SessionEvent::Subscribed { request } => self.on_subscribed(parts_of(request).0, shard),
             SessionEvent::Delivery(delivery) => self.on_delivery(delivery, shard),
             SessionEvent::Room => {
                 self.is_starved = false;
@@ -340,47 +353,63 @@ impl HttpSession {
         }
     }
 
-    fn on_subscribed(&mut self, id: u64) {
-        let Some(Work { caller, what: What::Stream(streaming) }) = self.works.get_mut(&id) else {
-            return;
+    fn on_subscribed(&mut self, id: u64, shard: &mut Shard) {
+        let Some(Work { caller, what }) = self.works.get_mut(&id) else { return };
+        let streaming = match what {
+            What::Stream(streaming) => streaming,
+            What::Join(joining) => {
+                let body = joining.stands(id, self.key, shard);
+                let response = answers::json(StatusCode::OK, body, caller);
+                self.works.remove(&id);
+                return self.answer(id, response);
+            }
+            _ => return,
         };
-        streaming.opened();
+        if !streaming.stands() {
+            return;
+        }
         let floor = self.desk.floor.clone();
         let body = AnswerBody::stream(streaming.channel.clone(), floor, id);
         let response = answers::events(body, caller);
         self.answer(id, response);
     }
 
-    fn on_not_subscribed(&mut self, id: u64, refusal: Refusal, shard: &mut Shard) {
+    fn on_not_subscribed(&mut self, (id, part): (u64, usize), refusal: Refusal, shard: &mut Shard) {
         let Some(work) = self.works.get_mut(&id) else { return };
         let result = match &mut work.what {
-            What::Poll(polling) => polling.refused(refusal, id, self.key, shard),
-            What::Stream(streaming) if streaming.is_open() => {
-                streaming.end_with(&refusal);
-                return;
+            What::Poll(polling) => polling.refused(refusal, (id, part), self.key, shard),
+            What::Join(joining) => {
+                joining.refused(&self.shared);
+                Err(refusal)
             }
-            What::Stream(streaming) => streaming.refused(refusal, id, self.key, shard),
-            What::Publish(_) | What::Settle(_) => return,
+            What::Stream(streaming) if streaming.is_open() => {
+                return streaming.end_with(&refusal, id, self.key, shard);
+            }
+            What::Stream(streaming) => streaming.refused(refusal, (id, part), self.key, shard),
+            What::Publish(_) | What::Settle(_) | What::Done(_) => return,
         };
         if let Err(refusal) = result {
             let response = answers::problem(&refusal.into(), &work.caller);
-            self.works.remove(&id);
+            match self.works.remove(&id).map(|work| work.what) {
+                Some(What::Poll(mut polling)) => polling.leave(id, self.key, shard),
+                Some(What::Stream(mut streaming)) => streaming.left(id, self.key, shard),
+                _ => {}
+            }
             self.answer(id, response);
         }
     }
 
     fn on_delivery(&mut self, delivery: Delivery, shard: &mut Shard) {
-        let id = parts_of(delivery.subscription).0;
+        let (id, part) = parts_of(delivery.subscription);
         match self.works.get_mut(&id).map(|work| &mut work.what) {
             Some(What::Poll(polling)) => {
                 polling.take(&delivery, id, self.key, shard);
                 self.advance(id, shard);
             }
-            Some(What::Stream(streaming)) if !streaming.is_over() => streaming.take(delivery),
+            Some(What::Stream(streaming)) if !streaming.is_over() => streaming.take(delivery, part),
             // It came as its request was answered: it goes to another.
             _ => {
-                let (token, selection) = (&delivery.token.0, delivery.selection);
-                let _ = shard.settle(self.key, 0, token, selection, Verdict::Retry);
+                hand_back(&delivery.token, delivery.selection, self.key, shard);
             }
         }
     }
@@ -546,7 +575,7 @@ impl Session for HttpSession {
         let waits = self.works.values().filter_map(|work| match &work.what {
             What::Publish(publishing) => publishing.room_until_us,
             What::Poll(polling) => Some(polling.until_us),
-            What::Stream(_) | What::Settle(_) => None,
+            What::Stream(_) | What::Settle(_) | What::Join(_) | What::Done(_) => None,
         });
         waits.min()
     }
@@ -572,7 +601,7 @@ impl Session for HttpSession {
             What::Publish(publishing) => publishing.waiting_bytes(),
             What::Poll(polling) => polling.memory_bytes(),
             What::Stream(streaming) => streaming.memory_bytes(),
-            What::Settle(_) => 0,
+            What::Settle(_) | What::Join(_) | What::Done(_) => 0,
         });
         let gathered = self.desk.floor.borrow().gathering_bytes().0;
         self.pipe.memory_bytes() + self.engine.memory_bytes() + gathered + works.sum::<usize>()

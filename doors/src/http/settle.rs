@@ -11,7 +11,8 @@ use dataplane::shard::Shard;
 use dataplane::token::{TOKEN_BYTES, TokenFields};
 use serde::Deserialize;
 
-use super::place::{Place, Reading};
+use super::body;
+use super::place::{PLACES_MARK, Place, Reading};
 use super::session::number;
 use super::tokens;
 
@@ -31,13 +32,15 @@ struct Tokens<'a> {
 }
 
 /// A settle under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Settling {
     /// The tokens of each part that was asked for; emptied when it is answered.
     parts: Vec<Vec<String>>,
     unanswered: usize,
     settled: u64,
     stale: Vec<String>,
+    /// Whether the client is one of EventMesh, and told only that it is done.
+    is_eventmesh: bool,
 }
 
 impl Settling {
@@ -49,7 +52,7 @@ impl Settling {
         (id, key): (u64, SessionKey),
         shard: &mut Shard,
     ) -> Result<Settling, Problem> {
-        let body: Tokens<'_> = serde_json::from_slice(body).map_err(|error| {
+        let body: Tokens<'_> = serde_json::from_str(body::text(body)?).map_err(|error| {
             let detail = format!("the body is not {{\"tokens\":[...]}}: {error}");
             Problem::of("tokens", Code::MalformedRequest, detail)
         })?;
@@ -57,9 +60,36 @@ impl Settling {
         if count > TOKENS_MAX {
             return Err(Problem::limit("tokens", TOKENS_MAX as u64, count as u64));
         }
+        Settling::of_tokens(&body.tokens, verdict, node, (id, key), shard)
+    }
+
+    /// Asks for what one delivery's name stands for, for a client of EventMesh.
+    pub(super) fn of_delivery(
+        name: Cow<'_, str>,
+        node: u32,
+        (id, key): (u64, SessionKey),
+        shard: &mut Shard,
+    ) -> Result<Settling, Problem> {
+        // The names of a stream's events say one for each of its groups.
+        let names: Vec<Cow<'_, str>> = name.split(PLACES_MARK).map(Cow::from).collect();
+        let settling = Settling::of_tokens(&names, Verdict::Done, node, (id, key), shard);
+        let settling = settling.map_err(|problem| match problem.refusal.code {
+            Code::MalformedToken => not_delivered(),
+            _ => problem,
+        })?;
+        Ok(Settling { is_eventmesh: true, ..settling })
+    }
+
+    fn of_tokens(
+        texts: &[Cow<'_, str>],
+        verdict: Verdict,
+        node: u32,
+        (id, key): (u64, SessionKey),
+        shard: &mut Shard,
+    ) -> Result<Settling, Problem> {
         let mut deliveries: BTreeMap<[u8; TOKEN_BYTES], (Bitmap, Vec<String>)> = BTreeMap::new();
         let mut places = Vec::new();
-        for text in &body.tokens {
+        for text in texts {
             if Place::is_one(text) {
                 places.push(place(text, verdict, node)?);
                 continue;
@@ -73,8 +103,7 @@ impl Settling {
             events.set(index);
             texts.push(text.to_string());
         }
-        let mut settling =
-            Settling { parts: Vec::new(), unanswered: 0, settled: 0, stale: Vec::new() };
+        let mut settling = Settling::default();
         for (token, (events, texts)) in deliveries {
             let request = number(id, settling.parts.len());
             let events = Selection::Some(events);
@@ -137,6 +166,10 @@ impl Settling {
 
     /// The answer: how many events were settled, and which tokens came too late.
     pub(super) fn answer(&self) -> Result<Vec<u8>, Problem> {
+        if self.is_eventmesh {
+            let is_done = self.settled > 0;
+            return is_done.then(|| b"{\"status\":\"acked\"}".to_vec()).ok_or_else(not_delivered);
+        }
         if self.settled == 0 && !self.stale.is_empty() {
             let count = self.stale.len();
             let detail = format!(
@@ -147,6 +180,13 @@ impl Settling {
         let answer = serde_json::json!({ "settled": self.settled, "stale": self.stale });
         Ok(answer.to_string().into_bytes())
     }
+}
+
+/// The refusal of a name that stands for no delivery that is owed.
+fn not_delivered() -> Problem {
+    let detail =
+        "no delivery of this name waits for an ack: it is acked, or too late, or never was";
+    Problem::of("deliveryId", Code::NotFound, detail)
 }
 
 /// The place that a stream's id says; only what was read can be settled by it.

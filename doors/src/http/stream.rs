@@ -13,13 +13,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use codec::problem::Problem;
 use codec::refusal::{Code, Refusal};
-use dataplane::selection::Selection;
-use dataplane::session::{Delivery, SessionKey, SubscribeRequest, Verdict};
+use dataplane::selection::{Bitmap, Selection};
+use dataplane::session::{Delivery, SessionKey, Verdict};
 use dataplane::shard::Shard;
 use dataplane::token::TokenFields;
 use routing::subscription::{Mode, Start};
@@ -27,9 +26,10 @@ use routing::subscription::{Mode, Start};
 use super::Shared;
 use super::desk::Channel;
 use super::events::{self, Form};
-use super::place::{Place, Reading};
+use super::place::{PLACES_MARK, Place, Reading};
 use super::query;
-use super::routes::StreamWish;
+use super::routes::{StreamWish, WINDOW_DEFAULT};
+use super::seat::{Seat, hand_back};
 use super::session::number;
 
 /// Bytes of a stream that hyper has not taken, after which no more are made.
@@ -39,15 +39,31 @@ const CREDIT_ALONE: u32 = 1_000;
 /// When a client is to come back: at once if its stream was ended to learn how far it has come, in milliseconds.
 const RETRY_MS: u32 = 100;
 
+/// What the number of a request says that settles, and whose answer nobody waits for.
+const PART_SETTLE: usize = 0xffff;
+
+/// How a stream is said, and how its client proves what it has read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) form: Form,
+    /// Events that may have been said and are not known to be read.
+    pub(super) window: u32,
+    /// The client says by itself what it has read.
+    pub(super) is_acked: bool,
+}
+
 /// One stream.
 #[derive(Debug)]
 pub(super) struct Streaming {
-    wish: StreamWish,
-    client: Arc<str>,
-    start: Option<Start>,
+    /// What it is a member of: one group, or for a client of EventMesh several.
+    seats: Vec<Seat>,
+    /// How many of them stand.
+    standing: usize,
+    manner: Manner,
     /// What the client had read when it came; events are passed over that stand before it.
     resumed: Option<Place>,
-    place: Place,
+    /// What it has been told, by seat.
+    places: Vec<Place>,
     pub(super) channel: Rc<RefCell<Channel>>,
     queue: VecDeque<Waiting>,
     phase: Phase,
@@ -71,11 +87,21 @@ enum Phase {
 struct Waiting {
     delivery: Delivery,
     token: TokenFields,
+    seat: usize,
     next: u32,
 }
 
+impl Waiting {
+    /// What of it is still to be said.
+    fn unsaid(&self) -> Bitmap {
+        let mut events = self.delivery.selection.to_bitmap(self.token.count);
+        events.subtract(&Bitmap::all(self.next));
+        events
+    }
+}
+
 impl Streaming {
-    /// Settles what the client has read, and asks the shard to be a member.
+    /// A stream of one group, or of one reader alone. Settles what the client has read, and asks the shard to be a member.
     pub(super) fn begin(
         wish: StreamWish,
         id: u64,
@@ -83,61 +109,116 @@ impl Streaming {
         shard: &mut Shard,
         shared: &Shared,
     ) -> Result<Streaming, Problem> {
+        let StreamWish { filter, group, from, window, is_acked, last_event_id } = wish;
         let options = &shared.options;
-        let resumed = match &wish.last_event_id {
-            Some(text) => Some(resumed(text, &wish, options.node)?),
-            None => None,
-        };
-        let from = wish.from.as_deref();
-        let start = from.map(|text| query::start(text, &wish.filter, options.partitions));
+        let start = from.map(|text| query::start(&text, &filter, options.partitions));
         let mut start = start.transpose()?.flatten();
-        let now = shard.clock();
-        let place = match (&wish.group, &resumed) {
-            (Some(_), _) => Place::of_group(options.node),
-            (None, Some(place)) => {
-                start = place.start(options.shards);
-                place.clone()
+        let is_shared = group.is_some();
+        let mut resumed = Vec::new();
+        let place = match last_event_id {
+            None if is_shared => Place::of_group(options.node),
+            None => {
+                let now_us = shard.clock().wall.0;
+                Place::alone(options.node, begin_of(start.as_ref(), now_us))
             }
-            (None, None) => Place::alone(options.node, begin_of(start.as_ref(), now.wall.0)),
+            Some(text) => {
+                let place = resumed_at(&text, is_shared, options.node)?;
+                resumed.push(place.clone());
+                match is_shared {
+                    true => Place::of_group(options.node),
+                    false => {
+                        start = place.start(options.shards);
+                        place
+                    }
+                }
+            }
         };
-        if let Some(Place { read: Reading::Group { group, logs }, .. }) = &resumed {
+        let (client, mode) = (shared.new_client(), Mode::Clustering);
+        let seat = Seat { client, group, filter, mode, start, share: None };
+        let manner = Manner { form: Form::Line, window, is_acked };
+        Streaming::open(vec![(seat, place)], manner, resumed, (id, key), shard)
+    }
+
+    /// A stream of all that a client of EventMesh has subscribed to.
+    pub(super) fn of_seats(
+        seats: Vec<Seat>,
+        last_event_id: Option<&str>,
+        (id, key): (u64, SessionKey),
+        shard: &mut Shard,
+        node: u32,
+    ) -> Result<Streaming, Problem> {
+        let texts = last_event_id.into_iter().flat_map(|text| text.split(PLACES_MARK));
+        let resumed = texts.map(|text| resumed_at(text, true, node)).collect::<Result<_, _>>()?;
+        let seats = seats.into_iter().map(|seat| (seat, Place::of_group(node))).collect();
+        let manner = Manner { form: Form::Bare, window: WINDOW_DEFAULT, is_acked: false };
+        Streaming::open(seats, manner, resumed, (id, key), shard)
+    }
+
+    fn open(
+        seats: Vec<(Seat, Place)>,
+        manner: Manner,
+        resumed: Vec<Place>,
+        (id, key): (u64, SessionKey),
+        shard: &mut Shard,
+    ) -> Result<Streaming, Problem> {
+        assert!(seats.len() < PART_SETTLE, "a client's subscriptions have a bound");
+        for place in &resumed {
+            let Reading::Group { group, logs } = &place.read else { continue };
             for (log, runs) in logs {
-                shard.settle_read(key, number(id, 1), *group, *log, runs.clone());
+                let request = number(id, PART_SETTLE);
+                shard.settle_read(key, request, *group, *log, runs.clone());
             }
         }
-        let streaming = Streaming {
-            client: shared.new_client(),
-            wish,
-            start,
-            resumed: resumed.filter(|place| matches!(place.read, Reading::Alone { .. })),
-            place,
+        let alone = resumed.into_iter().find(|place| matches!(place.read, Reading::Alone { .. }));
+        let (seats, places) = seats.into_iter().unzip();
+        let mut streaming = Streaming {
+            seats,
+            standing: 0,
+            manner,
+            resumed: alone,
+            places,
             channel: Rc::default(),
             queue: VecDeque::new(),
             phase: Phase::Asked,
             unproven: 0,
             oldest_us: 0,
-            said_us: now.mono_us,
+            said_us: shard.clock().mono_us,
         };
-        streaming.subscribe(id, key, shard)?;
+        for part in 0..streaming.seats.len() {
+            if let Err(refusal) = streaming.subscribe(part, id, key, shard) {
+                streaming.left(id, key, shard);
+                return Err(refusal.into());
+            }
+        }
         Ok(streaming)
     }
 
-    fn subscribe(&self, id: u64, key: SessionKey, shard: &mut Shard) -> Result<(), Refusal> {
-        let wish = SubscribeRequest {
-            request: number(id, 0),
-            group: self.wish.group.clone(),
-            filter: self.wish.filter.clone(),
-            mode: Mode::Clustering,
-            start: self.start.clone(),
-            credit: if self.wish.group.is_some() { self.wish.window } else { CREDIT_ALONE },
-        };
-        shard.subscribe_as(key, self.client.clone(), wish)
+    fn subscribe(
+        &self,
+        part: usize,
+        id: u64,
+        key: SessionKey,
+        shard: &mut Shard,
+    ) -> Result<(), Refusal> {
+        let credit = if self.is_alone() { CREDIT_ALONE } else { self.manner.window };
+        self.seats[part].take(number(id, part), credit, key, shard)
     }
 
-    /// The subscription stands.
-    pub(super) fn opened(&mut self) {
+    /// Whether its reader shares with nobody, and keeps its place by itself.
+    fn is_alone(&self) -> bool {
+        self.seats.first().is_some_and(|seat| seat.group.is_none())
+    }
+
+    /// A subscription stands. Whether all do now, so that the stream begins.
+    pub(super) fn stands(&mut self) -> bool {
+        self.standing += 1;
+        assert!(self.standing <= self.seats.len(), "each stands once");
+        if self.standing < self.seats.len() {
+            return false;
+        }
         self.phase = Phase::Open;
         self.say(format!(": subscribed\nretry: {RETRY_MS}\n\n").into());
+        true
     }
 
     /// Whether the head of the answer has been sent.
@@ -155,26 +236,30 @@ impl Streaming {
     pub(super) fn refused(
         &mut self,
         refusal: Refusal,
-        id: u64,
+        (id, part): (u64, usize),
         key: SessionKey,
         shard: &mut Shard,
     ) -> Result<(), Refusal> {
-        if self.phase == Phase::Asked
-            && refusal.code == Code::GroupExists
-            && self.start.take().is_some()
-        {
-            return self.subscribe(id, key, shard);
+        let start = self.seats.get_mut(part).and_then(|seat| seat.start.take());
+        if self.phase == Phase::Asked && refusal.code == Code::GroupExists && start.is_some() {
+            return self.subscribe(part, id, key, shard);
         }
         Err(refusal)
     }
 
     /// Says why it ends, and ends.
-    pub(super) fn end_with(&mut self, refusal: &Refusal) {
+    pub(super) fn end_with(
+        &mut self,
+        refusal: &Refusal,
+        id: u64,
+        key: SessionKey,
+        shard: &mut Shard,
+    ) {
         let mut out = b"event: end\ndata: ".to_vec();
         Problem::from(refusal.clone()).write(&mut out);
         out.extend_from_slice(b"\n\n");
         self.say(out.into());
-        self.end();
+        self.left(id, key, shard);
     }
 
     fn end(&mut self) {
@@ -188,9 +273,9 @@ impl Streaming {
     }
 
     /// A delivery has come.
-    pub(super) fn take(&mut self, delivery: Delivery) {
+    pub(super) fn take(&mut self, delivery: Delivery, seat: usize) {
         if let Some(token) = TokenFields::decode(&delivery.token.0) {
-            self.queue.push_back(Waiting { delivery, token, next: 0 });
+            self.queue.push_back(Waiting { delivery, token, seat, next: 0 });
         }
     }
 
@@ -214,24 +299,25 @@ impl Streaming {
             }
             if waiting.next < waiting.token.count {
                 self.queue.push_front(waiting);
-            } else if self.wish.group.is_none() {
+            } else if self.is_alone() {
                 // The answer can only be that it was too late, and then it is said again: that is passed over.
                 let (token, selection) =
                     (&waiting.delivery.token.0, waiting.delivery.selection.clone());
-                let _ = shard.settle(key, number(id, 2), token, selection, Verdict::Done);
-            } else if !self.wish.is_acked {
+                let request = number(id, PART_SETTLE);
+                let _ = shard.settle(key, request, token, selection, Verdict::Done);
+            } else if !self.manner.is_acked {
                 self.unproven += waiting.delivery.selection.len(waiting.token.count);
             }
         }
-        let is_full = self.unproven >= self.wish.window && self.queue.is_empty();
-        if is_full && self.wish.group.is_some() && !self.wish.is_acked {
+        let is_full = self.unproven >= self.manner.window && self.queue.is_empty();
+        if is_full && !self.is_alone() && !self.manner.is_acked {
             self.ask_to_come_back(id, key, shard);
         }
     }
 
     /// Says the next event of a delivery, if it is meant and new.
     fn say_event(&mut self, waiting: &mut Waiting, out: &mut Vec<u8>) {
-        let Waiting { delivery, token, next } = waiting;
+        let Waiting { delivery, token, seat, next } = waiting;
         let index = *next;
         *next += 1;
         let is_meant = match &delivery.selection {
@@ -244,31 +330,52 @@ impl Streaming {
             return;
         }
         let start = out.len();
-        let mut place = if self.wish.is_acked {
-            // Who acknowledges says of each event that it is read.
-            Place::of_group(self.place.node)
-        } else {
-            std::mem::replace(&mut self.place, Place::of_group(0))
-        };
-        place.said(delivery, token, index);
         out.extend_from_slice(b"id: ");
-        place.write(out);
-        out.extend_from_slice(b"\ndata: ");
-        if !self.wish.is_acked {
-            self.place = place;
+        let place = &mut self.places[*seat];
+        if self.manner.is_acked {
+            // Who acknowledges says of each event that it is read.
+            let mut place = Place::of_group(place.node);
+            place.said(delivery, token, index);
+            place.write(out);
+        } else {
+            place.said(delivery, token, index);
+            self.write_places(out);
         }
-        if events::write(delivery, index, Form::Line, out) {
+        out.extend_from_slice(b"\ndata: ");
+        if events::write(delivery, index, self.manner.form, out) {
             out.extend_from_slice(b"\n\n");
         } else {
             out.truncate(start);
         }
     }
 
-    /// Ends the stream so that the client tells how far it has come. What it was given stays reserved meanwhile.
+    /// The id of what was said last: the places of all that something was said of.
+    fn write_places(&self, out: &mut Vec<u8>) {
+        let said = self.places.iter().filter(|place| !place.is_empty());
+        for (index, place) in said.enumerate() {
+            if index > 0 {
+                out.push(PLACES_MARK as u8);
+            }
+            place.write(out);
+        }
+    }
+
+    /// Ends the stream so that the client tells how far it has come. What it was told stays reserved meanwhile.
     fn ask_to_come_back(&mut self, id: u64, key: SessionKey, shard: &mut Shard) {
         self.say(Bytes::from_static(b": come back with the id of the last event\n\n"));
-        shard.retire(key, number(id, 0));
+        (0..self.seats.len()).for_each(|part| shard.retire(key, number(id, part)));
+        self.hand_back_unsaid(key, shard);
         self.end();
+    }
+
+    /// What was not said goes to others.
+    fn hand_back_unsaid(&mut self, key: SessionKey, shard: &mut Shard) {
+        for waiting in self.queue.drain(..) {
+            let events = waiting.unsaid();
+            if !events.is_empty() {
+                hand_back(&waiting.delivery.token, Selection::Some(events), key, shard);
+            }
+        }
     }
 
     /// A look at the clock: says something if nothing was said for long, and asks a client that does not acknowledge how far
@@ -286,13 +393,21 @@ impl Streaming {
         let now_us = shard.clock().mono_us;
         let since = |at_us: u64| u128::from(now_us.saturating_sub(at_us));
         let half_us = shared.options.ack_deadline.as_micros() / 2;
-        if self.unproven > 0 && since(self.oldest_us) >= half_us {
+        let is_late = self.unproven > 0 && since(self.oldest_us) >= half_us;
+        if is_late || !self.is_current(shared, now_us) {
             return self.ask_to_come_back(id, key, shard);
         }
         if since(self.said_us) >= shared.options.comment_interval.as_micros() {
             self.said_us = now_us;
             self.say(Bytes::from_static(b":\n\n"));
         }
+    }
+
+    /// Whether a client of EventMesh has still subscribed to what it listens to, and to nothing else.
+    fn is_current(&self, shared: &Shared, now_us: u64) -> bool {
+        let is_eventmesh = self.manner.form == Form::Bare;
+        let client = self.seats.first().filter(|_| is_eventmesh).map(|seat| &seat.client);
+        client.is_none_or(|client| shared.eventmesh.is_current(client, &self.seats, now_us))
     }
 
     /// The server is shutting down.
@@ -304,22 +419,33 @@ impl Streaming {
 
     /// The client has gone.
     pub(super) fn left(&mut self, id: u64, key: SessionKey, shard: &mut Shard) {
-        if self.phase != Phase::Over {
-            shard.lose_subscription(key, number(id, 0));
-            self.end();
+        if self.phase == Phase::Over {
+            return;
         }
+        if !self.is_alone() {
+            self.hand_back_unsaid(key, shard);
+        }
+        for part in 0..self.seats.len() {
+            match self.phase {
+                // It may stand or not: who is retired is no member either way.
+                Phase::Asked => shard.retire(key, number(id, part)),
+                _ => shard.lose_subscription(key, number(id, part)),
+            }
+        }
+        self.end();
     }
 
     /// Bytes of memory that it holds; bodies of deliveries are the shard's.
     pub(super) fn memory_bytes(&self) -> usize {
         self.channel.borrow().len()
             + self.queue.capacity() * size_of::<Waiting>()
+            + self.seats.capacity() * (size_of::<Seat>() + size_of::<Place>())
             + size_of::<Self>()
     }
 }
 
 /// The place that a client comes back to; it must be one that such a stream has given.
-fn resumed(text: &str, wish: &StreamWish, node: u32) -> Result<Place, Problem> {
+fn resumed_at(text: &str, is_shared: bool, node: u32) -> Result<Place, Problem> {
     let bad = |why: &str| {
         let mut detail = Vec::new();
         let _ = write!(detail, "last-event-id {why}");
@@ -330,10 +456,10 @@ fn resumed(text: &str, wish: &StreamWish, node: u32) -> Result<Place, Problem> {
     if place.node != node {
         return Err(bad("is another node's"));
     }
-    match (&place.read, &wish.group) {
-        (Reading::Group { .. }, Some(_)) | (Reading::Alone { .. }, None) => Ok(place),
-        (Reading::Group { .. }, None) => Err(bad("is of a stream with a group")),
-        (Reading::Alone { .. }, Some(_)) => Err(bad("is of a stream without a group")),
+    match (&place.read, is_shared) {
+        (Reading::Group { .. }, true) | (Reading::Alone { .. }, false) => Ok(place),
+        (Reading::Group { .. }, false) => Err(bad("is of a stream with a group")),
+        (Reading::Alone { .. }, true) => Err(bad("is of a stream without a group")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{GroupLog, Hand};
 use crate::group::keys::{KeyHash, KeyMap, Keys};
-use crate::group::members::Member;
+use crate::group::members::{Member, Members};
 use crate::mail::MemberId;
 use crate::selection::Bitmap;
 
@@ -42,7 +42,7 @@ impl GroupLog {
             }
             let member = match key {
                 Some(key) if must_wait(&self.keys, key) => None,
-                Some(key) => self.member_for(key, &plan, current),
+                Some(key) => self.member_for(key, &plan, current, members),
                 None => current,
             };
             let ready = member.filter(|id| members.get(*id).is_some_and(Member::is_ready));
@@ -62,20 +62,21 @@ impl GroupLog {
         plan
     }
 
-    /// Who must get an event of `key`: the member that has events of the key in flight, else `current`. `None` if an
-    /// earlier event of this batch and key waits.
+    /// Who must get an event of `key`: the member that has events of the key in flight, else `current`, or whose share
+    /// the key is in. `None` if an earlier event of this batch and key waits.
     fn member_for(
         &self,
         key: KeyHash,
         plan: &Assignment,
         current: Option<MemberId>,
+        members: &Members,
     ) -> Option<MemberId> {
         if let Some(decided) = plan.decided.get(&key) {
             return *decided;
         }
         // Any key may be among the untracked events, so their member gets the key, or nobody for now.
         let untracked = self.untracked_member.filter(|_| self.untracked > 0);
-        self.keys.bound_to(key).or(untracked).or(current)
+        self.keys.bound_to(key).or(untracked).or_else(|| members.pick_for(key, current))
     }
 }
 

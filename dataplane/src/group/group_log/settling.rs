@@ -103,6 +103,8 @@ impl GroupLog {
                 let not_before_us = turn.mono_us + delay;
                 self.come_back(base, piece, count, (not_before_us, Reason::HandedBack), turn.rules);
             }
+            // Nobody has tried: no attempt is spent, and there is nothing to wait for.
+            Verdict::Unseen => self.come_back_uncounted(base, piece, count),
         }
     }
 
