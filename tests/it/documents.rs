@@ -368,7 +368,18 @@ fn http_door_is_as_documented() {
     assert!(polled.starts_with("{\"events\":[{\"token\":\"d"), "{polled}");
     assert!(polled.ends_with(",\"data\":{\"item\": \"book\"}}}]}"), "{polled}");
     assert_eq!(settled, "{\"settled\":1,\"stale\":[]}");
-    let refused = lines_of(&blocks[1], &server).join("\n");
+    let [subscribed, accepted, polled, acked] = &lines_of(&blocks[1], &server)[..] else {
+        panic!("four answers")
+    };
+    for answer in [subscribed, accepted, acked] {
+        assert!(document.contains(&format!("\n{answer}\n")), "it answers: {answer}");
+    }
+    let event = polled.split_once(",\"event\":").expect("an event").1;
+    assert!(
+        document.contains(&format!("[{{\"deliveryId\":\"d…\",\"event\":{event}\n")),
+        "{polled}"
+    );
+    let refused = lines_of(&blocks[2], &server).join("\n");
     assert!(document.contains(&format!("```text\n{refused}\n```")), "it answers: {refused}");
     assert!(server.stop().success());
 }

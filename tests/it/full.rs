@@ -40,7 +40,7 @@ fn fill(server: &Server, data: &str) -> Vec<Place> {
     places(&lines)
 }
 
-fn everything(server: &Server) -> Vec<Place> {
+pub fn everything(server: &Server) -> Vec<Place> {
     let all = ["subscribe", "full/#", "--from", "earliest", "--until-end", "-o", "json"];
     let mut all = places(&server.command(&all).done());
     all.sort();

@@ -25,6 +25,7 @@ mod packaging;
 mod peer;
 mod peers;
 mod real_input;
+mod refusals;
 mod resend;
 mod sdk;
 mod shell;

@@ -26,10 +26,14 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Bytes of answers that h2 may hold of one stream.
 const SEND_BYTES_MAX: usize = 64 << 10;
-/// What hyper keeps for one connection of HTTP/1: a buffer for each direction.
+/// What hyper keeps for one connection of HTTP/1 with a request: a buffer for each direction. Measured, here and below, as
+/// memory of the process a connection, with 1,000 of them: 20.5 kB with a stream of events, 19.8 kB with a poll that
+/// waits, 1.2 kB (the session) before anything has come and again some seconds after an answer.
 const HTTP1_BYTES: usize = 18 << 10;
-/// An estimate of what hyper and h2 keep for one connection of HTTP/2 with one stream.
-const HTTP2_BYTES: usize = 48 << 10;
+/// What hyper and h2 keep for one connection of HTTP/2. Measured: 22.3 kB after an answer, the session included.
+const HTTP2_BYTES: usize = 21 << 10;
+/// What they keep for each request on it. Measured: 30.2 kB with one stream of events.
+const HTTP2_REQUEST_BYTES: usize = 8 << 10;
 
 /// What became of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +132,7 @@ impl Engine {
         match self {
             Engine::Idle => 0,
             Engine::Http1(_) => HTTP1_BYTES,
-            Engine::Http2(_) => HTTP2_BYTES,
+            Engine::Http2(http2) => HTTP2_BYTES + http2.tasks.len() * HTTP2_REQUEST_BYTES,
         }
     }
 }
