@@ -23,7 +23,13 @@ fn append(c: &mut Criterion) {
             retention_bytes: Some(0),
             ..LogOptions::default()
         };
-        let options = FolderOptions { shards: 1, log, node_id_if_new: 1, folder_bytes_max: None };
+        let options = FolderOptions {
+            shards: 1,
+            log,
+            node_id_if_new: 1,
+            folder_bytes_max: None,
+            recover_at_once: 1,
+        };
         let opened = folder::open(Arc::new(storage.clone()), Path::new("/bench"), &options);
         let mut folder = opened.expect("the simulated disk opens");
         let log = &mut folder.shards[0].active;

@@ -39,7 +39,13 @@ impl Bed {
         let storage = Arc::new(FileStorage::new());
         let retention_bytes = Some(4 * segment_bytes);
         let log = LogOptions { segment_bytes, retention_bytes, ..LogOptions::default() };
-        let options = FolderOptions { shards: 1, log, node_id_if_new: 7, folder_bytes_max: None };
+        let options = FolderOptions {
+            shards: 1,
+            log,
+            node_id_if_new: 7,
+            folder_bytes_max: None,
+            recover_at_once: 1,
+        };
         let opened = folder::open(storage.clone(), folder.path(), &options).expect("opens");
         let logs = opened.shards.into_iter().next().expect("one shard");
         Bed {

@@ -14,6 +14,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{panic, thread};
 
 use codec::ids::{Epoch, Partition, Position};
 use codec::limits::PARTITIONS;
@@ -41,6 +43,8 @@ pub struct FolderOptions {
     pub node_id_if_new: u64,
     /// Most bytes that all logs together may take; each shard gets an equal share.
     pub folder_bytes_max: Option<u64>,
+    /// Logs that are recovered at once, each by a thread. Not 0.
+    pub recover_at_once: usize,
 }
 
 /// An open folder. The lock is held until it is dropped.
@@ -186,6 +190,7 @@ pub fn open(
     options: &FolderOptions,
 ) -> Result<Folder, OpenError> {
     assert!(options.shards >= 1 && options.node_id_if_new != 0, "a folder has a shard and a node");
+    assert!(options.recover_at_once > 0, "somebody recovers the logs");
     storage.create_dir(dir)?;
     let file = match storage.lock(&dir.join("lock")) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -249,25 +254,21 @@ impl Opening<'_> {
     fn run(&self) -> Result<(u32, Vec<RecoveryReport>, Vec<ShardLogs>), OpenError> {
         let generations = self.generations()?;
         let newest = generations.last().copied();
-        let mut reports = Vec::new();
-        let mut older = Vec::new();
-        let mut active = Vec::new();
-        for (generation, logs) in &generations {
-            let is_active = newest == Some((*generation, *logs)) && *logs == self.options.shards;
-            for log in 0..*logs {
-                let key = LogKey { generation: *generation, log };
-                let (log, report) = self.recover(key, !is_active)?;
-                reports.push(report);
-                if is_active { &mut active } else { &mut older }.push(log);
-            }
-        }
+        let of =
+            |(generation, logs): (u32, u16)| (0..logs).map(move |log| LogKey { generation, log });
+        let is_active = |key: LogKey| newest == Some((key.generation, self.options.shards));
+        let keys: Vec<LogKey> = generations.iter().copied().flat_map(of).collect();
+        let recovered = self.recover_all(&keys, |key| !is_active(key))?;
+        let (logs, mut reports): (Vec<_>, Vec<_>) = recovered.into_iter().unzip();
+        let (mut active, mut older): (Vec<_>, Vec<_>) =
+            logs.into_iter().partition(|log: &Log| is_active(log.key()));
         let mut generation = newest.map_or(0, |(generation, _)| generation);
         assert!(active.is_empty() || generation > 0, "generations are numbered from 1");
         if active.is_empty() {
             generation += 1;
             self.make_generation(generation, &older)?;
-            for log in 0..self.options.shards {
-                let (log, report) = self.recover(LogKey { generation, log }, false)?;
+            let keys: Vec<LogKey> = of((generation, self.options.shards)).collect();
+            for (log, report) in self.recover_all(&keys, |_| false)? {
                 reports.push(report);
                 active.push(log);
             }
@@ -317,6 +318,37 @@ impl Opening<'_> {
         }
         generations.sort_unstable();
         Ok(generations)
+    }
+
+    /// Recovers logs, several at once, and gives them in the order of their keys.
+    fn recover_all(
+        &self,
+        keys: &[LogKey],
+        is_sealed: impl Fn(LogKey) -> bool + Sync,
+    ) -> Result<Vec<(Log, RecoveryReport)>, OpenError> {
+        let at_once = self.options.recover_at_once.min(keys.len());
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut recovered = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(key) = keys.get(index) else { return Ok(recovered) };
+                recovered.push((index, self.recover(*key, is_sealed(*key))?));
+            }
+        };
+        let mut recovered = thread::scope(|scope| {
+            let others: Vec<_> = (1..at_once).map(|_| scope.spawn(work)).collect();
+            let mut all: Vec<(usize, (Log, RecoveryReport))> = work()?;
+            for other in others {
+                let of_other: Result<_, OpenError> =
+                    other.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+                all.extend(of_other?);
+            }
+            Ok::<_, OpenError>(all)
+        })?;
+        recovered.sort_unstable_by_key(|(index, _)| *index);
+        assert_eq!(recovered.len(), keys.len(), "every log is recovered once");
+        Ok(recovered.into_iter().map(|(_, recovered)| recovered).collect())
     }
 
     fn recover(&self, key: LogKey, sealed: bool) -> Result<(Log, RecoveryReport), OpenError> {

@@ -585,8 +585,13 @@ fn place_of(ledger: &Ledger, id: BatchId, fate: Fate) -> Option<Place> {
 
 /// Opens the folder and takes its logs out.
 fn open(disk: &Arc<SimDisk>, plan: &Plan, shards: u16) -> Result<Vec<ShardLogs>, Violation> {
-    let options =
-        FolderOptions { shards, log: plan.log.clone(), node_id_if_new: 7, folder_bytes_max: None };
+    let options = FolderOptions {
+        shards,
+        log: plan.log.clone(),
+        node_id_if_new: 7,
+        folder_bytes_max: None,
+        recover_at_once: 1,
+    };
     match log::folder::open(disk.clone(), Path::new(FOLDER), &options) {
         Ok(folder) => Ok(folder.shards),
         Err(error) => {

@@ -114,7 +114,13 @@ impl Node {
         log: &LogOptions,
     ) -> Self {
         let log = log.clone();
-        let options = FolderOptions { shards, log, node_id_if_new: 7, folder_bytes_max: None };
+        let options = FolderOptions {
+            shards,
+            log,
+            node_id_if_new: 7,
+            folder_bytes_max: None,
+            recover_at_once: 1,
+        };
         let folder = folder::open(Arc::new(storage.clone()), Path::new("/data"), &options).unwrap();
         let older: Vec<bool> = folder.shards.iter().map(|logs| !logs.older.is_empty()).collect();
         let older_owners =

@@ -72,8 +72,13 @@ impl Node {
     pub(crate) fn start_in(dir: tempfile::TempDir, shards: u16, options: RuntimeOptions) -> Self {
         let storage = Arc::new(FileStorage::new());
         let log = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
-        let folder_options =
-            FolderOptions { shards, log, node_id_if_new: 1, folder_bytes_max: None };
+        let folder_options = FolderOptions {
+            shards,
+            log,
+            node_id_if_new: 1,
+            folder_bytes_max: None,
+            recover_at_once: 1,
+        };
         let mut folder = open(storage.clone(), dir.path(), &folder_options).unwrap();
         let logs = std::mem::take(&mut folder.shards);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -211,7 +211,13 @@ impl Mesh {
             checkpoint_every_bytes: 256 << 10,
             ..LogOptions::default()
         };
-        let options = FolderOptions { shards: 1, log, node_id_if_new: 7, folder_bytes_max: None };
+        let options = FolderOptions {
+            shards: 1,
+            log,
+            node_id_if_new: 7,
+            folder_bytes_max: None,
+            recover_at_once: 1,
+        };
         let disk = SimDisk::new(storage.clone(), seed);
         let random = SimRandom::new(seed);
         let mut mesh = Mesh {

@@ -226,7 +226,8 @@ fn a_failed_checkpoint_is_not_tried_at_once() {
     assert!(bench.log.checkpointer.is_done(), "it is written once there is space");
 }
 
-/// A change of the shard count must lose neither events nor offsets, and a group must finish the older logs.
+/// A change of the shard count must lose neither events nor offsets, and a group must finish the older logs. Logs that are
+/// recovered at once must not be mixed up.
 #[test]
 fn a_folder_reopens_with_other_shard_counts() {
     let mut bench = filled(11, 200);
@@ -241,9 +242,12 @@ fn a_folder_reopens_with_other_shard_counts() {
             (s.topic.clone(), s.partition, bench.log.next_offset(topic, s.partition))
         })
         .collect();
-    for shards in [2, 4, 4, 1] {
+    for (shards, at_once) in [(2, 1), (4, 3), (4, 16), (1, 2)] {
         bench.options.shards = shards;
+        bench.options.recover_at_once = at_once;
         bench.reopen();
+        let keys: Vec<_> = bench.reports.iter().map(|report| report.log).collect();
+        assert!(keys.is_sorted() && keys.len() > usize::from(shards), "{keys:?}");
         for (name, partition, next) in &offsets {
             let topic = bench.log.topic_id(name).expect("topics are carried over");
             assert_eq!(bench.log.next_offset(topic, *partition), *next, "offsets go on");

@@ -68,7 +68,7 @@ pub(super) fn small_options() -> FolderOptions {
         reserve_bytes: 16 << 10,
         ..LogOptions::default()
     };
-    FolderOptions { shards: 1, log, node_id_if_new: 7, folder_bytes_max: None }
+    FolderOptions { shards: 1, log, node_id_if_new: 7, folder_bytes_max: None, recover_at_once: 1 }
 }
 
 impl Bench {

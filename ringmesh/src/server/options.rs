@@ -39,7 +39,14 @@ pub(super) fn folder(
         },
         ..LogOptions::default()
     };
-    FolderOptions { shards, log, node_id_if_new, folder_bytes_max: config.log.folder_bytes_max }
+    FolderOptions {
+        shards,
+        log,
+        node_id_if_new,
+        folder_bytes_max: config.log.folder_bytes_max,
+        // While one waits for the disk, another checks what it has read.
+        recover_at_once: 2 * cores(),
+    }
 }
 
 /// What the native door is told.
@@ -112,10 +119,15 @@ pub(super) fn runtime(
 /// Shards unless configured: one for each core that the process may use, one fewer from four up, which leaves a core to
 /// the kernel's work and the control plane.
 pub(crate) fn shards(config: &Config) -> u16 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores();
     let derived = if cores >= 4 { cores - 1 } else { cores };
     let most = usize::from(dataplane::options::SHARDS_MAX);
     config.server.shards.unwrap_or(derived.min(most) as u16)
+}
+
+/// Cores that the process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn micros(time: Duration) -> u64 {
