@@ -68,7 +68,7 @@ keys! {
         |text| auto(text, 1..=64), show_auto;
     server.pin: "Whether each shard's thread stays on one core: true, false, or auto: if there are as many cores as\nshards.",
         pin, show_auto;
-    server.idle: "What a shard does when it has nothing to do: park (sleep at once) or spin (look for work for\n50us first, which shortens delays and keeps a core busy).",
+    server.idle: "What a shard does when it has nothing to do: park (sleep at once) or spin (look for work for\n50us first, longer while the disk is at work: shorter delays for a busy core).",
         |text| choice(text, &[("park", Idle::Park), ("spin", Idle::Spin)]), show_idle;
     server.drain_timeout: "How long a shutdown waits until what was taken is written and answered.",
         |text| time(text, MS..=Duration::from_secs(600)), |value: &Duration| show_time(*value);
