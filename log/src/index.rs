@@ -223,6 +223,15 @@ impl SealedIndex {
         TopicId(self.rows().keys[key].topic.to_native())
     }
 
+    /// The pairs of one topic.
+    pub(crate) fn keys_of(&self, topic: TopicId) -> std::ops::Range<usize> {
+        let keys = &self.rows().keys;
+        let first = keys.partition_point(|key| key.topic.to_native() < topic.0);
+        let end = first + keys[first..].partition_point(|key| key.topic.to_native() == topic.0);
+        assert!(end <= keys.len(), "what is found is there");
+        first..end
+    }
+
     /// Byte, end and position of each run of a pair that ends behind byte `from`.
     pub(crate) fn each_run(
         &self,

@@ -48,6 +48,8 @@ pub struct Wanted<'a> {
     /// Answers with another number may differ; what was learned from earlier ones is forgotten. `None`: no answer
     /// holds longer than a call, so nothing is planned.
     pub version: Option<u64>,
+    /// The one topic that is wanted, where there is only one: no other is asked about while planning.
+    pub only: Option<&'a str>,
     /// Whether a topic, by its id and name, is wanted.
     pub topic: &'a mut dyn FnMut(TopicId, &Arc<str>) -> bool,
 }
@@ -165,7 +167,7 @@ impl Log {
         wants: &mut dyn FnMut(TopicId) -> bool,
         disk: &mut impl Disk,
     ) -> ReadStep {
-        let mut wanted = Wanted { version: None, topic: &mut |topic, _| wants(topic) };
+        let mut wanted = Wanted { version: None, only: None, topic: &mut |topic, _| wants(topic) };
         self.read_wanted(reader, end, &mut wanted, disk)
     }
 

@@ -37,6 +37,9 @@ const SCRATCH_BYTES: usize = 256 << 10;
 const READ_BYTES_MIN: usize = 4 << 10;
 /// Bytes read in one cycle, over all connections. Bounds the time of a cycle; the rest is read in the next.
 const READ_BYTES_PER_CYCLE: u64 = 4 << 20;
+/// Connections whose end is heard in one cycle: each may have a thousand subscriptions to leave, and a proxy that goes
+/// takes thousands of connections along.
+const ENDS_PER_CYCLE: u32 = 64;
 /// Vectored writes for one connection in one cycle.
 const WRITES_PER_CYCLE: u32 = 4;
 /// Connections that one step of the round of on-time calls visits.
@@ -78,6 +81,8 @@ pub(super) struct Connections {
     scratch: Box<[u8]>,
     /// Outbound bytes that were made for one connection, over all of them.
     own_bytes: usize,
+    /// Ends that may still be heard in this cycle.
+    ends_left: u32,
     patience: Patience,
     /// The slot that is told the time next.
     round_next: usize,
@@ -99,6 +104,7 @@ impl Connections {
             resumed: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
             own_bytes: 0,
+            ends_left: 0,
             patience,
             round_next: 0,
             round_due_us: 0,
@@ -184,8 +190,9 @@ impl Connections {
     pub(super) fn read_ready(&mut self, step: &mut Step<'_>) -> u32 {
         let mut read = 0;
         let bytes_end = step.counters.bytes_in.get() + READ_BYTES_PER_CYCLE;
+        self.ends_left = ENDS_PER_CYCLE;
         for _ in 0..self.ready.len() {
-            if step.counters.bytes_in.get() >= bytes_end {
+            if step.counters.bytes_in.get() >= bytes_end || self.ends_left == 0 {
                 break;
             }
             let Some(index) = self.ready.pop_front() else { break };
@@ -374,7 +381,10 @@ impl Connections {
             }
         };
         match read {
-            Ok(arrived) if arrived.is_end() => self.on_end_of_stream(index, step),
+            Ok(arrived) if arrived.is_end() => {
+                self.ends_left = self.ends_left.saturating_sub(1);
+                self.on_end_of_stream(index, step);
+            }
             Ok(arrived) => {
                 step.counters.bytes_in.add((arrived.placed + arrived.beyond) as u64);
                 if arrived.placed > 0 {
@@ -388,6 +398,7 @@ impl Connections {
             Err(error) if error.kind() == ErrorKind::Interrupted => self.mark_ready(index),
             Err(error) => {
                 debug!(%error, peer = %connection.peer, "a connection broke");
+                self.ends_left = self.ends_left.saturating_sub(1);
                 self.remove(index, step);
             }
         }

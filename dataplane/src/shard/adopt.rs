@@ -222,6 +222,7 @@ impl Shard {
             is_lagging: false,
             is_idle: false,
             is_dying: false,
+            is_watched: false,
             is_moved: false,
             is_paused: false,
         }
@@ -256,7 +257,7 @@ impl Shard {
         self.free_in_flight(group.members.in_flight_bytes());
         let is_read = !self.groups.is_empty();
         self.active_mut().keep_tail(is_read);
-        self.catching_up.retain(|(group, ..)| *group != id);
+        self.catching_up.remove(&id);
         self.waiting_bytes.remove(&id);
         for log in &mut self.logs {
             log.remove_cursor(id.0);
@@ -350,6 +351,7 @@ impl Shard {
         self.tell_older_done(id);
         self.wake_lagging(id);
         self.wake_idle(id);
+        self.note_advanced(id);
         marks
     }
 

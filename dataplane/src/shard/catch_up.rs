@@ -13,6 +13,7 @@ use crate::group::group_log::Offered;
 use crate::kernel::Kernel;
 use crate::shard::Shard;
 use crate::shard::deliver::{READ_RETRY_US, READ_WARNING_US, TurnEnd, checked_name};
+use crate::shard::group::GroupSubscription;
 
 impl Shard {
     /// Gives a group that is behind its turn: at most a quantum of bytes, older logs first.
@@ -115,7 +116,8 @@ impl Shard {
         let is_active = log == self.active_index();
         let now_us = self.now.mono_us;
         loop {
-            let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
+            let group = self.groups.get_mut(&id).expect("it has its turn");
+            let place = &mut group.places[log];
             if let Some(batch) = place.held.take() {
                 return Ok(batch);
             }
@@ -127,7 +129,9 @@ impl Shard {
                 let matched = cache.get(snapshot, topic, || checked_name(name));
                 matched.binary_search_by_key(&id, |(group, _)| *group).is_ok()
             };
-            let mut wanted = Wanted { version: Some(snapshot.version()), topic: &mut topic };
+            let version = Some(snapshot.version());
+            let only = only_topic(group.durable, &group.subscriptions);
+            let mut wanted = Wanted { version, only, topic: &mut topic };
             let of = &mut self.logs[log];
             let before = place.reader.position();
             let step = of.read_wanted(&mut place.reader, end, &mut wanted, kernel);
@@ -202,5 +206,17 @@ impl Shard {
         matched.clear();
         matched.extend(found.iter().filter(|(group, _)| *group == id));
         (!matched.is_empty()).then_some(name)
+    }
+}
+
+/// The one topic whose events a group gets, if its subscriptions say so. A durable one may be given those of its dead letters
+/// besides, which stand in a topic of their own.
+fn only_topic(durable: bool, subscriptions: &[GroupSubscription]) -> Option<&str> {
+    match subscriptions {
+        [known] if !durable => {
+            let filter = &known.subscription.filter;
+            filter.exact_name().map(|_| filter.as_str())
+        }
+        _ => None,
     }
 }

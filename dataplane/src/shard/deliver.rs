@@ -78,34 +78,45 @@ impl Shard {
                 TurnEnd::Disk => self.waiting_io.push(id),
                 TurnEnd::Later(at_us) => self.retry_read_at(at_us, id),
             }
+            self.note_advanced(id);
         }
         work + self.tell_caught_up()
     }
 
-    /// Tells members that have joined lately once their group has nothing behind the tail any more.
+    /// A group has come further: if members wait to be told that it has caught up, it is looked at.
+    pub(super) fn note_advanced(&mut self, id: GroupId) {
+        if self.catching_up.contains_key(&id) {
+            self.advanced.push(id);
+        }
+    }
+
+    /// Tells members that have joined lately once their group has nothing behind the tail any more. Only groups that have
+    /// come further are looked at: a hundred thousand may be behind at a time.
     fn tell_caught_up(&mut self) -> u32 {
-        if self.catching_up.is_empty() || self.tail.position() < self.visible_end() {
+        if self.advanced.is_empty() || self.tail.position() < self.visible_end() {
             return 0;
         }
-        let active = self.active_index();
-        let (groups, tail) = (&self.groups, self.tail.position());
-        let is_done = |group: &Group| {
-            let older = &group.places[..active];
-            group.places[active].at_tail
-                && group.gate.is_wide_open()
-                && older.iter().all(|place| place.held.is_none())
-                && !group.places.iter().any(|place| place.log.has_idle())
-        };
-        let (done, waiting) =
-            std::mem::take(&mut self.catching_up).into_iter().partition(|(id, _, acked_end)| {
-                groups.get(id).is_none_or(|group| *acked_end <= tail && is_done(group))
-            });
-        self.catching_up = waiting;
-        let done: Vec<_> = done;
-        for (_, member, _) in &done {
-            self.post(member.shard, Mail::CaughtUp { member: *member });
+        let (active, tail) = (self.active_index(), self.tail.position());
+        let mut told = 0;
+        for id in std::mem::take(&mut self.advanced) {
+            let Some(group) = self.groups.get(&id) else { continue };
+            if !self.catching_up.contains_key(&id) || !has_caught_up(group, active) {
+                continue;
+            }
+            let waiting = self.catching_up.remove(&id).expect("looked at just now");
+            let (done, waiting): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|(_, acked_end)| *acked_end <= tail);
+            for (member, _) in &done {
+                self.post(member.shard, Mail::CaughtUp { member: *member });
+            }
+            told += done.len() as u32;
+            if !waiting.is_empty() {
+                // The tail comes there without the group's doing.
+                self.catching_up.insert(id, waiting);
+                self.advanced.push(id);
+            }
         }
-        done.len() as u32
+        told
     }
 
     /// Routes what has become visible since the last cycle. Every batch is looked at once, for all groups at the tail.
@@ -296,6 +307,7 @@ impl Shard {
         let mut hand = Hand { batch: view, members, turn, out: &mut out };
         let offered = group.places[log].log.offer(&mut hand, eligible);
         if offered == Offered::Taken {
+            self.watch(id);
             self.note_moved(id);
             self.wake_idle(id);
         }
@@ -317,6 +329,7 @@ impl Shard {
         let offered = of.offer_dying(place, eligible, Reason::TooOld, &group.rules);
         self.stats.dropped_events += u64::from(of.take_dropped());
         if offered == Offered::Taken {
+            self.watch(id);
             self.note_moved(id);
             self.wake_dying(id);
         }
@@ -504,6 +517,15 @@ impl Shard {
         }
         moved.len() as u32
     }
+}
+
+/// Whether a group has nothing behind the tail, in the log that takes events and in older ones.
+fn has_caught_up(group: &Group, active: usize) -> bool {
+    let older = &group.places[..active];
+    group.places[active].at_tail
+        && group.gate.is_wide_open()
+        && older.iter().all(|place| place.held.is_none())
+        && !group.places.iter().any(|place| place.log.has_idle())
 }
 
 pub(super) fn view_of(batch: &StoredBatch) -> BatchView<'_> {

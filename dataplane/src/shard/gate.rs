@@ -65,6 +65,7 @@ impl Shard {
         if let Some(group) = self.groups.get_mut(&id) {
             group.gate.passed(from, oldest, active);
             self.wake_lagging(id);
+            self.note_advanced(id);
         } else if version > self.snapshot.version() {
             let known = self.early_older_done.entry(id);
             let early = known.or_insert(EarlyDone { version, said: Vec::new() });

@@ -167,6 +167,8 @@ pub struct Group {
     pub is_idle: bool,
     /// Whether the group stands on the shard's list of groups with dying events.
     pub is_dying: bool,
+    /// Whether the group stands on the shard's list of groups whose deadlines are looked at.
+    pub is_watched: bool,
     /// Whether the group stands on the shard's list of moved cursors.
     pub is_moved: bool,
     /// Whether it rests: it stands at no tail and on no list of groups that want a turn.

@@ -125,7 +125,7 @@ impl Shard {
             waiting_io: self.waiting_io.len(),
             waiting_bytes: self.waiting_bytes.len(),
             read_retries: self.read_retries.len(),
-            catching_up: self.catching_up.len(),
+            catching_up: self.catching_up.values().map(Vec::len).sum(),
             homes: self.members.credits(self.options.index),
             lent,
             logs: self.logs.iter().map(Log::held).collect(),

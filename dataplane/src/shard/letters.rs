@@ -179,7 +179,7 @@ impl Shard {
         let topic = log.topic_id(&job.topic);
         let end = log.positions().durable_end();
         let mut wants = |id: TopicId, _: &Arc<str>| Some(id) == topic;
-        let mut wanted = Wanted { version: Some(0), topic: &mut wants };
+        let mut wanted = Wanted { version: Some(0), only: None, topic: &mut wants };
         let step = log.read_wanted(&mut reader, end, &mut wanted, kernel);
         let position = reader.position();
         job.reader = Some(reader);

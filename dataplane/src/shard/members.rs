@@ -70,6 +70,8 @@ pub struct HomeMembers {
     free: Vec<u32>,
     life: u32,
     clients: BTreeMap<Arc<str>, HomeClient>,
+    /// No client's subscriptions end before this. Thousands of clients are not looked at in every cycle for it.
+    expiry_not_before_us: Option<u64>,
     /// Requests for the control plane, in order.
     requests: VecDeque<ControlRequest>,
     /// Subscribes that wait for the control plane: until when, who.
@@ -116,9 +118,9 @@ impl HomeMembers {
         self.list[slot as usize].is_some()
     }
 
-    /// When the next client's ephemeral subscriptions end.
+    /// When to look whether a client's ephemeral subscriptions end; it may have come back by then.
     pub fn next_client_expiry(&self) -> Option<u64> {
-        self.clients.values().filter_map(|client| client.expires_us).min()
+        self.expiry_not_before_us
     }
 
     /// Whether something waits for room in the control plane's queue.
@@ -647,7 +649,9 @@ impl Shard {
         let Some(known) = known else { return };
         known.stands = true;
         state.members.join(member, lease, presence);
-        self.catching_up.push((group, member, self.acks.acked_end()));
+        let acked_end = self.acks.acked_end();
+        self.catching_up.entry(group).or_default().push((member, acked_end));
+        self.note_advanced(group);
         self.wake_lagging(group);
         self.wake_idle(group);
     }
@@ -665,7 +669,12 @@ impl Shard {
             self.note_moved(group);
         }
         self.free_in_flight(left.in_flight_bytes);
-        self.catching_up.retain(|(_, waiting, _)| *waiting != member);
+        if let Some(waiting) = self.catching_up.get_mut(&group) {
+            waiting.retain(|(waiting, _)| *waiting != member);
+            if waiting.is_empty() {
+                self.catching_up.remove(&group);
+            }
+        }
         self.wake_lagging(group);
         self.wake_idle(group);
     }
@@ -709,6 +718,8 @@ impl Shard {
         assert!(known.sessions > 0, "each session comes once and goes once");
         known.sessions -= 1;
         known.expires_us = (known.sessions == 0).then_some(expires_us);
+        let soonest = &mut self.members.expiry_not_before_us;
+        *soonest = [*soonest, known.expires_us].into_iter().flatten().min();
     }
 
     /// Sends what waits for the control plane, ends what it was asked for too long, and the ephemeral subscriptions of
@@ -722,6 +733,9 @@ impl Shard {
             for (client, _) in clients.extract_if(.., |_, client| gone(client)) {
                 self.members.requests.push_back(ControlRequest::EndClient { client });
             }
+            let left = self.members.clients.values().filter_map(|client| client.expires_us).min();
+            assert!(left.is_none_or(|at| at > now), "what was due has ended");
+            self.members.expiry_not_before_us = left;
         }
         while let Some(request) = self.members.requests.pop_front() {
             let Err(request) = kernel.send_control(request) else {

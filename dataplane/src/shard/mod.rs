@@ -146,9 +146,13 @@ pub struct Shard {
     early_older_done: HashMap<GroupId, EarlyDone>,
     /// Groups that were moved, and whose members still wait until every shard knows.
     moving: Vec<Arc<Sought>>,
-    /// Members that have joined and whose groups still had something to catch up with.
+    /// By group, members that have joined and have not been told that it has caught up.
     /// With each what was acknowledged before it joined ends.
-    catching_up: Vec<(GroupId, MemberId, Position)>,
+    catching_up: FxHashMap<GroupId, Vec<(MemberId, Position)>>,
+    /// Groups of these that may have caught up since they were last looked at.
+    advanced: Vec<GroupId>,
+    /// Groups that may have something in flight or idle: their deadlines are looked at.
+    watched: Vec<GroupId>,
     /// Lists that are used again, so that a cycle allocates nothing.
     matched: Vec<(GroupId, SubscriptionId)>,
     dispatches: Vec<Dispatch>,
@@ -217,7 +221,9 @@ impl Shard {
             quiet_until_us: 0,
             early_older_done: HashMap::new(),
             moving: Vec::new(),
-            catching_up: Vec::new(),
+            catching_up: FxHashMap::default(),
+            advanced: Vec::new(),
+            watched: Vec::new(),
             matched: Vec::new(),
             dispatches: Vec::new(),
             next_expiry_check_us: 0,

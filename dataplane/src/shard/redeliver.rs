@@ -37,8 +37,17 @@ impl Shard {
                 }
             }
             self.tell_older_done(id);
+            self.note_advanced(id);
         }
         work
+    }
+
+    /// A group has taken something: from here on its deadlines are looked at.
+    pub(super) fn watch(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if !std::mem::replace(&mut group.is_watched, true) {
+            self.watched.push(id);
+        }
     }
 
     /// Takes back what was not settled in time; it goes to other members.
@@ -46,7 +55,10 @@ impl Shard {
         let (mut expired, mut freed) = (0, 0);
         let mut returned = Vec::new();
         let (mut woken, mut moved) = (Vec::new(), Vec::new());
-        for (id, group) in &mut self.groups {
+        let watched = std::mem::take(&mut self.watched);
+        for id in &watched {
+            let Some(group) = self.groups.get_mut(id) else { continue };
+            assert!(group.is_watched, "a group is watched once");
             let before = group.members.in_flight_bytes();
             let (mut late, mut dropped) = (0, 0);
             let sent_end = self.now.mono_us.checked_sub(group.rules.ack_timeout_us);
@@ -71,6 +83,8 @@ impl Shard {
                 woken.push(*id);
             }
         }
+        self.watched = watched;
+        self.unwatch_empty();
         self.stats.expired_events += u64::from(expired);
         self.free_in_flight(freed);
         self.give_back(returned);
@@ -80,6 +94,20 @@ impl Shard {
             self.wake_idle(id);
         }
         expired
+    }
+
+    /// What has nothing in flight and nothing idle has no deadline. It may have caught up by that.
+    fn unwatch_empty(&mut self) {
+        let mut watched = std::mem::take(&mut self.watched);
+        watched.retain(|id| {
+            let Some(group) = self.groups.get_mut(id) else { return false };
+            group.is_watched = group.places.iter().any(|place| !place.log.is_empty());
+            let is_watched = group.is_watched;
+            self.note_advanced(*id);
+            is_watched
+        });
+        assert!(self.watched.is_empty(), "nothing was taken meanwhile");
+        self.watched = watched;
     }
 
     /// One pass over a group's idle events in one log, by rising position.

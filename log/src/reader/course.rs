@@ -16,6 +16,7 @@ use crate::log::Log;
 use crate::reader::windows::{Held, Reads, Stretch};
 use crate::reader::{ReadStep, Reader, Wanted};
 use crate::segments::SegmentIndex;
+use crate::topics::Topics;
 
 /// Places of an index that one call looks at, at most.
 const PLACES_A_CALL_MAX: usize = 2_048;
@@ -66,6 +67,13 @@ pub(super) struct Planning {
     /// The last topic that was asked about, and the answer.
     asked: (TopicId, bool),
     legs: Vec<Leg>,
+}
+
+/// The index of a segment, by which one topic is looked up.
+enum Lookup<'a> {
+    Mapped(&'a SealedIndex),
+    /// Of the segment that takes batches.
+    Newest(&'a ActiveIndex),
 }
 
 impl Course {
@@ -138,6 +146,43 @@ impl Planning {
         }
         self.next += looked_at;
         looked_at < PLACES_A_CALL_MAX
+    }
+
+    /// The same for one topic: by its place among the keys, and from its newest runs back. `None`: the log does not know it,
+    /// so nothing of it is anywhere. False, with nothing noted: there is too much of it for one call.
+    fn look_at_topic(
+        &mut self,
+        topics: &Topics,
+        only: Option<TopicId>,
+        index: &Lookup<'_>,
+    ) -> bool {
+        let Some(topic) = only else { return true };
+        match index {
+            Lookup::Mapped(index) => {
+                for key in index.keys_of(topic) {
+                    let from = self.from;
+                    index.each_run(key, from, |at, end, position| self.add(at, end, position));
+                }
+            }
+            Lookup::Newest(index) => {
+                for (_, state) in topics.partitions(topic) {
+                    let mut run = index.run(state.last_run);
+                    while let Some(found) = run.filter(|run| run.end > self.from)
+                        && self.legs.len() <= PLACES_A_CALL_MAX
+                    {
+                        assert!(found.topic == topic, "a chain is of one topic");
+                        self.add(found.at, found.end, found.position);
+                        run = index.run(found.previous);
+                    }
+                }
+            }
+        }
+        let is_done = self.legs.len() <= PLACES_A_CALL_MAX;
+        if !is_done {
+            self.legs.clear();
+            self.wanted = 0;
+        }
+        is_done
     }
 
     fn is_too_much(&self) -> bool {
@@ -241,6 +286,18 @@ impl Log {
         let mut planning =
             planning.unwrap_or_else(|| self.begin_plan(reader, (segment, version, end), is_mapped));
         let topics = &self.topics;
+        // Chains lead through the segment that takes batches: the only one in memory whose newest runs are known.
+        let newest = self.segments.active.as_ref().filter(|active| active.number == segment);
+        let lookup = match &mapped {
+            Some(index) => Some(Lookup::Mapped(index)),
+            None => newest.map(|active| Lookup::Newest(&active.index)),
+        };
+        if let Some((only, lookup)) = wanted.only.zip(lookup)
+            && planning.look_at_topic(topics, topics.id(only), &lookup)
+        {
+            reader.course = Some(planning.finish(&self.reads));
+            return None;
+        }
         let mut wants = |topic| topics.name(topic).is_none_or(|name| (wanted.topic)(topic, name));
         let is_done = match (mapped, self.segments.memory_index(segment)) {
             (Some(index), _) => planning.look_at_keys(&index, &mut wants),

@@ -57,7 +57,8 @@ fn read_wanted(
         }
         let mut disk = Counting { disk: &mut bench.disk, bytes: 0, in_flight: 0, in_flight_max: 0 };
         let mut topic = |_, name: &Arc<str>| wanted.contains(&**name);
-        let mut wants = Wanted { version, topic: &mut topic };
+        let only = wanted.first().filter(|_| wanted.len() == 1).map(|only| &**only);
+        let mut wants = Wanted { version, only, topic: &mut topic };
         let step = bench.log.read_wanted(&mut reader, end, &mut wants, &mut disk);
         told.read_bytes += disk.bytes;
         told.in_flight_max = told.in_flight_max.max(disk.in_flight_max);
@@ -320,7 +321,7 @@ fn a_read_that_fails_is_told_and_passes_nothing() {
     let mut got = 0;
     loop {
         let mut topic = |_, name: &Arc<str>| topics.contains(&**name);
-        let mut wants = Wanted { version: Some(1), topic: &mut topic };
+        let mut wants = Wanted { version: Some(1), only: None, topic: &mut topic };
         match bench.log.read_wanted(&mut reader, end, &mut wants, &mut bench.disk) {
             ReadStep::Batch(_) => got += 1,
             ReadStep::Pending => assert!(bench.complete()),

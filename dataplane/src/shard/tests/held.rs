@@ -63,7 +63,11 @@ fn a_group_that_ends_takes_its_members_along() {
     kernel.is_stuck = true;
     let credit = shard.held().lent[0];
     // As if it had come after these events.
-    shard.catching_up.push((credit.group, credit.member, codec::ids::Position(0)));
+    shard
+        .catching_up
+        .entry(credit.group)
+        .or_default()
+        .push((credit.member, codec::ids::Position(0)));
     let mut editor = SnapshotEditor::new(&node.snapshot);
     editor.remove(node.snapshot.subscriptions_of(credit.group)[0].id);
     let mail = Mail::Control(ControlReply::Snapshot(Arc::new(editor.finish())));
