@@ -167,16 +167,12 @@ pub fn is_sound_json(bytes: &[u8]) -> bool {
 /// The deepest nesting of arrays and objects in a JSON text; of a text that is not JSON, some number.
 #[must_use]
 pub fn json_depth(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let mut in_string = false;
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
+    let bytes = text.as_bytes();
+    let (mut depth, mut deepest, mut at) = (0_usize, 0, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
         match byte {
-            b'"' => in_string = !in_string,
-            b'\\' if in_string => {
-                bytes.next();
-            }
-            _ if in_string => {}
+            b'"' => at = string_end(bytes, at),
             b'{' | b'[' => {
                 depth += 1;
                 deepest = deepest.max(depth);
@@ -186,6 +182,27 @@ pub fn json_depth(text: &str) -> usize {
         }
     }
     deepest
+}
+
+/// Where a string ends whose content begins at `at`: behind its closing quote, or with the text.
+fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    const CHUNK: usize = 32;
+    let is_special = |byte: &u8| *byte == b'"' || *byte == b'\\';
+    loop {
+        // Most of a JSON text stands in strings. Without an early exit a chunk is a few vector instructions.
+        while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<CHUNK>)
+            && !chunk.iter().fold(false, |found, byte| found | is_special(byte))
+        {
+            at += CHUNK;
+        }
+        let rest = bytes.get(at..).unwrap_or_default();
+        match rest.iter().position(is_special) {
+            None => return bytes.len(),
+            Some(found) if rest[found] == b'"' => return at + found + 1,
+            // What is escaped does not end it.
+            Some(found) => at += found + 2,
+        }
+    }
 }
 
 /// Seconds and nanoseconds since 1970-01-01 UTC of an RFC 3339 timestamp; digits beyond the ninth are cut off. A leap

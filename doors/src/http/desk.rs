@@ -4,7 +4,7 @@
 //! Only the session has the shard, so nothing is done here but waiting.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -56,7 +56,8 @@ struct Exchange {
 /// The requests of one connection, as hyper's side and the session's see them. Numbers are never given twice.
 #[derive(Debug, Default)]
 pub(super) struct Floor {
-    exchanges: HashMap<u64, Exchange>,
+    /// Few are open at a time, and their numbers rise: nothing to be gained by hashing.
+    exchanges: BTreeMap<u64, Exchange>,
     /// Whole requests that the session has not looked at.
     arrived: VecDeque<(u64, Order)>,
     /// Requests whose client has gone, or has taken all of its stream that it will.

@@ -179,6 +179,10 @@ fn publish(path: &str, query: Query, headers: &HeaderMap) -> Result<Route, Probl
 
 /// The topic whose levels are the segments of a path.
 fn topic_of(path: &str) -> Result<Arc<str>, Problem> {
+    if !path.contains('%') {
+        // As nearly always: there is nothing to decode.
+        return topic(path.to_owned());
+    }
     let mut levels = Vec::new();
     for segment in path.split('/') {
         let level = query::decoded(segment, false)?;

@@ -119,3 +119,19 @@ fn depth_is_that_of_the_brackets() {
         assert_eq!(json_depth(json), depth, "{json}");
     }
 }
+
+/// Strings are passed over many bytes at a time: a quote, an escape or a bracket that is missed at one place of a chunk lets a
+/// text through that is too deep, or refuses one that is not.
+#[test]
+fn depth_is_found_wherever_a_string_ends() {
+    for before in 0..70 {
+        for after in [0, 1, 31, 32, 33, 64] {
+            let (head, tail) = ("x".repeat(before), "{".repeat(after));
+            for (middle, depth) in [("\"[", 1), ("\\\"[", 0), ("\\\\\"[", 1), ("\\n[\"[[", 2)] {
+                let json = format!("\"{head}{middle}{tail}");
+                let deepest = if depth > 0 { depth + after } else { 0 };
+                assert_eq!(json_depth(&json), deepest, "{json}");
+            }
+        }
+    }
+}
