@@ -13,6 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use benches::bed::batches;
 use benches::fleet;
+use benches::http_node::HttpNode;
 use benches::shard_node::ShardNode;
 use benches::wire_node::WireNode;
 use clap::Parser;
@@ -72,7 +73,7 @@ const EVENTS: u64 = 8_000;
 const FLOOR_SMALL: &str = "floor: copy, checksum 100 x 100 B";
 const FLOOR_LARGE: &str = "floor: copy, checksum 100 x 1 KB";
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 16] = [
     Case { name: FLOOR_SMALL, per: 100, floor: None, run: || copy(100) },
     Case { name: FLOOR_LARGE, per: 100, floor: None, run: || copy(1_000) },
     Case { name: "make a batch 100 x 100 B", per: 100, floor: Some(FLOOR_SMALL), run: make },
@@ -107,6 +108,8 @@ const CASES: [Case; 14] = [
         floor: Some(FLOOR_LARGE),
         run: || deliver(4, 100, 1_000),
     },
+    Case { name: "http: publish 64 x 1 x 256 B", per: EVENTS, floor: None, run: || http(64, 1) },
+    Case { name: "http: publish 4 x 100 x 256 B", per: EVENTS, floor: None, run: || http(4, 100) },
 ];
 
 /// What is counted: callgrind collects while this runs.
@@ -194,6 +197,11 @@ fn publish(clients: usize, count: u32, bytes: usize) {
 fn numbered() {
     let mut node = WireNode::open_numbered(64, 1, 100);
     measure(rounds(64, 1), || node.round());
+}
+
+fn http(clients: usize, count: u32) {
+    let mut node = HttpNode::open(clients, count);
+    measure(rounds(clients, count), || node.round());
 }
 
 fn deliver(clients: usize, count: u32, bytes: usize) {
