@@ -74,7 +74,10 @@ fn read_log(
     let mut at_once = AtOnce::new(disk);
     let mut expected = start;
     loop {
-        match log.read(&mut reader, end, &mut |_| true, &mut at_once) {
+        let step = log.read(&mut reader, end, &mut |_| true, &mut at_once);
+        // What topics have let go is passed, and told.
+        expected = expected.plus(reader.take_expired());
+        match step {
             ReadStep::Batch(batch) => {
                 let header = &batch.header;
                 if header.base_position != expected {

@@ -2,6 +2,7 @@
 
 pub mod acknowledged;
 pub mod cursors;
+pub mod deletion;
 pub mod matched;
 pub mod memory;
 pub mod order;

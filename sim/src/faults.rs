@@ -110,6 +110,12 @@ faults! {
     Expired => "event gone by retention",
     /// Retention let events go that a group had still to get; the group was told how far the gap is.
     OwedExpired => "owed event gone by retention",
+    /// An operator was told that a topic is deleted.
+    TopicDeleted => "topic deleted by an operator",
+    /// The deletion of its topic took an event.
+    Deleted => "event gone by deletion",
+    /// A topic's own retention let events go whose segment was kept.
+    TopicExpired => "event gone by its topic's retention",
     /// A publish found no room.
     NoRoom => "no room",
     /// The node came back with more shards.

@@ -85,8 +85,11 @@ pub struct Sent {
     pub fate: Fate,
     /// Whether a subscriber has seen it.
     pub was_visible: bool,
-    /// Whether retention has let it go: it is below the start of its log.
+    /// Whether retention has let it go, or the deletion of its topic: it is below the start of its log, or of its topic
+    /// and partition there.
     pub is_expired: bool,
+    /// Whether its topic's deletion did.
+    pub is_deleted: bool,
     /// Whether it was looked for after a recovery and was not there.
     pub was_absent: bool,
 }
@@ -188,6 +191,13 @@ pub struct Ledger {
     pub starts: BTreeMap<LogKey, Position>,
     /// The first offset of each topic (by index) and partition that logs have kept, where any is gone.
     pub first_offsets: BTreeMap<(LogKey, usize, Partition), Offset>,
+    /// What was deleted, and an operator was told so: the first offset that was left of each topic (by index) and partition,
+    /// and when he was told; none: before the node last went down.
+    pub deleted: BTreeMap<(LogKey, usize, Partition), (Offset, Option<u64>)>,
+    /// How many events each log says topics' own retention has let go in this life.
+    pub expired_events: BTreeMap<LogKey, u64>,
+    /// The latest time that a shard was told.
+    pub wall_end: Timestamp,
     /// Topics of the run.
     pub topics: Vec<TopicName>,
     /// Groups by number.

@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod check;
 pub mod control;
+pub mod deletion;
 pub mod disk;
 pub mod faults;
 pub mod kernel;

@@ -97,6 +97,16 @@ pub struct PublisherPlan {
 }
 
 /// Everything that is decided before a run begins.
+/// A retention of a topic's own; 0: for ever, or all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// How long an event is kept at least.
+    pub seconds: u64,
+    /// How much is kept of each partition at least.
+    pub bytes: u64,
+}
+
+/// All that a seed decides before its run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Shards of the first life.
@@ -138,6 +148,8 @@ pub struct Plan {
     pub landed_per_mille: u64,
     /// The ack level of each topic, where a policy says one.
     pub topic_acks: Vec<Option<AckLevel>>,
+    /// How long each topic is kept, if it has a retention of its own.
+    pub topic_keeps: Vec<Option<Keep>>,
 }
 
 impl Plan {
@@ -177,6 +189,7 @@ impl Plan {
             leave_chance: 0,
             landed_per_mille: 0,
             topic_acks: vec![None; TOPICS.len()],
+            topic_keeps: vec![None; TOPICS.len()],
         };
         // Drawn from numbers of their own, so that what else a seed means does not change with them.
         plan.with_extras(&mut random.clone().fork().fork())
@@ -207,6 +220,11 @@ impl Plan {
             let levels = [None, Some(Durable), Some(Written), Some(Received)];
             self.topic_acks.iter_mut().for_each(|ack| *ack = random.pick(&levels));
         }
+        if self.log.retention_bytes.is_some() && random.chance(600) {
+            let keep = |seconds, bytes| Some(Keep { seconds, bytes });
+            let keeps = [None, keep(1, 0), keep(0, 32 << 10), keep(0, 0)];
+            self.topic_keeps.iter_mut().for_each(|keeps_by| *keeps_by = random.pick(&keeps));
+        }
         self
     }
 
@@ -219,10 +237,14 @@ impl Plan {
     /// What the control plane says of topics.
     #[must_use]
     pub fn topic_policies(&self) -> TopicPolicies {
-        let said = self.topics.iter().zip(&self.topic_acks).filter(|(_, ack)| ack.is_some());
-        let list = said.map(|(topic, ack)| {
+        let all = self.topics.iter().zip(self.topic_acks.iter().zip(&self.topic_keeps));
+        let said = all.filter(|(_, (ack, keep))| ack.is_some() || keep.is_some());
+        let list = said.map(|(topic, (ack, keep))| {
             let filter = TopicFilter::new(topic.as_str()).expect("a name is a filter");
-            (filter, TopicPolicy { ack: *ack, ..TopicPolicy::default() })
+            let (retention_seconds, retention_bytes) =
+                (keep.map(|keep| keep.seconds), keep.map(|keep| keep.bytes));
+            let kept = TopicPolicy { retention_seconds, retention_bytes, ..TopicPolicy::default() };
+            (filter, TopicPolicy { ack: *ack, ..kept })
         });
         TopicPolicies::new(1, list.collect())
     }

@@ -304,6 +304,7 @@ impl Publisher {
             fate: Fate::Refused,
             was_visible: false,
             is_expired: false,
+            is_deleted: false,
             was_absent: false,
         });
         Made { id, partition, intent, bytes }

@@ -8,7 +8,7 @@ use dataplane::session::{Asked, Delivery, SessionEvent, SubscribeRequest, Verdic
 use dataplane::token::{Token, TokenFields};
 use routing::subscription::GroupId;
 
-use crate::check::{matched, memory, order, rests};
+use crate::check::{deletion, matched, memory, order, rests};
 use crate::control::{Control, Wanted};
 use crate::faults::Fault;
 use crate::ledger::{Arrived, BatchId, Checked, Place, bits_of, violated};
@@ -318,6 +318,7 @@ impl Subscriber {
             );
         }
         scene.ledger.attempt_mut(id).was_visible = true;
+        deletion::check_delivery(&mut scene.ledger, id, &place, scene.now_us)?;
         matched::check(&scene.ledger, token.group, id)?;
         rests::check(&scene.ledger, token.group, scene.now_us)?;
         let bits = bits_of(&delivery.selection, header.count as usize);

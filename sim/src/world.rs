@@ -10,9 +10,10 @@ use log::folder::{FolderOptions, ShardLogs};
 
 use crate::audit::{self, Audit};
 use crate::check::{
-    acknowledged, cursors, memory, order, owed, progress, resent, retention, whole,
+    acknowledged, cursors, deletion, memory, order, owed, progress, resent, retention, whole,
 };
 use crate::control::Control;
+use crate::deletion::Deleter;
 use crate::disk::queue::{Failure, Queue};
 use crate::disk::storage::SimDisk;
 use crate::faults::{Fault, Tally};
@@ -33,6 +34,8 @@ const FOLDER: &str = "/data";
 const QUIET_US: u64 = 2_000_000;
 /// What an operator's seed differs by from that of its run.
 const OPERATOR_SEED: u64 = 0x0e4a_70e5;
+/// The same for one who deletes topics.
+const DELETER_SEED: u64 = 0xde1e_7e25;
 /// An operator does something in one of so many steps.
 const STEPS_PER_ORDER: u64 = 1_500;
 
@@ -46,6 +49,8 @@ pub struct World {
     random: Random,
     /// An operator who pauses and moves groups; most runs have none. What it draws shifts nothing else.
     operator: Option<Random>,
+    /// An operator who deletes topics; most runs have none.
+    deleter: Option<Deleter>,
     disasters: Vec<Disaster>,
     /// A restart that a stopped log or control plane has made necessary.
     repair_at_cycle: Option<u64>,
@@ -85,7 +90,10 @@ impl World {
         let subscribers = plan.subscribers.iter().enumerate();
         let mut operator = Random::new(seed ^ OPERATOR_SEED);
         let operates = operator.chance(400);
+        let mut deleter = Random::new(seed ^ DELETER_SEED);
+        let deletes = deleter.chance(350);
         Ok(World {
+            deleter: deletes.then(|| Deleter::new(deleter)),
             operator: operates.then_some(operator),
             publishers: publishers.map(|(number, plan)| Publisher::new(number, *plan)).collect(),
             subscribers: subscribers
@@ -171,6 +179,11 @@ impl World {
             && random.below(STEPS_PER_ORDER) == 0
         {
             self.control.operate(random, &mut self.scene.tally);
+        }
+        if let Some(deleter) = &mut self.deleter
+            && self.node.is_open
+        {
+            deleter.act(&mut self.node, &mut self.scene);
         }
         let cycles = self.scene.tally.cycles;
         if self.disasters.last().is_some_and(|next| cycles >= next.at_cycle) {
@@ -332,6 +345,7 @@ impl World {
             tally: &mut self.scene.tally,
         };
         let work = self.node.shards[index].run_once(now, &mut kernel);
+        self.scene.ledger.wall_end = self.scene.ledger.wall_end.max(now.wall);
         self.scene.trace.note(format_args!("{} shard {number} did {work}", now.mono_us));
         for (home, owner, event) in self.node.take_events(number) {
             match owner {
@@ -350,8 +364,12 @@ impl World {
         memory::check_operations(self.node.sides[index].queue.most())?;
         memory::check_mailboxes(self.node.network.longest())?;
         for log in self.node.shards[index].logs() {
-            let gone = retention::note_start(&mut self.scene.ledger, log);
-            self.scene.tally.add_faults(Fault::Expired, gone);
+            retention::note_gone(
+                &mut self.scene.ledger,
+                log,
+                &self.scene.plan,
+                &mut self.scene.tally,
+            )?;
         }
         self.check_memory(index)
     }
@@ -435,6 +453,10 @@ impl World {
             files.end_process();
         }
         drop(files);
+        if let Some(deleter) = &mut self.deleter {
+            deleter.node_down(&mut self.scene);
+        }
+        self.scene.ledger.expired_events.clear();
         self.disk_full_until_us = None;
         self.repair_at_cycle = None;
         self.scene.log_stopped = false;
@@ -455,8 +477,12 @@ impl World {
     fn audit(&mut self, shards: &mut [ShardLogs], power: Option<bool>) -> Result<Audit, Violation> {
         let audit = audit::audit(shards, &self.disk, &self.scene.ledger)?;
         for log in shards.iter().flat_map(|shard| shard.older.iter().chain([&shard.active])) {
-            let gone = retention::note_start(&mut self.scene.ledger, log);
-            self.scene.tally.add_faults(Fault::Expired, gone);
+            retention::note_gone(
+                &mut self.scene.ledger,
+                log,
+                &self.scene.plan,
+                &mut self.scene.tally,
+            )?;
         }
         let (ledger, plan) = (&mut self.scene.ledger, &self.scene.plan);
         let allowed = |topic| match (power, plan.ack_of(topic)) {
@@ -472,6 +498,7 @@ impl World {
         acknowledged::check(ledger, &audit)?;
         order::check_logs(ledger, &audit)?;
         cursors::check(ledger, &audit)?;
+        deletion::check(ledger, &audit)?;
         // What was not seen before this end was lost with it, and its place may be another's now.
         ledger.places = audit.found.iter().map(|found| (found.id, found.place)).collect();
         for ((group, log), cursor) in &audit.cursors {

@@ -11,7 +11,7 @@ use crate::ledger::{Arrived, BatchId, Checked, Hold, Ledger, Place, violated};
 const CHECK: &str = "order";
 
 /// The longest way of mail, with every mailbox on it full and every shard stalled.
-const MAIL_US_MAX: u64 = 2_000_000;
+pub(crate) const MAIL_US_MAX: u64 = 2_000_000;
 
 /// Offsets are dense in each topic and partition from the start of each log on, and what one session sent to one partition stands in the order sent.
 ///
@@ -20,7 +20,8 @@ const MAIL_US_MAX: u64 = 2_000_000;
 pub fn check_logs(ledger: &Ledger, audit: &Audit) -> Checked {
     let mut next_offsets: BTreeMap<(usize, Partition), u64> = BTreeMap::new();
     // What retention has taken of a log is missing before its first, or before the first of a later one.
-    let has_gaps = ledger.starts.values().any(|start| start.0 > 0);
+    let has_gaps =
+        ledger.starts.values().any(|start| start.0 > 0) || !ledger.first_offsets.is_empty();
     let mut firsts = BTreeSet::new();
     let mut newest: BTreeMap<(u32, Partition), BatchId> = BTreeMap::new();
     for found in &audit.found {

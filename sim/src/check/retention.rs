@@ -1,42 +1,70 @@
-//! Retention takes only what is below the start of its log, and whoever had still to get it is told of the gap.
+//! Retention takes only what is below the start of its log, or of its topic there, and nothing that the topic keeps longer;
+//! and whoever had still to get it is told of the gap.
 
-use codec::ids::Partition;
-use codec::limits::PARTITIONS;
 use log::log::Log;
 use routing::subscription::Start;
 
-use crate::ledger::{BatchId, Fate, GroupBook, Ledger, Sent, Violation, all_events, violated};
+use crate::faults::{Fault, Tally};
+use crate::ledger::{
+    BatchId, Checked, Fate, GroupBook, Ledger, Place, Sent, Violation, all_events, violated,
+};
+use crate::plan::{Keep, Plan};
 
 const CHECK: &str = "retention gaps are told";
 
-/// Notes where a log starts now, and which batches are gone with what is below. Returns how many events these had.
-pub fn note_start(ledger: &mut Ledger, log: &Log) -> u64 {
+/// Notes where a log and its topics start now, and which batches are gone with what is below.
+///
+/// # Errors
+/// Something went that its topic keeps longer.
+pub fn note_gone(ledger: &mut Ledger, log: &Log, plan: &Plan, tally: &mut Tally) -> Checked {
     let (key, start) = (log.key(), log.positions().start());
     let known = ledger.starts.entry(key).or_default();
-    if start <= *known {
-        return 0;
+    let has_expired = ledger.expired_events.insert(key, log.expired_events());
+    if start <= *known && has_expired.unwrap_or(0) == log.expired_events() {
+        return Ok(());
     }
-    *known = start;
+    *known = (*known).max(start);
     for (index, topic) in ledger.topics.iter().enumerate() {
-        let Some(id) = log.topic_id(topic.as_str()) else { continue };
-        let firsts = (0..PARTITIONS).map(Partition).map(|of| (of, log.logical_start(id, of)));
-        let firsts = firsts.filter(|(_, first)| first.0 > 0);
-        ledger.first_offsets.extend(firsts.map(|(of, first)| ((key, index, of), first)));
+        let name = topic.as_str();
+        let Some(id) = log.topic_id(name).or_else(|| log.deleted_topic_id(name)) else { continue };
+        for place in log.partitions(id).filter(|place| place.start.0 > 0) {
+            let first = ledger.first_offsets.entry((key, index, place.partition)).or_default();
+            *first = (*first).max(place.start);
+        }
     }
-    let mut gone = 0;
     for index in 0..ledger.sent.len() {
-        let sent = &ledger.sent[index];
-        let is_gone = match (ledger.places.get(&BatchId(index as u32)), sent.fate) {
-            (Some(place), _) => place.log == key && place.base < start,
+        let (id, sent) = (BatchId(index as u32), &ledger.sent[index]);
+        if sent.is_expired {
+            continue;
+        }
+        let (is_gone, is_with_segment) = match (ledger.places.get(&id), sent.fate) {
+            (Some(place), _) if place.log == key => {
+                let first = ledger.first_offsets.get(&(key, sent.topic, place.partition));
+                let is_below = first.is_some_and(|first| place.offset < *first);
+                check_age(ledger, sent, place, plan, is_below || place.base < start)?;
+                (is_below || place.base < start, place.base < start)
+            }
+            (Some(_), _) => (false, false),
             // Nobody has told its position: only the offset is known.
-            (None, fate) => is_below(ledger, BatchId(index as u32), fate),
+            (None, fate) => (is_below(ledger, id, fate), true),
         };
-        if is_gone && !sent.is_expired {
-            gone += sent.keys.len() as u64;
+        if is_gone {
+            let fault = if is_with_segment { Fault::Expired } else { Fault::TopicExpired };
+            tally.add_faults(fault, sent.keys.len() as u64);
             ledger.sent[index].is_expired = true;
         }
     }
-    gone
+    Ok(())
+}
+
+/// What goes must be older than its topic's own retention says, if that is all that it says.
+fn check_age(ledger: &Ledger, sent: &Sent, place: &Place, plan: &Plan, is_gone: bool) -> Checked {
+    let Some(Keep { seconds, bytes: 0 }) = plan.topic_keeps[sent.topic] else { return Ok(()) };
+    let until = place.append_time.0.saturating_add(seconds * 1_000_000);
+    if is_gone && (seconds == 0 || ledger.wall_end.0 < until) {
+        violated!(CHECK, "batch at {place:?} went before its topic's retention of {seconds} s");
+    }
+    Ok(())
 }
 
 /// Whether a batch was acknowledged at an offset that its log does not keep any more. Which log has a batch that was
@@ -58,7 +86,9 @@ pub fn is_below(ledger: &Ledger, id: BatchId, fate: Fate) -> bool {
 /// Groups were told of fewer.
 pub fn check_told(ledger: &Ledger, told: u64) -> Result<u64, Violation> {
     let mut owed = 0;
-    let expired = ledger.sent.iter().enumerate().filter(|(_, sent)| sent.is_expired);
+    let sent = ledger.sent.iter().enumerate();
+    // What a deletion takes between its acknowledgement and its routing is owed to nobody by name.
+    let expired = sent.filter(|(_, sent)| sent.is_expired && !sent.is_deleted);
     for (index, sent) in expired {
         for book in ledger.groups.values().filter(|book| !book.is_over) {
             let settled = book.settled.get(&BatchId(index as u32)).copied().unwrap_or(0);

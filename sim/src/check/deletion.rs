@@ -1,0 +1,103 @@
+//! A deleted topic stays deleted: once its deletion was answered, nothing that stood of it then is delivered but what was
+//! on its way, and no recovery finds it. Until then an event of it may be there or not.
+
+use codec::ids::{Offset, Partition};
+use log::disk::LogKey;
+use log::log::Log;
+
+use super::order::MAIL_US_MAX;
+use super::retention::is_below;
+use crate::audit::Audit;
+use crate::ledger::{BatchId, Checked, Ledger, Place, violated};
+
+const CHECK: &str = "deleted stays deleted";
+
+/// A partition of a topic (by its index in the run) in a log, and the first offset that its deletion left.
+pub type End = ((LogKey, usize, Partition), Offset);
+
+/// A shard has deleted a topic from these logs: what stands of it there may be gone from now on. Returns where it ended,
+/// and how many events are gone.
+pub fn note_begun<'a>(
+    ledger: &mut Ledger,
+    logs: impl Iterator<Item = &'a Log>,
+    topic: usize,
+) -> (Vec<End>, u64) {
+    let name = ledger.topics[topic].clone();
+    let mut ends = Vec::new();
+    for log in logs {
+        let Some(id) = log.deleted_topic_id(name.as_str()) else { continue };
+        let places = log.partitions(id).map(|place| {
+            assert_eq!(place.start, place.next, "nothing of it is kept");
+            ((log.key(), topic, place.partition), place.start)
+        });
+        ends.extend(places);
+    }
+    for (key, end) in &ends {
+        let first = ledger.first_offsets.entry(*key).or_default();
+        *first = (*first).max(*end);
+    }
+    let mut gone = 0;
+    for index in 0..ledger.sent.len() {
+        let (id, sent) = (BatchId(index as u32), &ledger.sent[index]);
+        let is_gone = match ledger.places.get(&id) {
+            Some(place) => is_at(&ends, place, sent.topic),
+            None => sent.topic == topic && is_below(ledger, id, sent.fate),
+        };
+        if is_gone && !sent.is_expired {
+            gone += sent.keys.len() as u64;
+            let sent = &mut ledger.sent[index];
+            (sent.is_expired, sent.is_deleted) = (true, true);
+        }
+    }
+    (ends, gone)
+}
+
+fn is_at(ends: &[End], place: &Place, topic: usize) -> bool {
+    let key = (place.log, topic, place.partition);
+    ends.iter().any(|(of, end)| *of == key && place.offset < *end)
+}
+
+/// An operator was told that a topic is deleted.
+pub fn note_told(ledger: &mut Ledger, ends: Vec<End>, now_us: u64) {
+    for (key, end) in ends {
+        ledger.deleted.insert(key, (end, Some(now_us)));
+    }
+}
+
+/// The node went down: nothing is on its way any more.
+pub fn note_down(ledger: &mut Ledger) {
+    ledger.deleted.values_mut().for_each(|(_, told_at)| *told_at = None);
+}
+
+/// A batch has come to a member.
+///
+/// # Errors
+/// Its topic was deleted, and it was not on its way.
+pub fn check_delivery(ledger: &mut Ledger, id: BatchId, place: &Place, now_us: u64) -> Checked {
+    let key = (place.log, ledger.attempt(id).topic, place.partition);
+    if ledger.first_offsets.get(&key).is_some_and(|first| place.offset < *first) {
+        // It was on its way as its log let it go, and nobody knew where it stood.
+        ledger.attempt_mut(id).is_expired = true;
+    }
+    if let Some((end, told_at)) = ledger.deleted.get(&key)
+        && place.offset < *end
+        && told_at.is_none_or(|at| at + MAIL_US_MAX < now_us)
+    {
+        violated!(CHECK, "batch {} at {place:?} came after its topic was deleted", id.0);
+    }
+    Ok(())
+}
+
+/// Looks for what was deleted in the logs.
+///
+/// # Errors
+/// It is there.
+pub fn check(ledger: &Ledger, audit: &Audit) -> Checked {
+    for found in &audit.found {
+        let key = (found.place.log, ledger.attempt(found.id).topic, found.place.partition);
+        if ledger.deleted.get(&key).is_some_and(|(end, _)| found.place.offset < *end) {
+            violated!(CHECK, "batch {} was deleted and stands at {:?}", found.id.0, found.place);
+        }
+    }
+    Ok(())
+}
