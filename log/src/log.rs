@@ -94,6 +94,8 @@ pub struct Log {
     pub(crate) retention: Retention,
     /// Records of deletions that are yet to be written, oldest first. A change of a cursor waits behind them.
     deletions: VecDeque<Vec<u8>>,
+    /// When the newest of them is durable.
+    deletion_mark: CursorMark,
     next_ticket: u64,
     scratch: Vec<u8>,
 }
@@ -170,6 +172,7 @@ impl Log {
             upkeep: Upkeep::default(),
             retention: Retention::recovered(may_hold_deleted.then_some(deleted_end)),
             deletions: VecDeque::new(),
+            deletion_mark: CursorMark::default(),
             next_ticket: 1,
             scratch: Vec::new(),
             options,

@@ -39,18 +39,16 @@ impl Deleter {
 
     /// He begins, or looks how far it is.
     pub fn act(&mut self, node: &mut Node, scene: &mut Scene) {
-        match &mut self.under_way {
-            None if self.random.below(STEPS_PER_DELETION) == 0 => {
+        let Some(deletion) = &mut self.under_way else {
+            if self.random.below(STEPS_PER_DELETION) == 0 {
                 let topic = self.random.index(scene.plan.topics.len());
                 let (todo, begun, ends) = ((0..node.count()).collect(), Vec::new(), Vec::new());
                 self.under_way = Some(Deletion { topic, todo, begun, ends });
             }
-            Some(deletion) if self.random.below(STEPS_PER_LOOK) == 0 => {
-                if deletion.go_on(node, scene) {
-                    self.under_way = None;
-                }
-            }
-            _ => {}
+            return;
+        };
+        if self.random.below(STEPS_PER_LOOK) == 0 && deletion.go_on(node, scene) {
+            self.under_way = None;
         }
     }
 

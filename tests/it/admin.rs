@@ -32,7 +32,7 @@ impl Answer {
     }
 
     /// The sum of a metric over its series.
-    fn sum(&self, name: &str) -> f64 {
+    pub fn sum(&self, name: &str) -> f64 {
         let series = self.body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
         let value =
             |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
@@ -175,6 +175,34 @@ fn readiness_follows_the_disk() {
     assert_eq!(metrics.metric(&state("running")), 0.0);
     assert!(metrics.sum("ringmesh_publish_refused_batches_total") > 0.0);
     assert!(server.stop().success());
+}
+
+/// A log that has stopped takes nothing until the server is restarted: whoever watches must hear of it, and why.
+#[test]
+fn readiness_tells_of_a_stopped_log() {
+    let folder = folder::new();
+    let data = folder.path().join("data");
+    let event = folder.path().join("event");
+    std::fs::write(&event, vec![b'x'; 64 << 10]).expect("it can be written");
+    let event = format!("@{}", event.display());
+    let mut server = Server::start_with(&data, &["--shards", "2"]);
+    server.expect_line("log stopped");
+    assert_eq!(get(&server, "/readyz").status, 200);
+    // The next segment cannot be made where the log's folder was.
+    let log = data.join("gen-000001/log-000");
+    std::fs::rename(&log, data.join("gen-000001/moved")).expect("it can be moved");
+    let ended = server.command(&["publish", "stop/a", &event, "--count", "1000"]).end();
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    assert!(ended.stderr.contains("log_stopped (301)"), "{}", ended.stderr);
+    let stopped = get(&server, "/readyz");
+    assert_eq!((stopped.status, &stopped.json()["ready"]), (503, &Value::Bool(false)));
+    let why = stopped.json()["not_ready"].to_string();
+    assert!(why.contains("log gen-000001/log-000 has stopped: "), "{why}");
+    assert_eq!(get(&server, "/healthz").status, 200, "it lives, and the other shard serves");
+    let metrics = get(&server, "/metrics");
+    let series = r#"ringmesh_log_state{log="gen-000001/log-000",state="stopped"}"#;
+    assert_eq!(metrics.metric(series), 1.0);
+    server.kill();
 }
 
 /// Every error says the same in the same form, so that a program can tell them apart.

@@ -1,5 +1,6 @@
 //! The control thread of a real server is stopped: what runs goes on, what is new is refused.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use codec::refusal::Code;
@@ -10,6 +11,7 @@ use ringmesh_client::{
 };
 use tokio::time::timeout;
 
+use crate::admin::exchange;
 use crate::folder;
 use crate::harness::PATIENCE;
 
@@ -33,6 +35,16 @@ async fn next(subscription: &mut Subscription) -> String {
     text
 }
 
+/// What `/readyz` says: the status, and what is amiss.
+async fn readiness(admin: SocketAddr) -> (u16, String) {
+    let request = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let asked = tokio::task::spawn_blocking(move || exchange(admin, request));
+    let answer = asked.await.expect("it does not panic");
+    let amiss = answer.json()["not_ready"].as_array().cloned().unwrap_or_default();
+    let amiss: Vec<String> = amiss.iter().map(ToString::to_string).collect();
+    (answer.status, amiss.join("; "))
+}
+
 /// A client that was there before comes back on another connection, and goes on.
 async fn come_back(server: &Server, publisher: &Client, id: &str, wish: SubscribeOptions) {
     let client = connect(server, id).await;
@@ -48,7 +60,7 @@ async fn come_back(server: &Server, publisher: &Client, id: &str, wish: Subscrib
 async fn shards_go_on_without_it() {
     let folder = folder::new();
     let mut config = Config::default();
-    config.admin.listen = None;
+    config.admin.listen = Some(([127, 0, 0, 1], 0).into());
     config.http.listen = None;
     config.server.data = folder.path().join("data");
     config.server.shards = Some(2);
@@ -68,7 +80,12 @@ async fn shards_go_on_without_it() {
     let watcher = connect(&server, "watcher").await;
     let own = watcher.subscribe(SubscribeOptions::new("a/#")).await.expect("and for this one");
 
+    let admin = server.admin().expect("it was asked for");
+    assert_eq!(readiness(admin).await, (200, String::new()));
     server.stop_control_plane();
+    let (status, why) = readiness(admin).await;
+    assert_eq!(status, 503);
+    assert!(why.contains("the control plane does not answer"), "{why}");
     drop((one, own));
     for client in [fan, watcher] {
         client.close(Duration::from_secs(5)).await;

@@ -27,6 +27,7 @@ mod peers;
 mod real_input;
 mod refusals;
 mod resend;
+mod retention;
 mod sdk;
 mod shell;
 mod terminal;

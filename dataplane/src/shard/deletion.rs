@@ -60,7 +60,13 @@ impl Shard {
         let Some(log) = self.logs.get_mut(measuring.log) else { return Some(measuring.sum) };
         let Some(size) = &mut measuring.size else {
             match log.topic_id(&measuring.topic) {
-                None => measuring.log += 1,
+                None => {
+                    // One whose deletion may still be lost is there.
+                    let was_there = log.deleted_topic_id(&measuring.topic).is_some();
+                    let is_durable = log.deletion_mark() <= log.durable_cursor_mark();
+                    measuring.sum.is_known |= was_there && !is_durable;
+                    measuring.log += 1;
+                }
                 Some(topic) => {
                     measuring.sum.is_known = true;
                     measuring.sum.events += log.kept_events(topic);
@@ -92,7 +98,11 @@ impl Shard {
         if known.iter().any(|(index, _)| self.is_stopped(*index)) {
             return Err(Code::LogStopped.into());
         }
-        let (mut marks, mut events) = (Vec::new(), 0);
+        // What was deleted before and is not durable yet is waited for, too.
+        let logs = self.logs.iter().enumerate();
+        let before = logs.filter(|(_, log)| log.deleted_topic_id(topic).is_some());
+        let mut marks: Vec<_> = before.map(|(index, log)| (index, log.deletion_mark())).collect();
+        let mut events = 0;
         for (index, id) in known {
             events += self.logs[index].kept_events(id);
             marks.push((index, self.logs[index].delete_topic(id)));

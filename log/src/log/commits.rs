@@ -464,7 +464,10 @@ impl Log {
         let Some(active) = self.segments.active.as_ref() else {
             // An older generation's log without anything to write: its next commit would begin its next segment.
             assert!(self.sealed, "only a sealed log has no tail");
-            let number = self.segments.next.map_or(self.segments.last_number + 1, |n| n.number);
+            let last = self.segments.last_number;
+            // The number of one that is being made was given already.
+            let unmade = if self.upkeep.is_preparing() { last } else { last + 1 };
+            let number = self.segments.next.map_or(unmade, |next| next.number);
             return (number, BLOCK_BYTES as u64, commit, position);
         };
         let lead = if active.header_written { 0 } else { BLOCK_BYTES as u64 };

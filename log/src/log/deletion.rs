@@ -33,7 +33,14 @@ impl Log {
         // Somebody waits: it is due at once.
         self.cursors_dirty_since = Some(Timestamp(0));
         assert!(self.durable_cursor_mark() < mark, "a deletion is yet to be written");
+        self.deletion_mark = mark;
         mark
+    }
+
+    /// Every deletion is durable once [`Log::durable_cursor_mark`] has come to this.
+    #[must_use]
+    pub fn deletion_mark(&self) -> CursorMark {
+        self.deletion_mark
     }
 
     /// The number of a topic that was deleted and has not begun again.

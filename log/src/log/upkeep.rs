@@ -62,6 +62,11 @@ impl Upkeep {
             && self.checkpoint.is_none()
     }
 
+    /// Whether a part of a segment is being made.
+    pub(super) fn is_preparing(&self) -> bool {
+        self.prepare.is_some()
+    }
+
     /// Whether this chore is in flight.
     fn is_asked(&self, ticket: Ticket) -> bool {
         let index = self.index.map(|(ticket, _)| ticket);

@@ -79,6 +79,8 @@ pub fn check_arrival(
     let book = ledger.groups.entry(group).or_default();
     let at = (place.log, place.base.plus(u64::from(index)));
     let is_first = book.received.get(&id).is_none_or(|bits| bits & (1 << index) == 0);
+    // A deletion that nobody was told of may be lost with the power: then the group goes back for what it has passed.
+    let is_first = is_first && !sent.is_expired;
     if is_first {
         let before = book.newest_first.insert(key, at);
         if before.is_some_and(|before| before > at) {

@@ -150,3 +150,25 @@ fn a_batch_that_is_sent_again_stays_deleted() {
     assert_eq!(send(&mut node, 3), Some(2), "offsets go on");
     assert_eq!(delete(&mut node, "t"), 1);
 }
+
+/// Whoever asks again because no answer came must not be told that it is done while a loss of power would bring the topic
+/// back.
+#[test]
+fn a_second_order_waits_for_the_first() {
+    let mut node = Node::open(&SimStorage::new(), 1, &[]);
+    let writer = node.session(0, "writer");
+    node.publish(0, writer, "t", &["a"]);
+    node.run(40);
+    node.shards[0].1.is_stuck = true;
+    let first = node.shards[0].0.begin_deletion("t").unwrap();
+    node.run(20);
+    let second = node.shards[0].0.begin_deletion("t").unwrap();
+    let answers = |node: &Node| {
+        let shard = &node.shards[0].0;
+        [&first, &second].map(|of| shard.deletion_step(of).map(Result::unwrap))
+    };
+    assert_eq!(answers(&node), [None, None]);
+    node.shards[0].1.is_stuck = false;
+    node.run(40);
+    assert_eq!(answers(&node), [Some(1), Some(0)]);
+}
