@@ -22,8 +22,9 @@ use codec::error::BuildError;
 use codec::event::Event;
 use codec::ids::{Offset, Timestamp, TopicId};
 use log::batch::StoredBatch;
-use routing::internal_topics::REDRIVE;
+use routing::internal_topics::{PARKING, REDRIVE};
 
+use crate::parked;
 use crate::selection::Bitmap;
 
 /// The group that could not be given the event.
@@ -125,11 +126,16 @@ fn push_dead(
     time: &str,
 ) -> Result<(), BuildError> {
     let partition = batch.header.partition;
+    let index = (offset.0 - batch.header.base_offset.0) as u32;
+    let is_parked = topic.starts_with(PARKING);
+    let first = is_parked.then(|| parked::origin(event, topic, batch, index));
+    let (topic, offset) = first.as_ref().map_or((topic, offset), |at| (&*at.topic, at.offset));
     let id = derived_id(&Place { topic, partition, offset });
     let offset = offset.to_string();
     let is_redriven = topic.starts_with(REDRIVE);
     let from_before = |key: &Key<'_>| event.get(key).filter(|_| is_redriven);
-    let kept = event.attributes().filter(|(key, _)| !KEYS.contains(key));
+    let is_kept = |key: &Key<'_>| !(KEYS.contains(key) || is_parked && parked::KEYS.contains(key));
+    let kept = event.attributes().filter(|(key, _)| is_kept(key));
     let mut attributes: Vec<(Key<'_>, Value<'_>)> = kept.collect();
     if event.get(&Key::Id).is_none() {
         attributes.push((Key::Id, Value::String(&id)));

@@ -186,12 +186,24 @@ pub struct PlaceReport {
     pub visible_end: Position,
     /// Events before `next` that are not settled.
     pub unsettled: u64,
+    /// Events that are parked; they are not among `unsettled`.
+    pub parked: u64,
+    /// Whether parked events block so many keys that the group takes nothing more of this log.
+    pub is_stopped: bool,
     /// Events from `next` to `visible_end`, whether or not the group wants them.
     pub unread: u64,
     /// Bytes of the log from `low` on; see [`log::log::place::Behind`].
     pub bytes: u64,
     /// When the oldest commit that it owes something of was begun.
     pub since: Option<Timestamp>,
+}
+
+impl PlaceReport {
+    /// Events that the group has not settled; at most: of what was not read, some may not be for it.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.unsettled + self.parked + self.unread
+    }
 }
 
 /// What one shard knows of a group's members.

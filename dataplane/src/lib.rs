@@ -15,6 +15,7 @@ pub mod mail;
 pub mod mailbox;
 pub mod options;
 pub mod outbound;
+pub mod parked;
 pub mod runtime;
 pub mod selection;
 pub mod session;

@@ -56,6 +56,8 @@ pub struct ShardOptions {
     pub retry_delay_us: u64,
     /// The longest such delay.
     pub retry_delay_max_us: u64,
+    /// An event that waits longer until it is tried again is parked.
+    pub park_after_us: u64,
     /// How long the ephemeral subscriptions of a client outlive its last session.
     pub ephemeral_expiry_us: u64,
     /// Sessions this shard may hold.
@@ -86,6 +88,7 @@ impl Default for ShardOptions {
             ack_deadline_us: 30_000_000,
             retry_delay_us: 100_000,
             retry_delay_max_us: 10_000_000,
+            park_after_us: 30_000_000,
             ephemeral_expiry_us: 60_000_000,
             sessions_max: 65_536,
             event_data_bytes_max: codec::limits::EVENT_DATA_BYTES_DEFAULT,

@@ -2,6 +2,7 @@
 //!
 //! - `$dead/GROUP`: events that a group could not be given. The group's name is one level: what a level may not hold is
 //!   written as `%` and two hexadecimal digits.
+//! - `$parking/GROUP`: events that wait long before they are tried again, for that group alone.
 //! - `$redrive/GROUP`: events for that group alone, and for every subscription of it, whatever these ask for.
 
 use std::fmt::Write;
@@ -13,6 +14,8 @@ use codec::murmur2::murmur2;
 
 /// The first level of topics of dead letters.
 pub const DEAD: &str = "$dead/";
+/// The first level of topics of parked events.
+pub const PARKING: &str = "$parking/";
 /// The first level of topics that one group gets.
 pub const REDRIVE: &str = "$redrive/";
 /// Longest name of a group that is written whole; a longer one is cut, and a hash of all of it follows.
@@ -23,7 +26,17 @@ const _: () = assert!(LEVEL_BYTES_MAX + 64 < TOPIC_BYTES_MAX, "every group has a
 /// The topic of a group's dead letters, by the group's full name.
 #[must_use]
 pub fn dead_topic(group_name: &str) -> Arc<str> {
-    let mut topic = DEAD.to_owned();
+    group_topic(DEAD, group_name)
+}
+
+/// The topic of a group's parked events, by the group's full name.
+#[must_use]
+pub fn parking_topic(group_name: &str) -> Arc<str> {
+    group_topic(PARKING, group_name)
+}
+
+fn group_topic(first_level: &str, group_name: &str) -> Arc<str> {
+    let mut topic = first_level.to_owned();
     push_level(group_name, &mut topic);
     if topic.len() > LEVEL_BYTES_MAX {
         let cut = (0..=LEVEL_BYTES_MAX).rev().find(|at| topic.is_char_boundary(*at));

@@ -16,7 +16,14 @@ use crate::harness::{Ended, PATIENCE, Server, run};
 
 const FLAGS: [&str; 2] = ["--shards", "2"];
 /// What a server keeps of the newest events is full after some megabytes: from there on its memory stands still.
-const SMALL: [&str; 4] = ["--set", "log.cache_bytes=4MiB", "--set", "log.segment_bytes=16MiB"];
+const SMALL: [&str; 6] = [
+    "--set",
+    "log.cache_bytes=4MiB",
+    "--set",
+    "log.segment_bytes=16MiB",
+    "--set",
+    "limits.memory_bytes_max=192MiB",
+];
 
 /// A command with the admin port of this server, which must end well.
 fn ask(server: &Server, arguments: &[&str]) -> Vec<String> {
@@ -48,11 +55,15 @@ fn create(server: &Server, group: &str) {
 }
 
 fn publish(client: &Client, numbers: std::ops::Range<usize>) {
+    publish_to(client, "dead/x", numbers);
+}
+
+fn publish_to(client: &Client, topic: &str, numbers: std::ops::Range<usize>) {
     let mut last = None;
     for number in numbers {
         let event = Event::text(number.to_string()).id(number.to_string());
         let event = event.key(format!("k-{}", number % 997));
-        last = Some(client.publish("dead/x", &event).expect("it is small"));
+        last = Some(client.publish(topic, &event).expect("it is small"));
     }
     if let Some(last) = last {
         client.flush().expect("it is connected");
@@ -139,6 +150,8 @@ fn poisonous_events_are_set_aside_and_come_again() {
     let mut subscription = join(&member, "workers");
     let mut handler = Handler::default();
     let mut memory = Vec::new();
+    // What the logs keep of the newest events is there before anything is measured.
+    publish_to(&publisher, "warm/x", 0..count / 2);
     for part in 0..10 {
         publish(&publisher, count * part / 10..count * (part + 1) / 10);
         let poison = (0..count * (part + 1) / 10).filter(|number| is_poison(*number)).count();
@@ -288,5 +301,87 @@ fn policies_hold_over_a_restart() {
     assert_eq!(get(&server, path).json()["policy"]["attempts_max"], 1);
     ask(&server, &["subscription", "set", "slow", "--default"]);
     assert_eq!(get(&server, path).json()["policy"]["attempts_max"], Value::Null);
+    assert!(server.stop().success());
+}
+
+/// Events that were parked durably since the server's start.
+fn parked_total(server: &Server) -> u64 {
+    let metrics = get(server, "/metrics").body;
+    let lines = metrics.lines().filter(|line| line.starts_with("ringmesh_parked_events_total{"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Kills while events wait for long: none is lost, none is delivered more often than a kill explains, the order of each key
+/// holds, and the attempts go on where they were.
+#[test]
+fn parked_events_outlive_kills() {
+    let folder = folder::new();
+    let flags = [&FLAGS[..], &["--set", "delivery.park_after=100ms"]].concat();
+    let mut server = Server::start_with(folder.path(), &flags);
+    create(&server, "slow");
+    let policy = ["--attempts", "1000", "--retry-delay", "3s", "--retry-delay-max", "3s"];
+    ask(&server, &[&["subscription", "set", "slow"], &policy[..]].concat());
+    let publisher = client(&server);
+    // Each key comes thrice; of every tenth one nothing can be worked on at first.
+    publish(&publisher, 0..200);
+    let is_slow = |number: usize| number.is_multiple_of(10);
+    let mut worked: BTreeMap<usize, usize> = BTreeMap::new();
+    let path = "/api/v1/subscriptions/slow";
+    for life in 0..3 {
+        let member = client(&server);
+        let mut subscription = join(&member, "slow");
+        let until_done = Instant::now() + PATIENCE;
+        let mut first_attempt: BTreeMap<usize, u32> = BTreeMap::new();
+        loop {
+            assert!(Instant::now() < until_done, "life {life}: {}", get(&server, path).body);
+            if let Some(delivery) = subscription.next(Duration::from_millis(50)).expect("it stands")
+            {
+                let attempt = delivery.attempt();
+                let events: Vec<_> = delivery
+                    .events()
+                    .map(|(offset, event)| {
+                        let text = std::str::from_utf8(event.data()).expect("text");
+                        (offset, text.parse::<usize>().expect("a number"))
+                    })
+                    .collect();
+                assert_eq!(&**delivery.topic(), "dead/x");
+                for (offset, number) in events {
+                    let first_two = is_slow(number) && life < 2;
+                    if is_slow(number) {
+                        let first = *first_attempt.entry(number).or_insert(attempt);
+                        assert!(first > life, "{number}: attempts go on, {first} in life {life}");
+                    }
+                    if !first_two {
+                        *worked.entry(number).or_default() += 1;
+                    }
+                    delivery.settle(offset, if first_two { Verdict::Retry } else { Verdict::Done });
+                }
+                continue;
+            }
+            // The first of each slow key is parked for certain, and all that stands behind it waits.
+            let is_far = match life {
+                2 => get(&server, path).json()["lag_events"] == 0,
+                _ => parked_total(&server) >= 20,
+            };
+            if is_far {
+                break;
+            }
+        }
+        if life == 0 {
+            // What comes behind parked events of its key waits, in every life.
+            (0..2).for_each(|_| publish(&publisher, 0..200));
+        }
+        drop((subscription, member));
+        if life < 2 {
+            server.kill();
+            server = Server::start_with(folder.path(), &flags);
+        }
+    }
+    assert_eq!(worked.len(), 200, "none is lost");
+    for (number, times) in &worked {
+        let more = if is_slow(*number) { 2 } else { 0 };
+        assert!((3..=3 + more).contains(times), "{number} came {times} times");
+    }
+    assert_eq!(letters(&server, "slow").len(), 0, "none has run out of attempts");
     assert!(server.stop().success());
 }

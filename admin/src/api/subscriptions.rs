@@ -43,6 +43,10 @@ pub(crate) struct SubscriptionItem {
     /// At most: of what was not read yet, events that it does not want are counted too.
     pub(super) lag_events: u64,
     lag_bytes: u64,
+    /// Those of them that wait for long, apart from their logs' order.
+    parked_events: u64,
+    /// Whether parked events block so many keys that it takes nothing more of some log.
+    stopped: bool,
     /// Age of the oldest commit that it owes something of; 0 when there is none.
     lag_seconds: f64,
 }
@@ -65,6 +69,8 @@ struct CursorBody {
     next_position: u64,
     visible_end_position: u64,
     unsettled_events: u64,
+    parked_events: u64,
+    stopped: bool,
     unread_events: u64,
     lag_bytes: u64,
     lag_seconds: f64,
@@ -229,8 +235,10 @@ fn item(
         filters: subscriptions.iter().map(|known| known.filter.as_str().to_owned()).collect(),
         members: reports.iter().map(|report| report.members).max().unwrap_or(0),
         in_flight_events: reports.iter().map(|report| report.in_flight).sum(),
-        lag_events: places().map(|place| place.unsettled + place.unread).sum(),
+        lag_events: places().map(PlaceReport::lag).sum(),
         lag_bytes: places().map(|place| place.bytes).sum(),
+        parked_events: places().map(|place| place.parked).sum(),
+        stopped: places().any(|place| place.is_stopped),
         lag_seconds: oldest.map_or(0.0, age_seconds),
     })
 }
@@ -242,6 +250,8 @@ fn cursor(place: &PlaceReport) -> CursorBody {
         next_position: place.next.0,
         visible_end_position: place.visible_end.0,
         unsettled_events: place.unsettled,
+        parked_events: place.parked,
+        stopped: place.is_stopped,
         unread_events: place.unread,
         lag_bytes: place.bytes,
         lag_seconds: place.since.map_or(0.0, age_seconds),

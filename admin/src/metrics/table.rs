@@ -150,9 +150,11 @@ metrics! {
         => |view, out| each_shard(view, out, |shard| shard.stats.rejected_events);
     "ringmesh_deliver_dropped_events_total" Counter ["shard"] "Events that were exhausted, too old or rejected and are gone, since their group keeps no dead letters."
         => |view, out| each_shard(view, out, |shard| shard.stats.dropped_events);
+    "ringmesh_parked_events_total" Counter ["shard"] "Events that were parked, since they wait for long until they are tried again; one that is parked again counts again."
+        => |view, out| each_shard(view, out, |shard| shard.stats.parked_events);
     "ringmesh_dead_letter_events_total" Counter ["shard"] "Events that were exhausted, too old or rejected and stand, durable, among the dead letters of their group."
         => |view, out| each_shard(view, out, |shard| shard.stats.dead_letter_events);
-    "ringmesh_dead_letter_refused_total" Counter ["shard"] "How often dead letters found no room, on a full disk say; they are tried again each second, and nothing is lost."
+    "ringmesh_dead_letter_refused_total" Counter ["shard"] "How often dead letters, or events to be parked, found no room, on a full disk say; they are tried again each second, and nothing is lost."
         => |view, out| each_shard(view, out, |shard| shard.stats.refused_dead_letters);
     "ringmesh_dead_letter_redriven_events_total" Counter ["shard"] "Dead letters that were given to their group again, or to another topic."
         => |view, out| each_shard(view, out, |shard| shard.stats.redriven_events);
@@ -267,7 +269,14 @@ metrics! {
             out.put(&[&group.name], group.reports.iter().map(|report| report.in_flight).sum::<u64>());
         };
     "ringmesh_group_lag_events" Gauge ["group"] "Events that the group has not settled, over all logs. At most: of what was not read for it yet, events that it does not want are counted too."
-        => |view, out| each_group(view, out, |place| place.unsettled + place.unread);
+        => |view, out| each_group(view, out, PlaceReport::lag);
+    "ringmesh_group_parked_events" Gauge ["group"] "Events of the group that are parked: they wait for long until they are tried again, and are part of its lag."
+        => |view, out| each_group(view, out, |place| place.parked);
+    "ringmesh_group_stopped" Gauge ["group"] "1 while the group takes nothing more of some log, because its parked events block 4,096 keys there."
+        => |view, out| for group in &view.groups {
+            let mut places = group.reports.iter().flat_map(|report| &report.places);
+            out.put(&[&group.name], u8::from(places.any(|place| place.is_stopped)));
+        };
     "ringmesh_group_lag_bytes" Gauge ["group"] "Bytes of the logs from the first event on that the group has not settled. At most, as above."
         => |view, out| each_group(view, out, |place| place.bytes);
     "ringmesh_group_lag_seconds" Gauge ["group"] "Age of the oldest commit that holds an event which the group has not settled; 0 when there is none."

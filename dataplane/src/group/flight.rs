@@ -1,6 +1,6 @@
 //! Batches that are not yet settled for a group: which of their events are in flight, and which are idle.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use codec::ids::Position;
 
@@ -100,17 +100,40 @@ impl Reason {
     }
 }
 
-/// Events of one batch that are not delivered any more, and are owed until they stand among the dead letters.
+/// What becomes of events that leave their batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They are not delivered any more: they go to the dead letters.
+    Dead(Reason),
+    /// They wait among the parked events, and are tried again at a time on the monotonic clock.
+    Parked {
+        /// When.
+        due_us: u64,
+        /// The keys of those that have one, by index.
+        keys: Vec<(u32, KeyHash)>,
+    },
+}
+
+/// Events of one batch that go elsewhere, and are owed here until they stand there.
 #[derive(Clone, Debug)]
 pub struct Dying {
     /// Which.
     pub events: Bitmap,
     /// How often they have been delivered.
     pub attempts: u32,
-    /// Why they are not any more.
-    pub reason: Reason,
-    /// The number of the append that brings them to the dead letters; `None` until it is under way.
+    /// Where they go.
+    pub fate: Fate,
+    /// The number of the append that brings them there; `None` until it is under way.
     pub burial: Option<u64>,
+}
+
+/// What an event of a batch of parked events stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// Its key, or what stands for it.
+    pub key: KeyHash,
+    /// Where it was appended first.
+    pub place: Position,
 }
 
 /// One batch that a group has taken and not settled.
@@ -127,8 +150,10 @@ pub struct Flight {
     more: Vec<Piece>,
     /// What is in flight to nobody.
     pub idle: Vec<Idle>,
-    /// What is on its way to the dead letters.
+    /// What is on its way elsewhere: to the dead letters, to the parked events.
     pub dying: Vec<Dying>,
+    /// What each of its events stands for, if they are parked ones.
+    pub parked: Option<Box<[Parked]>>,
 }
 
 impl Flight {
@@ -137,7 +162,23 @@ impl Flight {
     pub fn new(base: Position, count: u32) -> Self {
         assert!(count > 0, "a batch holds an event");
         let (more, idle, dying) = (Vec::new(), Vec::new(), Vec::new());
-        Flight { base, count, next_delivery: 0, first: None, more, idle, dying }
+        Flight { base, count, next_delivery: 0, first: None, more, idle, dying, parked: None }
+    }
+
+    /// A batch of parked events, none of them sent yet.
+    #[must_use]
+    pub fn of_parked(base: Position, parked: Box<[Parked]>) -> Self {
+        let count = u32::try_from(parked.len()).expect("a batch has so many events");
+        Flight { parked: Some(parked), ..Flight::new(base, count) }
+    }
+
+    /// An event's place in the line of its key.
+    #[must_use]
+    pub fn place(&self, index: u32) -> Position {
+        match &self.parked {
+            Some(parked) => parked[index as usize].place,
+            None => self.base.plus(u64::from(index)),
+        }
     }
 
     /// Adds a piece and numbers it.
@@ -223,15 +264,25 @@ impl Flight {
     }
 }
 
-/// The flights of one group in one log, by rising position.
+/// The flights of one group in one log, by rising position; those of parked events apart, since these come and go in any
+/// order and must not hold what stands between them.
 #[derive(Debug, Default)]
 pub struct Flights {
     list: VecDeque<Flight>,
+    parked: BTreeMap<Position, Flight>,
+    /// Batches of parked events that were changed and may be settled.
+    touched: Vec<Position>,
 }
 
 impl Flights {
     /// Adds a batch. Mostly it is the newest; a batch that is delivered again keeps its place.
     pub fn push(&mut self, flight: Flight) {
+        if flight.parked.is_some() {
+            let base = flight.base;
+            let before = self.parked.insert(base, flight);
+            assert!(before.is_none(), "a batch is taken once");
+            return;
+        }
         if self.list.back().is_none_or(|last| last.base < flight.base) {
             self.list.push_back(flight);
             return;
@@ -245,17 +296,33 @@ impl Flights {
     #[must_use]
     pub fn get(&self, base: Position) -> Option<&Flight> {
         let index = self.list.partition_point(|flight| flight.base < base);
-        self.list.get(index).filter(|flight| flight.base == base)
+        let found = self.list.get(index).filter(|flight| flight.base == base);
+        found.or_else(|| self.parked.get(&base))
     }
 
     /// The flight of the batch at `base`.
     pub fn get_mut(&mut self, base: Position) -> Option<&mut Flight> {
         let index = self.list.partition_point(|flight| flight.base < base);
-        self.list.get_mut(index).filter(|flight| flight.base == base)
+        let is_it = self.list.get(index).is_some_and(|flight| flight.base == base);
+        if is_it {
+            return self.list.get_mut(index);
+        }
+        let found = self.parked.get_mut(&base)?;
+        if self.touched.last() != Some(&base) {
+            self.touched.push(base);
+        }
+        Some(found)
     }
 
     /// Forgets settled flights at the front; those behind an unsettled one keep their place until it is settled.
     pub fn pop_settled(&mut self) {
+        if !self.touched.is_empty() {
+            for base in std::mem::take(&mut self.touched) {
+                if self.parked.get(&base).is_some_and(Flight::is_settled) {
+                    self.parked.remove(&base);
+                }
+            }
+        }
         while let Some(settled) = self.list.front().filter(|front| front.is_settled()) {
             let base = settled.base;
             self.list.pop_front();
@@ -268,15 +335,28 @@ impl Flights {
 
     /// All flights, also settled ones behind an unsettled one.
     pub fn iter(&self) -> impl Iterator<Item = &Flight> {
+        self.list.iter().chain(self.parked.values())
+    }
+
+    /// Those that are not of parked events.
+    pub fn unparked(&self) -> impl Iterator<Item = &Flight> {
         self.list.iter()
+    }
+
+    /// Those of parked events.
+    pub fn parked(&self) -> impl Iterator<Item = &Flight> {
+        self.parked.values()
     }
 
     /// All flights.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight> {
-        self.list.iter_mut()
+        // Whoever walks over all of them may settle any.
+        self.touched.clear();
+        self.touched.extend(self.parked.keys());
+        self.list.iter_mut().chain(self.parked.values_mut())
     }
 
-    /// How many there are, settled ones behind an unsettled one included.
+    /// How many there are, settled ones behind an unsettled one included, and parked ones not: the window.
     #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
@@ -285,6 +365,6 @@ impl Flights {
     /// Whether nothing is owed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list.is_empty() && self.parked.is_empty()
     }
 }

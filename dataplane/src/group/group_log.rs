@@ -6,6 +6,7 @@
 
 mod assigning;
 mod dying;
+pub mod parking;
 mod reading;
 mod settling;
 
@@ -15,17 +16,21 @@ use codec::body::Body;
 use codec::ids::Position;
 
 use crate::group::flight::{Flight, Flights, Idle, Piece};
-use crate::group::keys::{KeyHash, KeySet, Keys, key_hash};
+use crate::group::keys::{Blocked, KeyHash, KeyMap, Keys, block, key_hash};
 use crate::group::members::{Member, Members};
 use crate::group::rules::Rules;
 use crate::mail::MemberId;
 use crate::options::{DELIVERY_BYTES, FLIGHTS_MAX};
 use crate::selection::{Bitmap, Selection};
 use assigning::Share;
+use parking::PARKED_KEYS_MAX;
 use settling::Overdue;
 
 /// Most keys that may wait before the group takes no more batches.
 pub const WAITING_KEYS_MAX: usize = 4_096;
+
+/// Batches with idle events from which on none is taken of which nothing can go. Each look at what is idle passes all.
+const IDLE_TAKEN_MAX: usize = 1_024;
 
 /// One delivery to be made of the batch at hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +130,13 @@ pub struct GroupLog {
     idle: BTreeSet<Position>,
     /// Batches with dying events whose append is not under way.
     dying: BTreeSet<Position>,
+    /// Batches with idle events that may have to be parked, and whether for the window's sake: at once.
+    to_park: BTreeMap<Position, bool>,
+    /// Batches of parked events that are not due, by when they are: nobody looks at them before.
+    resting: BTreeSet<(u64, Position)>,
+    /// Batches of parked events that stand behind others of their key, by that and their place: nobody looks at them before
+    /// these are settled.
+    following: KeyMap<BTreeSet<(Position, Position)>>,
     /// Events that were exhausted and dropped since somebody asked.
     dropped: u32,
     /// Batches with idle events whose keys are not known yet. While there are any, nothing new is taken, since
@@ -146,6 +158,7 @@ impl GroupLog {
         self.unread == 0
             && self.flights.len() < FLIGHTS_MAX
             && self.keys.waiting() < WAITING_KEYS_MAX
+            && self.keys.parked() < PARKED_KEYS_MAX
     }
 
     /// Whether nothing is owed.
@@ -197,15 +210,28 @@ impl GroupLog {
             }
             return Offered::Taken;
         }
-        let eligible = eligible.to_bitmap(batch.count);
-        let keys = batch.keys_of(&eligible);
-        let waits = |keys: &Keys, key| keys.is_waiting(key);
+        let mut eligible = eligible.to_bitmap(batch.count);
+        let mut keys = batch.keys_of(&eligible);
+        if self.keys.parked() > 0 {
+            self.leave_out_parked(&batch, &mut eligible, &mut keys);
+            if eligible.is_empty() {
+                return Offered::Taken;
+            }
+        }
+        let waits = |keys: &Keys, key, index| {
+            keys.is_waiting(key) || keys.is_behind_parked(key, batch.base.plus(u64::from(index)))
+        };
         let plan = self.assign(&eligible, &keys, &waits, None, hand);
-        // Keys that wait for members of their own must not keep others from theirs.
-        if plan.pieces.is_empty() && !hand.members.divide_keys() {
+        // Keys that wait for members of their own, or for their own time, must not keep others from theirs.
+        if plan.pieces.is_empty()
+            && !hand.members.divide_keys()
+            && !self.waits_for_its_keys(&plan, &waits)
+        {
             return Offered::Refused;
         }
-        hand.members.take_turn();
+        if !plan.pieces.is_empty() {
+            hand.members.take_turn();
+        }
         self.send_tracked(&mut flight, plan.pieces, (1, &[]), hand);
         if !plan.waiting.is_empty() {
             for (_, key) in &plan.waiting_keys {
@@ -221,6 +247,17 @@ impl GroupLog {
         Offered::Taken
     }
 
+    /// Whether a batch of which nothing can go waits only behind earlier events of its keys: others must not wait for that.
+    fn waits_for_its_keys(
+        &self,
+        plan: &assigning::Assignment,
+        waits: &dyn Fn(&Keys, KeyHash, u32) -> bool,
+    ) -> bool {
+        plan.waiting_keys.len() == plan.waiting.len() as usize
+            && self.idle.len() < IDLE_TAKEN_MAX
+            && plan.waiting_keys.iter().all(|(index, key)| waits(&self.keys, *key, *index))
+    }
+
     /// The first batch after `after` whose idle events have to be read: since their keys are unknown, or since some of
     /// them can go out now. Keys of the batches that are passed over are `blocked`: nothing may overtake them.
     ///
@@ -230,7 +267,7 @@ impl GroupLog {
     pub fn next_idle(
         &self,
         after: Option<Position>,
-        blocked: &mut KeySet,
+        blocked: &mut Blocked,
         members: &Members,
         turn: Turn<'_>,
     ) -> Option<Position> {
@@ -246,33 +283,31 @@ impl GroupLog {
             if flight.idle.iter().any(|idle| idle.keys.is_none()) {
                 return true;
             }
-            let keys = |idle: &&Idle| -> Vec<KeyHash> {
-                idle.keys.iter().flatten().map(|(_, key)| *key).collect()
-            };
-            blocked.extend(later.iter().flat_map(keys));
-            if can_send && due.iter().any(|idle| self.can_go(idle, blocked, members)) {
+            later.iter().for_each(|idle| block_idle(blocked, flight, idle));
+            if can_send && due.iter().any(|idle| self.can_go(flight, idle, blocked, members)) {
                 return true;
             }
-            blocked.extend(due.iter().flat_map(keys));
+            due.iter().for_each(|idle| block_idle(blocked, flight, idle));
             false
         })
     }
 
     /// Whether any of these events, whose keys are known, could be sent now.
-    fn can_go(&self, idle: &Idle, blocked: &KeySet, members: &Members) -> bool {
+    fn can_go(&self, flight: &Flight, idle: &Idle, blocked: &Blocked, members: &Members) -> bool {
         let keys = idle.keys.as_deref().unwrap_or_default();
         let untracked = self.untracked_member.filter(|_| self.untracked > 0);
-        let is_free = |(_, key): &(u32, KeyHash)| {
+        let is_free = |(index, key): &(u32, KeyHash)| {
             let member = self.keys.bound_to(*key).or(untracked);
             let is_ready = |id| members.get(id).is_some_and(Member::is_ready);
-            !blocked.contains(key) && member.map_or_else(|| members.any_ready_for(*key), is_ready)
+            !self.keys.is_blocked(blocked, *key, flight.place(*index))
+                && member.map_or_else(|| members.any_ready_for(*key), is_ready)
         };
         members.any_ready() && (idle.events.len() as usize > keys.len() || keys.iter().any(is_free))
     }
 
     /// Sends what can be sent of a batch's idle events. `blocked` collects the keys that may not be sent after this in
     /// one pass, since an event of theirs stays behind; passes go by rising position.
-    pub fn redeliver(&mut self, hand: &mut Hand<'_>, blocked: &mut KeySet) {
+    pub fn redeliver(&mut self, hand: &mut Hand<'_>, blocked: &mut Blocked) {
         let base = hand.batch.base;
         let place = self.flights.get_mut(base).expect("idle batches are flights");
         let mut flight = std::mem::replace(place, Flight::new(base, hand.batch.count));
@@ -282,7 +317,7 @@ impl GroupLog {
         for mut idle in std::mem::take(&mut flight.idle) {
             self.learn_keys(&hand.batch, &mut idle);
             if idle.not_before_us > hand.turn.mono_us {
-                blocked.extend(idle.keys.iter().flatten().map(|(_, key)| *key));
+                block_idle(blocked, &flight, &idle);
                 flight.idle.push(idle);
             } else {
                 // Joined, so that they go by their order in the batch, whatever made each of them idle. Each keeps its
@@ -310,16 +345,17 @@ impl GroupLog {
         flight: &mut Flight,
         (idle, attempts): (Idle, &[(Bitmap, u32)]),
         hand: &mut Hand<'_>,
-        blocked: &mut KeySet,
+        blocked: &mut Blocked,
     ) {
         let keys = idle.keys.unwrap_or_default();
-        let is_blocked = |_: &Keys, key| blocked.contains(&key);
+        let is_blocked =
+            |keys: &Keys, key, index| keys.is_blocked(blocked, key, flight.place(index));
         let plan = self.assign(&idle.events, &keys, &is_blocked, idle.avoid, hand);
         keys.iter().for_each(|(_, key)| self.keys.wait_over(*key));
         self.send_tracked(flight, plan.pieces, (idle.attempt, attempts), hand);
-        for (_, key) in &plan.waiting_keys {
+        for (index, key) in &plan.waiting_keys {
             self.keys.wait(*key);
-            blocked.insert(*key);
+            block(blocked, *key, flight.place(*index));
         }
         for (of, attempt) in attempts {
             let events = plan.waiting.common(of);
@@ -351,7 +387,7 @@ impl GroupLog {
             "what is in flight, idle or dying belongs to a batch that is not settled"
         );
         // The simulator asks after every event; a server could not afford to.
-        if cfg!(debug_assertions) && self.flights.len() <= 64 {
+        if cfg!(debug_assertions) && self.flights.len() + self.keys.parked_events() <= 64 {
             self.check_all();
         }
     }
@@ -362,10 +398,14 @@ impl GroupLog {
         let flights = || self.flights.iter();
         let idle = flights().filter(|flight| !flight.idle.is_empty());
         let idle = idle.map(|flight| &flight.base);
-        assert!(idle.eq(&self.idle), "every batch with idle events is found, and no other");
+        let mut idle: BTreeSet<Position> = idle.copied().collect();
+        let following = self.following.values().flatten().map(|(_, base)| base);
+        let resting = self.resting.iter().map(|(_, base)| base).chain(following);
+        resting.for_each(|base| assert!(idle.remove(base), "who rests is owed, and rests once"));
+        assert!(idle == self.idle, "every batch with idle events is found, and no other");
         let waits = |flight: &&Flight| flight.dying.iter().any(|dying| dying.burial.is_none());
-        let dying = flights().filter(waits).map(|flight| &flight.base);
-        assert!(dying.eq(&self.dying), "every batch with events to be buried is found");
+        let dying: BTreeSet<Position> = flights().filter(waits).map(|flight| flight.base).collect();
+        assert!(dying == self.dying, "every batch with events to be buried is found");
         let unread = flights().flat_map(|flight| &flight.idle);
         let unread = unread.filter(|idle| idle.keys.is_none()).count();
         assert_eq!(unread as u32, self.unread, "unknown keys are counted");
@@ -379,20 +419,10 @@ impl GroupLog {
         );
     }
 
-    /// What is owed below the group's next position: runs of positions, end exclusive, rising.
+    /// What is owed below the group's next position, parked events left out: runs of positions, end exclusive, rising.
     #[must_use]
     pub fn unsettled(&self) -> Vec<(Position, Position)> {
-        let mut runs: Vec<(Position, Position)> = Vec::new();
-        for flight in self.flights.iter().filter(|flight| !flight.is_settled()) {
-            for index in flight.owed().iter() {
-                let at = flight.base.plus(u64::from(index));
-                match runs.last_mut() {
-                    Some((_, end)) if *end == at => *end = at.plus(1),
-                    _ => runs.push((at, at.plus(1))),
-                }
-            }
-        }
-        runs
+        runs_of(self.flights.unparked())
     }
 
     /// The one member that can take the whole batch without a look at its keys.
@@ -404,7 +434,7 @@ impl GroupLog {
     ) -> Option<MemberId> {
         let member = members.only()?;
         let fits = member.is_ready() && eligible.len(batch.count) <= member.lease;
-        let free = self.keys.waiting() == 0 && self.idle.is_empty();
+        let free = self.keys.waiting() == 0 && self.idle.is_empty() && self.keys.parked() == 0;
         let same = self.untracked == 0 || self.untracked_member == Some(member.id);
         (fits && free && same).then_some(member.id)
     }
@@ -484,5 +514,27 @@ impl GroupLog {
             assert!(self.unread > 0, "unknown keys are counted");
             self.unread -= 1;
         }
+    }
+}
+
+/// What is owed of these flights, as runs of positions.
+fn runs_of<'a>(flights: impl Iterator<Item = &'a Flight>) -> Vec<(Position, Position)> {
+    let mut runs: Vec<(Position, Position)> = Vec::new();
+    for flight in flights.filter(|flight| !flight.is_settled()) {
+        for index in flight.owed().iter() {
+            let at = flight.base.plus(u64::from(index));
+            match runs.last_mut() {
+                Some((_, end)) if *end == at => *end = at.plus(1),
+                _ => runs.push((at, at.plus(1))),
+            }
+        }
+    }
+    runs
+}
+
+/// Events that stay idle keep back what stands behind them in the line of their key.
+fn block_idle(blocked: &mut Blocked, flight: &Flight, idle: &Idle) {
+    for (index, key) in idle.keys.iter().flatten() {
+        block(blocked, *key, flight.place(*index));
     }
 }

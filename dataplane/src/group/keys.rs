@@ -1,10 +1,11 @@
 //! Which keys are bound to a member, and which wait: what keeps the events of one key in order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use codec::crc32c::crc32c;
+use codec::ids::Position;
 use codec::murmur2::murmur2;
 
 use crate::mail::MemberId;
@@ -69,13 +70,34 @@ pub type KeyMap<T> = HashMap<KeyHash, T, BuildHasherDefault<KeyHasher>>;
 /// A set of keys.
 pub type KeySet = HashSet<KeyHash, BuildHasherDefault<KeyHasher>>;
 
+/// Keys that may not be sent in this pass over what is idle, each from an event's place in its line on.
+pub type Blocked = KeyMap<Position>;
+
+/// Nothing of `key` that stands behind `place` may be sent in this pass.
+pub fn block(blocked: &mut Blocked, key: KeyHash, place: Position) {
+    let first = blocked.entry(key).or_insert(place);
+    *first = place.min(*first);
+}
+
+/// What stands for the key of a parked event that has none: nothing else waits for it.
+#[must_use]
+pub fn own_key(place: Position) -> KeyHash {
+    place.0 | 1 << 63
+}
+
 /// The keys of one group in one log.
+///
+/// The events of a key stand in line by their *places*: the positions at which they were appended first. A parked event
+/// keeps its place, so whatever came behind it waits for it, wherever its copy stands.
 #[derive(Debug, Default)]
 pub struct Keys {
     /// Keys with tracked events in flight: to whom, and how many.
     bound: KeyMap<(MemberId, u32)>,
     /// Keys with idle events: how many.
     waiting: KeyMap<u32>,
+    /// Keys of parked events, also of those on their way there: the places of these.
+    parked: KeyMap<BTreeSet<Position>>,
+    parked_events: usize,
 }
 
 impl Keys {
@@ -89,6 +111,63 @@ impl Keys {
     #[must_use]
     pub fn is_waiting(&self, key: KeyHash) -> bool {
         self.waiting.contains_key(&key)
+    }
+
+    /// Whether an event of `key` that stands before `place` is parked.
+    #[must_use]
+    pub fn is_behind_parked(&self, key: KeyHash, place: Position) -> bool {
+        let first = self.parked.get(&key).and_then(BTreeSet::first);
+        first.is_some_and(|first| *first < place)
+    }
+
+    /// Whether an event of `key` may not be sent in this pass.
+    #[must_use]
+    pub fn is_blocked(&self, blocked: &Blocked, key: KeyHash, place: Position) -> bool {
+        blocked.get(&key).is_some_and(|from| *from < place) || self.is_behind_parked(key, place)
+    }
+
+    /// Keys with parked events.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Parked events.
+    #[must_use]
+    pub fn parked_events(&self) -> usize {
+        self.parked_events
+    }
+
+    /// Whether an event of `key` is parked.
+    #[must_use]
+    pub fn is_parked(&self, key: KeyHash) -> bool {
+        self.parked.contains_key(&key)
+    }
+
+    /// Whether the event of `key` at `place` is parked.
+    #[must_use]
+    pub fn is_parked_at(&self, key: KeyHash, place: Position) -> bool {
+        self.parked.get(&key).is_some_and(|places| places.contains(&place))
+    }
+
+    /// An event of `key` is parked, or was before and is again.
+    pub fn park(&mut self, key: KeyHash, place: Position) {
+        if self.parked.entry(key).or_default().insert(place) {
+            self.parked_events += 1;
+        }
+        assert!(self.parked.len() <= self.parked_events, "a key is parked by an event of it");
+    }
+
+    /// A parked event is not owed any more. After a kill it may stand there twice.
+    pub fn unpark(&mut self, key: KeyHash, place: Position) {
+        let Some(places) = self.parked.get_mut(&key) else { return };
+        if places.remove(&place) {
+            assert!(self.parked_events > 0, "parked events are counted");
+            self.parked_events -= 1;
+        }
+        if places.is_empty() {
+            self.parked.remove(&key);
+        }
     }
 
     /// Keys that wait.

@@ -15,6 +15,8 @@ pub struct Rules {
     pub retry_delay_max_us: u64,
     /// By how many hundredths a delay may be shorter.
     pub jitter_percent: u8,
+    /// What waits longer is parked.
+    pub park_after_us: u64,
     /// How long a member may keep a delivery unsettled.
     pub ack_timeout_us: u64,
     /// Most events in flight to one member.
@@ -38,6 +40,7 @@ impl Rules {
             retry_delay_us,
             retry_delay_max_us: delay_max_us.max(retry_delay_us),
             jitter_percent: policy.jitter_percent.min(100),
+            park_after_us: options.park_after_us,
             ack_timeout_us: policy.ack_timeout_ms.map_or(options.ack_deadline_us, us),
             in_flight_max: policy.in_flight_max.unwrap_or(CREDIT_MAX).clamp(1, CREDIT_MAX),
             age_max_us: policy.age_max_ms.map_or(u64::MAX, us),

@@ -8,9 +8,9 @@ use codec::event::DataKind;
 use codec::header::HEADER_BYTES;
 use codec::ids::{Partition, Position, TopicId};
 
-use crate::group::flight::Reason;
+use crate::group::flight::{Fate, Reason};
 use crate::group::group_log::{BatchView, Dispatch, GroupLog, Hand, Offered, Turn};
-use crate::group::keys::{KeySet, KeyShare, key_hash};
+use crate::group::keys::{Blocked, KeyShare, key_hash};
 use crate::group::members::{Members, Presence};
 use crate::group::rules::Rules;
 use crate::mail::MemberId;
@@ -25,6 +25,7 @@ const RULES: Rules = Rules {
     retry_delay_us: 50,
     retry_delay_max_us: 400,
     jitter_percent: 50,
+    park_after_us: u64::MAX,
     ack_timeout_us: DEADLINE_US,
     in_flight_max: CREDIT_MAX,
     age_max_us: u64::MAX,
@@ -270,7 +271,8 @@ impl World {
     /// Brings what dies to the dead letters, in several appends that come back in any order, or not at all.
     fn bury(&mut self) {
         while let Some((base, dying)) = self.group.next_dying(None) {
-            let (reason, attempts) = (dying.reason, dying.attempts);
+            let Fate::Dead(reason) = dying.fate else { panic!("nothing is parked here") };
+            let attempts = dying.attempts;
             let mut part = dying.events.clone();
             if part.len() > 1 && self.random.below(3) == 0 {
                 part = Bitmap::none(0);
@@ -332,7 +334,7 @@ impl World {
     }
 
     fn send_again(&mut self) {
-        let mut blocked = KeySet::default();
+        let mut blocked = Blocked::default();
         let mut after = None;
         let turn = self.turn();
         while let Some(base) = self.group.next_idle(after, &mut blocked, &self.members, turn) {
@@ -468,10 +470,10 @@ fn what_cannot_go_is_not_read_again() {
     );
     assert!(!settled.is_stale);
     let mut later = world.turn();
-    let next = world.group.next_idle(None, &mut KeySet::default(), &world.members, later);
+    let next = world.group.next_idle(None, &mut Blocked::default(), &world.members, later);
     assert_eq!(next, None, "key 0 waits for its member, key 3 for its time");
     later.mono_us += 1_000;
-    let next = world.group.next_idle(None, &mut KeySet::default(), &world.members, later);
+    let next = world.group.next_idle(None, &mut Blocked::default(), &world.members, later);
     assert_eq!(next, Some(base), "only what can go is read");
 }
 
@@ -526,7 +528,7 @@ fn divided_keys_wait_for_their_own_member() {
         held.flat_map(|held| held.events.iter().map(|index| held.base + u64::from(index))).collect()
     };
     assert_eq!(got(&world, 0), [1, 3, 4]);
-    let next = world.group.next_idle(None, &mut KeySet::default(), &world.members, world.turn());
+    let next = world.group.next_idle(None, &mut Blocked::default(), &world.members, world.turn());
     assert_eq!(next, None, "what cannot go is not read");
     world.members.join(id(1), 20, share(1));
     world.send_again();
@@ -554,7 +556,7 @@ fn what_was_not_shown_spends_no_attempt() {
         assert_eq!((settled.events, settled.is_stale), (2, false));
         let (count, body) = world.bodies[&base].clone();
         let batch = BatchView { base: Position(base), count, body: &body };
-        let (mut out, mut blocked) = (Vec::new(), KeySet::default());
+        let (mut out, mut blocked) = (Vec::new(), Blocked::default());
         let mut hand = Hand { batch, members: &mut world.members, turn, out: &mut out };
         world.group.redeliver(&mut hand, &mut blocked);
         assert_eq!(out.iter().map(|sent| sent.attempt).collect::<Vec<_>>(), [1], "{delivery}");

@@ -18,6 +18,7 @@ use crate::kernel::Kernel;
 use crate::shard::Shard;
 use crate::shard::group::{Group, GroupSubscription, Place};
 use crate::shard::letters::is_letters;
+use crate::shard::park::{ParkedPlace, group_of, parked_number};
 use crate::shard::policies::retention_of;
 
 /// A version whose starts are not all fixed.
@@ -123,7 +124,7 @@ impl Shard {
     fn forget_orphans(&mut self, first: &RoutingSnapshot) {
         for log in &mut self.logs {
             let known =
-                |group| is_letters(group) || !first.subscriptions_of(GroupId(group)).is_empty();
+                |number| is_letters(number) || !first.subscriptions_of(group_of(number)).is_empty();
             let orphans = log.cursors().map(|(group, _)| group).filter(|group| !known(*group));
             for group in orphans.collect::<Vec<_>>() {
                 log.remove_cursor(group);
@@ -206,7 +207,8 @@ impl Shard {
         let places = (0..self.logs.len()).map(|log| {
             let cursor = self.recovered_cursor(log, subscription.group);
             let tail = self.tail_of(log);
-            cursor.map_or_else(|| Place::new(tail), Place::resume)
+            let place = cursor.map_or_else(|| Place::new(tail), Place::resume);
+            Place { parked: ParkedPlace::resume(subscription.group, &self.logs[log]), ..place }
         });
         let places = places.collect();
         let durable = subscription.is_durable();
@@ -260,8 +262,12 @@ impl Shard {
         self.catching_up.remove(&id);
         self.waiting_bytes.remove(&id);
         for log in &mut self.logs {
-            log.remove_cursor(id.0);
-            assert!(log.cursor(id.0).is_none(), "what ended has no place");
+            for number in [id.0, parked_number(id)] {
+                if log.cursor(number).is_some() {
+                    log.remove_cursor(number);
+                }
+                assert!(log.cursor(number).is_none(), "what ended has no place");
+            }
         }
     }
 
@@ -341,7 +347,8 @@ impl Shard {
         let (active, tail) = (self.active_index(), self.tail.position());
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
         for (log, place) in group.places.iter_mut().enumerate() {
-            place.at_tail |= log == active && place.next() >= tail && !group.is_paused;
+            let is_at_end = place.next() >= tail && place.parked.is_known();
+            place.at_tail |= log == active && is_at_end && !group.is_paused;
             if place.at_tail {
                 // All that is before it is routed from there: nothing is left to be looked up.
                 place.seek = None;
@@ -364,6 +371,13 @@ impl Shard {
             let cursor = group.cursor(index, tail);
             let changed = log.cursor(id.0) != Some(&cursor);
             marks.push(changed.then(|| log.put_cursor(id.0, cursor)));
+            let place = &group.places[index];
+            let Some(parked) = place.parked.cursor(|| place.log.parked_unsettled()) else {
+                continue;
+            };
+            if log.cursor(parked_number(id)) != Some(&parked) {
+                log.put_cursor(parked_number(id), parked);
+            }
         }
         marks
     }

@@ -10,6 +10,7 @@ use routing::internal_topics::dead_topic;
 use routing::subscription::GroupId;
 
 use crate::dead_letter::{Death, dead_letters};
+use crate::group::flight::Fate;
 use crate::kernel::Kernel;
 use crate::shard::Shard;
 use crate::shard::deliver::{READ_RETRY_US, TurnEnd};
@@ -22,7 +23,7 @@ const BURIALS_PER_TURN: u32 = 16;
 /// How soon an append is tried again that found buffers full.
 const NO_ROOM_RETRY_US: u64 = 5_000;
 /// How soon one is tried again that the log has refused: there is no disk space, say.
-const REFUSED_RETRY_US: u64 = 1_000_000;
+pub(super) const REFUSED_RETRY_US: u64 = 1_000_000;
 
 impl Shard {
     /// Brings dying events to the dead letters.
@@ -61,14 +62,18 @@ impl Shard {
 
     fn bury_in<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> TurnEnd {
         for _ in 0..BURIALS_PER_TURN {
+            let base = match self.next_leaving(id, log) {
+                Ok(Some(base)) => base,
+                Ok(None) => return TurnEnd::Rest,
+                Err(later) => return later,
+            };
             let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
-            let Some((base, _)) = place.log.next_dying(None) else { return TurnEnd::Rest };
             let known = place.grave.take().filter(|reader| reader.position() == base);
             let mut reader = known.unwrap_or_else(|| Reader::new(base));
             let end = self.logs[log].positions().end();
             match self.logs[log].read(&mut reader, end, &mut |_| true, kernel) {
                 ReadStep::Batch(batch) if batch.header.base_position == base => {
-                    if let Err(error) = self.bury_batch(id, log, &batch) {
+                    if let Err(error) = self.take_away(id, log, &batch) {
                         return self.bury_later(id, &error);
                     }
                 }
@@ -90,7 +95,7 @@ impl Shard {
                 // Retention has taken it, or the disk has damaged it: there is nothing left to keep.
                 _ => {
                     let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
-                    self.stats.lost_events += u64::from(place.log.forget_dying(base));
+                    self.stats.lost_events += u64::from(place.log.forget_leaving(base));
                     self.note_moved(id);
                 }
             }
@@ -125,20 +130,27 @@ impl Shard {
     }
 
     /// Appends the first list of dying events of a batch, as much of it as fits one batch of dead letters.
-    fn bury_batch(&mut self, id: GroupId, log: usize, batch: &StoredBatch) -> Result<(), NoAppend> {
+    pub(super) fn bury_batch(
+        &mut self,
+        id: GroupId,
+        log: usize,
+        batch: &StoredBatch,
+    ) -> Result<(), NoAppend> {
         let base = batch.header.base_position;
         let group = &self.groups[&id];
         let (_, dying) = group.places[log].log.next_dying(None).expect("it has its turn for it");
+        let Fate::Dead(reason) = dying.fate else {
+            unreachable!("what is parked goes another way")
+        };
         let name = self.logs[log].topic_name(batch.header.topic).expect("a log knows its topics");
         let group_name = group.name();
         let death = Death {
             group: &group_name,
-            reason: dying.reason.word(),
+            reason: reason.word(),
             time: self.now.wall,
             attempts: dying.attempts,
         };
         let (bytes, events) = dead_letters(batch, name, &dying.events, &death);
-        let reason = dying.reason;
         let topic = dead_topic(&group_name);
         let number = self.errands.next();
         self.append_own(&topic, &bytes, Errand::Burial { group: id, log, base })?;

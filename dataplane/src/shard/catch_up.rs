@@ -44,6 +44,9 @@ impl Shard {
         kernel: &mut K,
     ) -> Option<TurnEnd> {
         let active = log == self.active_index();
+        if let Some(end) = self.find_parked(id, log, kernel) {
+            return Some(end);
+        }
         if !self.is_sought(id, log, kernel) {
             return Some(TurnEnd::Disk);
         }

@@ -32,6 +32,15 @@ pub(super) enum Errand {
         /// The batch they are of.
         base: Position,
     },
+    /// Copies of parked events of a group: their originals are settled, and the copies owed.
+    Parking {
+        /// Whose.
+        group: GroupId,
+        /// Index of the log that the originals stand in, and the copies.
+        log: usize,
+        /// The batch they are of.
+        base: Position,
+    },
     /// Letters that were redriven: they are taken out of the dead letters.
     Redrive,
 }
@@ -78,12 +87,21 @@ impl Shard {
         Ok(())
     }
 
-    /// An errand's batch is durable, or has come to nothing.
-    pub(super) fn errand_done(&mut self, number: u64, refusal: Option<Refusal>) {
+    /// An errand's batch is durable, or has come to nothing. `at`: its first event's position, if its log is here.
+    pub(super) fn errand_done(
+        &mut self,
+        number: u64,
+        refusal: Option<Refusal>,
+        at: Option<Position>,
+    ) {
         let errand = self.errands.under_way.remove(&number).expect("an errand is answered once");
         match errand {
             Errand::Burial { group, log, base } => {
                 self.burial_done((group, log, base), number, refusal);
+            }
+            Errand::Parking { group, log, base } => {
+                let copy = if refusal.is_none() { at } else { None };
+                self.parking_done((group, log, base), number, copy);
             }
             Errand::Redrive => self.redrive_done(number, refusal),
         }

@@ -98,7 +98,9 @@ impl Shard {
         if group.gate.told >= active || self.logs.len() == 1 {
             return;
         }
-        let is_done = |place: &Place, end: Position| place.log.is_empty() && place.next() >= end;
+        let is_done = |place: &Place, end: Position| {
+            place.log.is_empty() && place.parked.is_known() && place.next() >= end
+        };
         let open = self.logs.iter().zip(&group.places).find(|(log, place)| {
             log.key().generation < active && !is_done(place, log.positions().end())
         });

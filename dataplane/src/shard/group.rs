@@ -14,6 +14,7 @@ use crate::group::members::Members;
 use crate::group::rules::Rules;
 use crate::selection::{Bitmap, Selection};
 use crate::shard::gate::Gate;
+use crate::shard::park::ParkedPlace;
 
 /// One subscription of a group, and where it begins in each log of the shard.
 #[derive(Debug)]
@@ -72,6 +73,8 @@ pub struct Place {
     pub again: Option<Reader>,
     /// Reads batches whose events go to the dead letters.
     pub grave: Option<Reader>,
+    /// Its parked events, beside those that are owed by now.
+    pub parked: ParkedPlace,
     /// Where the reader is to begin is being looked up; until then it stands at the log's start.
     pub seek: Option<StartSeek>,
     /// Reading has failed and is not tried before then, on the monotonic clock.
@@ -94,6 +97,7 @@ impl Place {
             owed: None,
             again: None,
             grave: None,
+            parked: ParkedPlace::default(),
             seek: None,
             failed_until_us: 0,
             again_failed_until_us: 0,

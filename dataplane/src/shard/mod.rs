@@ -4,8 +4,9 @@
 //! The steps, one file each: [`publish`] (admit, append, release acks: [`acks`], [`policies`], [`creation`]), [`adopt`] (snapshots), [`members`] (who is
 //! there and whose credit is lent to whom), [`gate`] (generations in their order), [`deliver`] (route, send),
 //! [`catch_up`] (groups that are behind), [`redeliver`] (what goes again), [`settle`] (what came back), [`bury`] (what is
-//! given up), [`errands`] (what the shard appends itself), [`letters`] (dead letters, looked at and worked through),
-//! [`retiring`] (members that are gone and whose deliveries may still be settled), [`deletion`] (topics that operators delete).
+//! given up), [`park`] (what waits for long), [`errands`] (what the shard appends itself), [`letters`] (dead letters, looked
+//! at and worked through), [`retiring`] (members that are gone and whose deliveries may still be settled), [`deletion`]
+//! (topics that operators delete).
 
 mod acks;
 mod adopt;
@@ -23,6 +24,7 @@ mod input;
 mod letters;
 mod members;
 mod outbox;
+mod park;
 mod policies;
 mod publish;
 mod redeliver;
@@ -142,6 +144,8 @@ pub struct Shard {
     read_retries: BTreeSet<(u64, GroupId)>,
     /// Before then no more is said of reads that fail, on the monotonic clock.
     quiet_until_us: u64,
+    /// The same of groups that have stopped for their parked events.
+    parked_quiet_until_us: u64,
     /// What other shards have said about groups before this one knew them.
     early_older_done: HashMap<GroupId, EarlyDone>,
     /// Groups that were moved, and whose members still wait until every shard knows.
@@ -219,6 +223,7 @@ impl Shard {
             tail_retry_us: None,
             read_retries: BTreeSet::new(),
             quiet_until_us: 0,
+            parked_quiet_until_us: 0,
             early_older_done: HashMap::new(),
             moving: Vec::new(),
             catching_up: FxHashMap::default(),

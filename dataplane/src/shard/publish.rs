@@ -309,7 +309,7 @@ impl Shard {
         self.may_have_room = true;
         let PublishOutcome { session, request, partition, count, ack, result, .. } = outcome;
         if session == OWN {
-            return self.errand_done(request, result.err());
+            return self.errand_done(request, result.err(), None);
         }
         let event = match result {
             Ok(base_offset) => {
@@ -340,7 +340,8 @@ impl Shard {
     }
 
     fn acknowledge(&mut self, unacked: Unacked, refusal: Option<Refusal>) {
-        let Unacked { from, session, request, partition, base_offset, count, bytes, .. } = unacked;
+        let Unacked { base, from, session, request, partition, base_offset, count, bytes, .. } =
+            unacked;
         let ack = unacked.level;
         if from != self.options.index {
             let result = refusal.map_or(Ok(base_offset), Err);
@@ -351,7 +352,7 @@ impl Shard {
             return;
         }
         if session == OWN {
-            return self.errand_done(request, refusal);
+            return self.errand_done(request, refusal, Some(base));
         }
         let event = match refusal {
             None => SessionEvent::Published { request, partition, base_offset, count, ack },

@@ -8,8 +8,9 @@ use routing::subscription::GroupId;
 
 use crate::group::flight::Reason;
 use crate::group::group_log::{Hand, Turn};
-use crate::group::keys::KeySet;
+use crate::group::keys::Blocked;
 use crate::kernel::Kernel;
+use crate::parked;
 use crate::shard::Shard;
 use crate::shard::deliver::{READ_RETRY_US, TurnEnd, view_of};
 
@@ -54,7 +55,7 @@ impl Shard {
     pub(super) fn expire_deliveries(&mut self) -> u32 {
         let (mut expired, mut freed) = (0, 0);
         let mut returned = Vec::new();
-        let (mut woken, mut moved) = (Vec::new(), Vec::new());
+        let (mut woken, mut moved, mut stopped) = (Vec::new(), Vec::new(), None);
         let watched = std::mem::take(&mut self.watched);
         for id in &watched {
             let Some(group) = self.groups.get_mut(id) else { continue };
@@ -63,6 +64,14 @@ impl Shard {
             let (mut late, mut dropped) = (0, 0);
             let sent_end = self.now.mono_us.checked_sub(group.rules.ack_timeout_us);
             for place in &mut group.places {
+                // Not before all copies are found: the newest of an event counts.
+                if place.parked.is_known() {
+                    place.log.wake_parked(self.now.mono_us);
+                }
+                place.log.look_at_window(self.now.mono_us);
+                if place.log.is_stopped_by_parked() {
+                    stopped = Some(*id);
+                }
                 let Some(sent_end) = sent_end else { break };
                 // A pause spends no attempts: what a member holds over one is taken back, and tried as often as before.
                 let is_counted = !group.is_paused;
@@ -89,6 +98,7 @@ impl Shard {
         self.free_in_flight(freed);
         self.give_back(returned);
         moved.into_iter().for_each(|id| self.note_moved(id));
+        stopped.into_iter().for_each(|id| self.warn_of_parked(id));
         for id in woken {
             self.wake_lagging(id);
             self.wake_idle(id);
@@ -112,7 +122,7 @@ impl Shard {
 
     /// One pass over a group's idle events in one log, by rising position.
     fn send_again<K: Kernel>(&mut self, id: GroupId, log: usize, kernel: &mut K) -> TurnEnd {
-        let mut blocked = KeySet::default();
+        let mut blocked = Blocked::default();
         let mut after = None;
         for _ in 0..AGAIN_PER_TURN {
             let full = self.is_full_for(id);
@@ -195,9 +205,15 @@ impl Shard {
         id: GroupId,
         log: usize,
         batch: &StoredBatch,
-        blocked: &mut KeySet,
+        blocked: &mut Blocked,
     ) {
         let Some(name) = self.logs[log].topic_name(batch.header.topic).cloned() else { return };
+        let told;
+        let (mut name, mut batch) = (name, batch);
+        if self.groups[&id].places[log].log.is_parked(batch.header.base_position) {
+            (name, told) = parked::told(&name, batch);
+            batch = &told;
+        }
         if self.is_too_old(id, batch) {
             return self.give_up(id, log, batch.header.base_position);
         }

@@ -39,6 +39,8 @@ pub struct ShardStats {
     pub dropped_events: u64,
     /// How often dead letters were refused by the log, for want of disk space say; they are tried again.
     pub refused_dead_letters: u64,
+    /// Events that were parked, and stand, durable, in their group's topic for that.
+    pub parked_events: u64,
     /// Dead letters that were redriven.
     pub redriven_events: u64,
     /// Dead letters that were purged.

@@ -137,6 +137,8 @@ impl Shard {
         let unsettled = cursor.unsettled.iter().map(count).sum();
         let low = cursor.low();
         let unread = visible_end.0.saturating_sub(cursor.next.0);
+        let of = &group.places[log];
+        let parked = of.log.parked_events() as u64 + of.parked.unfound();
         let owes = unsettled > 0 || unread > 0;
         let behind = if owes { place.behind(low) } else { Behind::default() };
         PlaceReport {
@@ -145,6 +147,8 @@ impl Shard {
             next: cursor.next,
             visible_end,
             unsettled,
+            parked,
+            is_stopped: of.log.is_stopped_by_parked(),
             unread,
             bytes: behind.bytes,
             since: behind.since,

@@ -4,6 +4,7 @@ mod dead;
 mod deletion;
 mod held;
 mod moved;
+mod parked;
 mod policies;
 
 use std::collections::VecDeque;

@@ -224,13 +224,18 @@ fn print_subscription(subscription: &Value) -> Result<(), Failure> {
     let (mode, filters) = (cell(&subscription["mode"]), joined(&subscription["filters"]));
     let lasts = if subscription["durable"] == true { "durable" } else { "ephemeral" };
     let paused = if subscription["paused"] == true { ", paused" } else { "" };
-    print(format!("{lasts}, {mode}{paused}, filters {filters}\n\n"))?;
+    let stopped = match subscription["stopped"] == true {
+        true => ", stopped: its parked events block as many keys as they may",
+        false => "",
+    };
+    print(format!("{lasts}, {mode}{paused}{stopped}, filters {filters}\n\n"))?;
     let cursors = [
         ("log", cell as Cell, "log"),
         ("low", cell, "low_position"),
         ("next", cell, "next_position"),
         ("end", cell, "visible_end_position"),
         ("unsettled", cell, "unsettled_events"),
+        ("parked", cell, "parked_events"),
         ("unread", cell, "unread_events"),
         ("seconds", seconds, "lag_seconds"),
     ];

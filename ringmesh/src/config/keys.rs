@@ -126,6 +126,8 @@ keys! {
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
     delivery.retry_delay_max: "The longest such wait.",
         |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
+    delivery.park_after: "An event that waits longer until it is tried again is parked: kept, with its attempts, apart from its\ngroup's place in the logs, which goes on.",
+        |text| time(text, MS..=DAY), |value: &Duration| show_time(*value);
     delivery.in_flight_bytes_max: "How much each shard may have delivered and not settled. Beyond it, groups wait and are read from disk\nlater.",
         |text| size(text, 17 * MIB..=u64::MAX), show_size;
     delivery.ephemeral_expiry: "When the subscriptions without a group end of a client that is gone.",

@@ -138,6 +138,8 @@ pub struct DeliveryConfig {
     pub retry_delay: Duration,
     /// The longest such delay.
     pub retry_delay_max: Duration,
+    /// What waits longer until it is tried again is parked.
+    pub park_after: Duration,
     /// Bytes that each shard may have delivered and not settled.
     pub in_flight_bytes_max: u64,
     /// When the subscriptions of a client without a session end.
@@ -205,6 +207,7 @@ impl Default for Config {
                 ack_deadline: Duration::from_secs(30),
                 retry_delay: Duration::from_millis(100),
                 retry_delay_max: Duration::from_secs(10),
+                park_after: Duration::from_secs(30),
                 in_flight_bytes_max: 256 << 20,
                 ephemeral_expiry: Duration::from_secs(60),
             },

@@ -96,6 +96,7 @@ pub(super) fn runtime(
             ack_deadline_us: micros(config.delivery.ack_deadline),
             retry_delay_us: micros(config.delivery.retry_delay),
             retry_delay_max_us: micros(config.delivery.retry_delay_max),
+            park_after_us: micros(config.delivery.park_after),
             ephemeral_expiry_us: micros(config.delivery.ephemeral_expiry),
             event_data_bytes_max: config.limits.event_data_bytes_max,
             in_flight_bytes_max: memory.shard.deliveries,

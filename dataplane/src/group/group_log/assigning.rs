@@ -26,7 +26,7 @@ impl GroupLog {
         &self,
         events: &Bitmap,
         keys: &[(u32, KeyHash)],
-        must_wait: &dyn Fn(&Keys, KeyHash) -> bool,
+        must_wait: &dyn Fn(&Keys, KeyHash, u32) -> bool,
         avoid: Option<MemberId>,
         hand: &mut Hand<'_>,
     ) -> Assignment {
@@ -41,7 +41,7 @@ impl GroupLog {
                 current = members.pick(shard, avoid);
             }
             let member = match key {
-                Some(key) if must_wait(&self.keys, key) => None,
+                Some(key) if must_wait(&self.keys, key, index) => None,
                 Some(key) => self.member_for(key, &plan, current, members),
                 None => current,
             };

@@ -1,19 +1,19 @@
-//! How events end that are not delivered any more: they die, are brought to the dead letters by an append, and are
-//! settled when that has become durable. Their keys are free from the moment they die: they are never sent again, so
-//! nothing can overtake them.
+//! How events leave their batch for another: they are not delivered any more, or are parked ([`super::parking`]). Those that
+//! die are brought to the dead letters by an append, and are settled when that has become durable. Their keys are free from
+//! the moment they die: they are never sent again, so nothing can overtake them.
 
 use codec::ids::Position;
 
 use super::{GroupLog, Offered};
-use crate::group::flight::{Dying, Flight, Reason};
+use crate::group::flight::{Dying, Fate, Flight, Reason};
 use crate::group::rules::Rules;
 use crate::selection::{Bitmap, Selection};
 
 impl GroupLog {
-    /// Whether something is to be brought to the dead letters.
+    /// Whether something is to be brought to the dead letters, or to be parked.
     #[must_use]
     pub fn has_dying(&self) -> bool {
-        !self.dying.is_empty()
+        !self.dying.is_empty() || !self.to_park.is_empty()
     }
 
     /// Events that were exhausted and dropped since the last call.
@@ -59,17 +59,18 @@ impl GroupLog {
         rules: &Rules,
     ) {
         assert!(!events.is_empty(), "some event dies");
+        self.unpark(base, &events);
         if rules.drops {
             self.dropped += events.len();
             return;
         }
         let flight = self.flights.get_mut(base).expect("its events came from it");
         assert!(flight.owed().common(&events).is_empty(), "an event that dies is nowhere else");
-        flight.dying.push(Dying { events, attempts, reason, burial: None });
+        flight.dying.push(Dying { events, attempts, fate: Fate::Dead(reason), burial: None });
         self.dying.insert(base);
     }
 
-    /// The first batch behind `after` with events to be brought to the dead letters, and the first of these.
+    /// The first batch behind `after` with events to be brought elsewhere, and the first of these.
     #[must_use]
     pub fn next_dying(&self, after: Option<Position>) -> Option<(Position, &Dying)> {
         let from = after.map_or(Position(0), |after| after.plus(1));
@@ -91,6 +92,12 @@ impl GroupLog {
         rest.events.subtract(events);
         first.events = events.clone();
         first.burial = Some(burial);
+        if let (Fate::Parked { keys, .. }, Fate::Parked { keys: left, .. }) =
+            (&mut first.fate, &mut rest.fate)
+        {
+            keys.retain(|(index, _)| events.contains(*index));
+            left.retain(|(index, _)| !events.contains(*index));
+        }
         if !rest.events.is_empty() {
             flight.dying.push(rest);
         }
@@ -123,12 +130,18 @@ impl GroupLog {
     }
 
     /// Gives up the events of a batch that can no longer be read, whose append is not under way. Returns how many.
-    pub fn forget_dying(&mut self, base: Position) -> u32 {
-        assert!(self.dying.remove(&base), "what is given up was dying");
+    pub fn forget_leaving(&mut self, base: Position) -> u32 {
+        self.not_parked(base);
+        if !self.dying.remove(&base) {
+            // It was only to be looked at: whoever delivers it again finds that it is gone.
+            return 0;
+        }
         let flight = self.flights.get_mut(base).expect("dying events are a flight's");
         let owed = flight.owed_events();
-        flight.dying.retain(|dying| dying.burial.is_some());
+        let lost = flight.dying.extract_if(.., |dying| dying.burial.is_none());
+        let lost: Vec<Dying> = lost.collect();
         let given_up = owed - flight.owed_events();
+        lost.iter().for_each(|dying| self.unpark_dying(base, dying));
         self.flights.pop_settled();
         self.check();
         given_up

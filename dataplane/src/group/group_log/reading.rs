@@ -26,6 +26,7 @@ impl GroupLog {
             owed.iter().filter(is_read).for_each(|index| read.set(index));
             if !read.is_empty() {
                 settled.events += read.len();
+                self.unpark(base, &read);
                 self.settle_in(base, &read, members, &mut settled);
             }
         }
@@ -47,13 +48,14 @@ impl GroupLog {
     }
 
     /// Settles these events of one batch, all of them owed.
-    fn settle_in(
+    pub(super) fn settle_in(
         &mut self,
         base: Position,
         read: &Bitmap,
         members: &mut Members,
         settled: &mut Settled,
     ) {
+        self.rouse(base);
         let flight = self.flights.get_mut(base).expect("the caller has found it");
         let count = flight.count;
         let owed = flight.owed_events();

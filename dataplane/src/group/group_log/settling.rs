@@ -90,7 +90,7 @@ impl GroupLog {
         turn: Turn<'_>,
     ) {
         match verdict {
-            Verdict::Done => {}
+            Verdict::Done => self.unpark(base, &piece.events.to_bitmap(count)),
             Verdict::Reject => {
                 for part in by_attempt(piece, count) {
                     let (events, attempt) = (part.events.to_bitmap(count), part.attempt);
@@ -102,6 +102,7 @@ impl GroupLog {
                 let delay = turn.rules.retry_delay(piece.attempt, seed);
                 let not_before_us = turn.mono_us + delay;
                 self.come_back(base, piece, count, (not_before_us, Reason::HandedBack), turn.rules);
+                self.consider_parking(base, delay, turn.rules);
             }
             // Nobody has tried: no attempt is spent, and there is nothing to wait for.
             Verdict::Unseen => self.come_back_uncounted(base, piece, count),
@@ -267,6 +268,7 @@ impl GroupLog {
             }
         }
         assert!(self.idle.remove(&base), "what is given up was idle");
+        idle.iter().for_each(|idle| self.unpark(base, &idle.events));
         idle.into_iter().map(|idle| (idle.events, idle.attempt)).collect()
     }
 

@@ -8,7 +8,13 @@ use super::*;
 use crate::letter::{LetterAct, LetterFilter, LetterOrder, LetterPage};
 
 impl Node {
-    fn say(&mut self, shard: usize, key: SessionKey, delivery: &Delivery, verdict: Verdict) {
+    pub(super) fn say(
+        &mut self,
+        shard: usize,
+        key: SessionKey,
+        delivery: &Delivery,
+        verdict: Verdict,
+    ) {
         let token = delivery.token.0;
         self.shards[shard].0.settle(key, 9, &token, Selection::All, verdict).unwrap();
     }
@@ -25,7 +31,7 @@ impl Node {
         got
     }
 
-    fn set_policy(&mut self, group: &str, policy: DeliveryPolicy) {
+    pub(super) fn set_policy(&mut self, group: &str, policy: DeliveryPolicy) {
         let mut editor = SnapshotEditor::new(&self.snapshot);
         editor.set_policy(&group.into(), Some(Arc::new(policy)));
         self.publish_snapshot(editor);
@@ -33,7 +39,7 @@ impl Node {
     }
 
     /// One page of work on each shard.
-    fn letters(&mut self, group: &str, act: LetterAct) -> Vec<LetterPage> {
+    pub(super) fn letters(&mut self, group: &str, act: LetterAct) -> Vec<LetterPage> {
         let (sender, pages) = mpsc::channel();
         for (shard, _) in &mut self.shards {
             let sender = sender.clone();
@@ -51,7 +57,7 @@ impl Node {
         pages
     }
 
-    fn count_letters(&mut self, group: &str) -> u64 {
+    pub(super) fn count_letters(&mut self, group: &str) -> u64 {
         self.letters(group, LetterAct::Count).iter().map(|page| page.letters).sum()
     }
 }

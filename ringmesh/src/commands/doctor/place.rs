@@ -61,13 +61,18 @@ fn asking(listen: SocketAddr, timeout: Duration) -> AdminArgs {
     AdminArgs { admin, context: None, token_file: None, timeout, output: Output::Json }
 }
 
-/// Subscriptions that are paused on a server that runs already: who wonders why nothing comes looks here.
+/// Subscriptions that are paused on a server that runs already, or have stopped for their parked events: who wonders why
+/// nothing comes looks here.
 pub(super) fn paused(config: &Config, timeout: Duration) -> Option<Finding> {
     let listen = config.admin.listen?;
-    let mut paused = Vec::new();
+    let (mut paused, mut stopped) = (Vec::new(), Vec::new());
     let listed = AdminPort::new(&asking(listen, timeout)).each("subscriptions", |item| {
+        let name = || item["name"].as_str().unwrap_or_default().to_owned();
         if item["paused"] == true {
-            paused.push(item["name"].as_str().unwrap_or_default().to_owned());
+            paused.push(name());
+        }
+        if item["stopped"] == true {
+            stopped.push(name());
         }
         Ok(())
     });
@@ -83,6 +88,16 @@ pub(super) fn paused(config: &Config, timeout: Duration) -> Option<Finding> {
         }
         // No server, or another one: the check of the admin port tells that.
         Err(_) => return None,
+    }
+    if let Some(first) = stopped.first() {
+        let count = stopped.len();
+        return Some(Finding::warn(
+            "paused",
+            format!(
+                "{count} subscriptions have stopped for their parked events, among them {first}"
+            ),
+            "mend their handlers, or give them fewer attempts: `ringmesh subscription set NAME --attempts N`",
+        ));
     }
     if paused.is_empty() {
         return Some(Finding::ok("paused", "no subscription is paused"));
