@@ -194,6 +194,8 @@ pub struct Ledger {
     /// What was deleted, and an operator was told so: the first offset that was left of each topic (by index) and partition,
     /// and when he was told; none: before the node last went down.
     pub deleted: BTreeMap<(LogKey, usize, Partition), (Offset, Option<u64>)>,
+    /// What deletions have taken, answered or not: the first offset that the last of them left.
+    pub taken_before: BTreeMap<(LogKey, usize, Partition), Offset>,
     /// How many events each log says topics' own retention has let go in this life.
     pub expired_events: BTreeMap<LogKey, u64>,
     /// The latest time that a shard was told.

@@ -35,6 +35,8 @@ pub fn note_begun<'a>(
     for (key, end) in &ends {
         let first = ledger.first_offsets.entry(*key).or_default();
         *first = (*first).max(*end);
+        let taken = ledger.taken_before.entry(*key).or_default();
+        *taken = (*taken).max(*end);
     }
     let mut gone = 0;
     for index in 0..ledger.sent.len() {
@@ -50,6 +52,11 @@ pub fn note_begun<'a>(
         }
     }
     (ends, gone)
+}
+
+/// Whether a deletion has taken what stood at this offset, answered or not.
+pub fn has_taken(ledger: &Ledger, at: (LogKey, usize, Partition), offset: Offset) -> bool {
+    ledger.taken_before.get(&at).is_some_and(|end| offset < *end)
 }
 
 fn is_at(ends: &[End], place: &Place, topic: usize) -> bool {
@@ -77,7 +84,10 @@ pub fn check_delivery(ledger: &mut Ledger, id: BatchId, place: &Place, now_us: u
     let key = (place.log, ledger.attempt(id).topic, place.partition);
     if ledger.first_offsets.get(&key).is_some_and(|first| place.offset < *first) {
         // It was on its way as its log let it go, and nobody knew where it stood.
-        ledger.attempt_mut(id).is_expired = true;
+        let is_deleted = has_taken(ledger, key, place.offset);
+        let sent = ledger.attempt_mut(id);
+        sent.is_expired = true;
+        sent.is_deleted |= is_deleted;
     }
     if let Some((end, told_at)) = ledger.deleted.get(&key)
         && place.offset < *end

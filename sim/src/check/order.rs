@@ -107,9 +107,8 @@ pub fn check_arrival(
                 hold.events.len()
             );
         }
-        if !hold.events.is_empty() {
-            hold.ousted.insert(hold.member, now_us);
-        }
+        // Also if it has settled all that it knows of: more may be on its way to it, taken back meanwhile.
+        hold.ousted.insert(hold.member, now_us);
         hold.member = member;
         hold.events.clear();
     }

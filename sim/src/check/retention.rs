@@ -4,6 +4,7 @@
 use log::log::Log;
 use routing::subscription::Start;
 
+use super::deletion;
 use crate::faults::{Fault, Tally};
 use crate::ledger::{
     BatchId, Checked, Fate, GroupBook, Ledger, Place, Sent, Violation, all_events, violated,
@@ -51,7 +52,17 @@ pub fn note_gone(ledger: &mut Ledger, log: &Log, plan: &Plan, tally: &mut Tally)
         if is_gone {
             let fault = if is_with_segment { Fault::Expired } else { Fault::TopicExpired };
             tally.add_faults(fault, sent.keys.len() as u64);
-            ledger.sent[index].is_expired = true;
+            let at = match (ledger.places.get(&id), sent.fate) {
+                (Some(place), _) => Some((place.partition, place.offset)),
+                (None, Fate::Acknowledged { partition, offset, .. }) => Some((partition, offset)),
+                (None, _) => None,
+            };
+            let is_deleted = at.is_some_and(|(partition, offset)| {
+                deletion::has_taken(ledger, (key, sent.topic, partition), offset)
+            });
+            let sent = &mut ledger.sent[index];
+            sent.is_expired = true;
+            sent.is_deleted |= is_deleted;
         }
     }
     Ok(())
