@@ -13,7 +13,7 @@ use codec::ids::{Partition, TopicId};
 use codec::refusal::{Code, Refusal};
 use dataplane::session::{Admission, SessionEvent};
 
-use crate::check::{resent, retention};
+use crate::check::{deletion, resent, retention};
 use crate::faults::Fault;
 use crate::ledger::{BatchId, Checked, Fate, Sent, violated};
 use crate::node::{Home, Node, Owner};
@@ -183,12 +183,15 @@ impl Publisher {
                 let log = scene.active_logs[usize::from(partition.0) % scene.active_logs.len()];
                 let fate = Fate::Acknowledged { partition, offset: base_offset, log, at };
                 let is_gone = retention::is_below(&scene.ledger, id, fate);
+                let place = (log, scene.ledger.attempt(id).topic, partition);
+                let is_deleted = deletion::has_taken(&scene.ledger, place, base_offset);
                 let sent = scene.ledger.attempt_mut(id);
                 resent::check_answer(id, sent, (partition, base_offset))?;
                 if let Fate::Acknowledged { .. } = sent.fate {
                     return Ok(());
                 }
                 sent.fate = fate;
+                sent.is_deleted |= is_gone && is_deleted;
                 if is_gone && !std::mem::replace(&mut sent.is_expired, is_gone) {
                     scene.tally.add_faults(Fault::Expired, u64::from(count));
                 }
