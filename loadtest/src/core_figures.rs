@@ -327,18 +327,10 @@ impl Core {
             return Ok(());
         }
         let server = self.server(1)?;
-        let before = machine::memory_bytes(server.pid(), "VmRSS:")?;
         let mut load = self.load(&server);
         load.publishers = 0;
         load.idle = count;
-        let pid = server.pid();
-        let watched = Watched { pid: Some(pid), ..Watched::default() };
-        let mut after = before;
-        let mut row = load_row::measure_with(&name, &load, watched, || {
-            after = machine::memory_bytes(pid, "VmRSS:")?;
-            Ok(())
-        })?;
-        let each = after.saturating_sub(before) as f64 / f64::from(count);
+        let (mut row, each) = memory_of_each(&name, &load, &server, count)?;
         row.figure("server memory a connection, bytes", each);
         row.target("at most 8 KiB a connection", each <= 8192.0);
         self.push(row);
@@ -356,18 +348,10 @@ impl Core {
                 continue;
             }
             let server = self.server(1)?;
-            let (door, pid) = (server.door(Protocol::Http)?, server.pid());
-            let before = machine::memory_bytes(pid, "VmRSS:")?;
             let mut load = self.load(&server);
-            (load.protocol, load.server) = (Protocol::Http, door);
+            (load.protocol, load.server) = (Protocol::Http, server.door(Protocol::Http)?);
             (load.publishers, load.subscribers, load.groups) = (0, count, count);
-            let watched = Watched { pid: Some(pid), ..Watched::default() };
-            let mut after = before;
-            let mut row = load_row::measure_with(&name, &load, watched, || {
-                after = machine::memory_bytes(pid, "VmRSS:")?;
-                Ok(())
-            })?;
-            let each = after.saturating_sub(before) as f64 / f64::from(count);
+            let (mut row, each) = memory_of_each(&name, &load, &server, count)?;
             row.figure("server memory a stream, bytes", each);
             self.push(row);
             server.stop()?;
@@ -383,6 +367,24 @@ pub(crate) fn starts_row(name: &str, mut after_ms: Vec<f64>) -> Row {
     row.figure(START_MEDIAN, after_ms[after_ms.len() / 2]);
     row.figure("longest ms to the ready line", after_ms[after_ms.len() - 1]);
     row
+}
+
+/// Runs a load and gives its row, and the server's memory for each of its `count` connections, in bytes.
+fn memory_of_each(
+    name: &str,
+    load: &Load,
+    server: &Server,
+    count: u32,
+) -> anyhow::Result<(Row, f64)> {
+    let pid = server.pid();
+    let before = machine::memory_bytes(pid, "VmRSS:")?;
+    let mut after = before;
+    let watched = Watched { pid: Some(pid), ..Watched::default() };
+    let row = load_row::measure_with(name, load, watched, || {
+        after = machine::memory_bytes(pid, "VmRSS:")?;
+        Ok(())
+    })?;
+    Ok((row, after.saturating_sub(before) as f64 / f64::from(count)))
 }
 
 /// Mean size of a commit, as whole blocks: what the disk was given between two flushes.

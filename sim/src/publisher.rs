@@ -183,17 +183,15 @@ impl Publisher {
                 let log = scene.active_logs[usize::from(partition.0) % scene.active_logs.len()];
                 let fate = Fate::Acknowledged { partition, offset: base_offset, log, at };
                 let is_gone = retention::is_below(&scene.ledger, id, fate);
-                let place = (log, scene.ledger.attempt(id).topic, partition);
-                let is_deleted = deletion::has_taken(&scene.ledger, place, base_offset);
                 let sent = scene.ledger.attempt_mut(id);
                 resent::check_answer(id, sent, (partition, base_offset))?;
                 if let Fate::Acknowledged { .. } = sent.fate {
                     return Ok(());
                 }
                 sent.fate = fate;
-                sent.is_deleted |= is_gone && is_deleted;
-                if is_gone && !std::mem::replace(&mut sent.is_expired, is_gone) {
+                if is_gone && !sent.is_expired {
                     scene.tally.add_faults(Fault::Expired, u64::from(count));
+                    deletion::note_gone(&mut scene.ledger, id);
                 }
                 if let Some(numbering) = &mut self.numbering {
                     numbering.acknowledged(made);

@@ -165,22 +165,32 @@ impl Shard {
                 }
                 // What is gone is a gap that the cursor steps over: the reader stands behind it now.
                 step @ (ReadStep::Expired { .. } | ReadStep::Damaged { .. }) => {
-                    let passed = place.reader.position().0 - before.0;
-                    self.stats.passed_positions += passed;
-                    let (log, group) = (of.key(), id.0);
-                    match step {
-                        ReadStep::Damaged { start, end } => {
-                            tracing::error!(%log, %start, %end, group, "events are damaged on disk");
-                        }
-                        _ => tracing::warn!(
-                            %log, start = %before, end = %place.reader.position(), group,
-                            "retention took events before a group came to them"
-                        ),
-                    }
-                    self.note_moved(id);
+                    let (log, passed) = (of.key(), (before, place.reader.position()));
+                    self.step_over(id, log, passed, &step);
                 }
             }
         }
+    }
+
+    /// A group has passed what is gone.
+    fn step_over(
+        &mut self,
+        id: GroupId,
+        log: LogKey,
+        (from, to): (Position, Position),
+        step: &ReadStep,
+    ) {
+        self.stats.passed_positions += to.0 - from.0;
+        let group = id.0;
+        if let ReadStep::Damaged { start, end } = step {
+            tracing::error!(%log, %start, %end, group, "events are damaged on disk");
+        } else {
+            tracing::warn!(
+                %log, start = %from, end = %to, group,
+                "retention took events before a group came to them"
+            );
+        }
+        self.note_moved(id);
     }
 
     /// The retention of their topics took events that a group wanted before it came to them.

@@ -8,7 +8,7 @@ use log::log::Log;
 use super::order::MAIL_US_MAX;
 use super::retention::is_below;
 use crate::audit::Audit;
-use crate::ledger::{BatchId, Checked, Ledger, Place, violated};
+use crate::ledger::{BatchId, Checked, Fate, Ledger, Place, violated};
 
 const CHECK: &str = "deleted stays deleted";
 
@@ -54,9 +54,22 @@ pub fn note_begun<'a>(
     (ends, gone)
 }
 
-/// Whether a deletion has taken what stood at this offset, answered or not.
-pub fn has_taken(ledger: &Ledger, at: (LogKey, usize, Partition), offset: Offset) -> bool {
-    ledger.taken_before.get(&at).is_some_and(|end| offset < *end)
+/// Notes that a batch is gone, and whether a deletion has taken it, answered or not.
+pub fn note_gone(ledger: &mut Ledger, id: BatchId) {
+    let sent = ledger.attempt(id);
+    let at = match (ledger.places.get(&id), sent.fate) {
+        (Some(place), _) => Some(((place.log, sent.topic, place.partition), place.offset)),
+        (None, Fate::Acknowledged { partition, offset, log, .. }) => {
+            Some(((log, sent.topic, partition), offset))
+        }
+        (None, _) => None,
+    };
+    let taken = &ledger.taken_before;
+    let is_taken = |(key, offset)| taken.get(&key).is_some_and(|end| offset < *end);
+    let is_deleted = at.is_some_and(is_taken);
+    let sent = ledger.attempt_mut(id);
+    sent.is_expired = true;
+    sent.is_deleted |= is_deleted;
 }
 
 fn is_at(ends: &[End], place: &Place, topic: usize) -> bool {
@@ -84,10 +97,7 @@ pub fn check_delivery(ledger: &mut Ledger, id: BatchId, place: &Place, now_us: u
     let key = (place.log, ledger.attempt(id).topic, place.partition);
     if ledger.first_offsets.get(&key).is_some_and(|first| place.offset < *first) {
         // It was on its way as its log let it go, and nobody knew where it stood.
-        let is_deleted = has_taken(ledger, key, place.offset);
-        let sent = ledger.attempt_mut(id);
-        sent.is_expired = true;
-        sent.is_deleted |= is_deleted;
+        note_gone(ledger, id);
     }
     if let Some((end, told_at)) = ledger.deleted.get(&key)
         && place.offset < *end

@@ -52,19 +52,7 @@ pub fn note_gone(ledger: &mut Ledger, log: &Log, plan: &Plan, tally: &mut Tally)
         if is_gone {
             let fault = if is_with_segment { Fault::Expired } else { Fault::TopicExpired };
             tally.add_faults(fault, sent.keys.len() as u64);
-            let at = match (ledger.places.get(&id), sent.fate) {
-                (Some(place), _) => Some((place.log, place.partition, place.offset)),
-                (None, Fate::Acknowledged { partition, offset, log, .. }) => {
-                    Some((log, partition, offset))
-                }
-                (None, _) => None,
-            };
-            let is_deleted = at.is_some_and(|(log, partition, offset)| {
-                deletion::has_taken(ledger, (log, sent.topic, partition), offset)
-            });
-            let sent = &mut ledger.sent[index];
-            sent.is_expired = true;
-            sent.is_deleted |= is_deleted;
+            deletion::note_gone(ledger, id);
         }
     }
     Ok(())
