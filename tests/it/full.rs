@@ -59,7 +59,7 @@ fn check_full(server: Server, folder: &Path, flags: &[&str], acknowledged: &mut 
     let address = server.address().to_string();
     server.kill();
     let mut server = Server::start_at(folder, &address, flags);
-    server.expect_line("no space: events are refused");
+    server.expect_full_disk();
     let kept = everything(&server);
     let lost: Vec<_> = acknowledged.iter().filter(|place| !kept.contains(place)).collect();
     assert!(lost.is_empty(), "a kill while full has lost {lost:?}");
@@ -75,7 +75,7 @@ fn a_folder_at_its_limit_refuses_events_only() {
     let flags = |limit| ["--shards", "1", "--set", limit];
     let low = flags("log.folder_bytes_max=16MiB");
     let mut server = Server::start_with(&dir, &low);
-    server.expect_line("no space: events are refused");
+    server.expect_full_disk();
     let mut acknowledged = fill(&server, &data);
     let server = check_full(server, &dir, &low, &mut acknowledged);
     acknowledged.extend(fill(&server, &data));
@@ -120,9 +120,8 @@ fn a_full_disk_resumes_by_itself() {
     let dir = disk.0.join("data");
     let flags = ["--shards", "1"];
     let mut server = Server::start_with(&dir, &flags);
-    for line in ["no space: events are refused", "O_DIRECT"] {
-        server.expect_line(line);
-    }
+    server.expect_full_disk();
+    server.expect_line("O_DIRECT");
     let mut acknowledged = fill(&server, &data);
     let mut server = check_full(server, &dir, &flags, &mut acknowledged);
     server.expect_line("O_DIRECT");

@@ -80,6 +80,13 @@ impl Server {
         self.expected.push(text);
     }
 
+    /// The disk becomes full: events are refused, and what the log writes beside them may fail until there is room.
+    pub fn expect_full_disk(&mut self) {
+        self.expect_line("no space: events are refused");
+        self.expect_line("writing a checkpoint failed");
+        self.expect_line("making a segment's index failed");
+    }
+
     /// Where the native door listens.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -103,7 +103,7 @@ fn a_full_disk_is_507_and_nothing_else() {
     std::fs::write(&ballast, vec![0; 40 << 20]).expect("there is room for it");
     let (dir, flags) = (disk.0.join("data"), ["--shards", "1"]);
     let mut server = Server::start_with(&dir, &flags);
-    server.expect_line("no space: events are refused");
+    server.expect_full_disk();
     let mut acknowledged = fill(&server, &data);
     assert!(acknowledged.len() > 10, "{} events were taken", acknowledged.len());
     // The other door says the same, and a batch says it of each event.
@@ -121,7 +121,7 @@ fn a_full_disk_is_507_and_nothing_else() {
     server.kill();
 
     let mut server = Server::start_with(&dir, &flags);
-    server.expect_line("no space: events are refused");
+    server.expect_full_disk();
     let kept = everything(&server);
     let lost: Vec<_> = acknowledged.iter().filter(|place| !kept.contains(place)).collect();
     assert!(lost.is_empty(), "a kill while full has lost {lost:?}");
