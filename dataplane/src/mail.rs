@@ -17,7 +17,7 @@ use routing::subscription::{GroupId, SubscriptionId};
 use crate::control::ControlReply;
 use crate::group::members::Presence;
 use crate::selection::Selection;
-use crate::session::{Delivery, SessionKey, Verdict};
+use crate::session::{Delivery, Gap, SessionKey, Verdict};
 use crate::token::TokenFields;
 
 /// Names a member wherever it is: its home shard and its place there.
@@ -245,6 +245,13 @@ pub enum Mail {
     CaughtUp {
         /// Who joined.
         member: MemberId,
+    },
+    /// The sender has passed what is gone of its logs.
+    Passed {
+        /// A member of the group.
+        member: MemberId,
+        /// What was passed.
+        gap: Gap,
     },
     /// A delivery is settled, to the shard that owns its log.
     Settle(Box<Settle>),

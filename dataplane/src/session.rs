@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use codec::ack::AckLevel;
-use codec::ids::{Offset, Partition};
+use codec::ids::{Offset, Partition, Position};
 use codec::refusal::Refusal;
 use log::batch::StoredBatch;
 use log::disk::LogKey;
@@ -100,6 +100,28 @@ pub enum Asked {
     Settle,
 }
 
+/// Events that are gone before their group came to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Where they stood.
+    pub log: LogKey,
+    /// The first position that may be gone.
+    pub from: Position,
+    /// What stands from here on is not.
+    pub to: Position,
+    /// How many of them the group wanted; `None` if nobody knows any more, and there may have been none.
+    pub events: Option<u64>,
+}
+
+impl Gap {
+    /// More was passed of the same log before anybody was told.
+    pub fn add(&mut self, more: Gap) {
+        assert!(self.log == more.log, "a gap is in one log");
+        (self.from, self.to) = (self.from.min(more.from), self.to.max(more.to));
+        self.events = self.events.zip(more.events).map(|(known, more)| known + more);
+    }
+}
+
 /// What a shard says to a session.
 #[derive(Clone, Debug)]
 pub enum SessionEvent {
@@ -148,6 +170,14 @@ pub enum SessionEvent {
     CaughtUp {
         /// The client's number of the subscription.
         request: u64,
+    },
+    /// What stood in `from..to` of a log and that the group wanted is gone before it came to it: retention took it, or a
+    /// deletion, or damage. It is said before what comes behind it.
+    Passed {
+        /// The client's number of the subscription.
+        request: u64,
+        /// What was passed.
+        gap: Gap,
     },
     /// There may be room again for what [`Admission::NoRoom`] left.
     Room,

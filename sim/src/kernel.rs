@@ -102,6 +102,7 @@ fn kind_of(mail: &Mail) -> &'static str {
         Mail::Read(_) => "read",
         Mail::Settled { .. } => "settled",
         Mail::CaughtUp { .. } => "caught up",
+        Mail::Passed { .. } => "passed",
         Mail::OlderDone { .. } => "older done",
         Mail::ClientUp { .. } => "client up",
         Mail::ClientDown { .. } => "client down",

@@ -237,6 +237,7 @@ impl Subscriber {
             }
             SessionEvent::Goodbye(_)
             | SessionEvent::CaughtUp { .. }
+            | SessionEvent::Passed { .. }
             | SessionEvent::Settled { .. } => {}
             event => violated!(CHECK, "a subscriber is told {event:?}"),
         }

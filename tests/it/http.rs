@@ -131,7 +131,8 @@ impl Stream {
         stream
     }
 
-    fn line(&self) -> String {
+    /// The next line.
+    pub fn line(&self) -> String {
         self.lines.recv_timeout(PATIENCE).expect("a line comes")
     }
 

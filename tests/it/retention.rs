@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::admin::{exchange, get};
 use crate::folder;
 use crate::harness::{PATIENCE, Server, run};
+use crate::http::Stream;
 
 const SEGMENT: u64 = 4 << 20;
 /// How much of the topic is kept.
@@ -42,8 +43,9 @@ fn taken(dir: &Path) -> u64 {
     entries.map(size).sum()
 }
 
-/// What a client of the http door gets in one poll, and acknowledges: the offset of the event.
-fn poll(server: &Server) -> Option<u64> {
+/// What a client of the http door gets in one poll, and acknowledges: the offset of the event, and what it is told of a
+/// gap.
+fn poll(server: &Server) -> (Option<u64>, Value) {
     let request = "GET /poll?filter=kept%2Ft&group=web&from=earliest&max=1&timeout_ms=5000 HTTP/1.1\r\n\
                    host: localhost\r\nconnection: close\r\n\r\n";
     let answer = exchange(server.http(), request.as_bytes());
@@ -58,7 +60,21 @@ fn poll(server: &Server) -> Option<u64> {
     );
     let answer = exchange(server.http(), request.as_bytes());
     assert_eq!(answer.status, 200, "{answer:?} to {body}");
-    event["offset"].as_u64()
+    (event["offset"].as_u64(), polled["gap"].clone())
+}
+
+/// A stream of its own reader, which was given this id when it was here last.
+fn stream(server: &Server, last_event_id: Option<&str>) -> Stream {
+    let came_back = last_event_id.map(|id| format!("last-event-id: {id}"));
+    let header: Vec<&str> = came_back.iter().flat_map(|header| ["-H", header]).collect();
+    Stream::open_at(server, "/subscribe?filter=kept%2Ft&from=earliest", &header)
+}
+
+/// The next line that is not empty and not the time of the next try.
+fn line(stream: &Stream) -> String {
+    let mut lines = std::iter::repeat_with(|| stream.line());
+    let said = lines.find(|line| !line.is_empty() && !line.starts_with("retry:"));
+    said.expect("it goes on")
 }
 
 /// The aim of a retention is that the disk does not fill, and that nobody takes a gap for the whole.
@@ -75,7 +91,9 @@ fn disk_stays_within_the_policy_and_late_readers_are_told() {
     ask(&server, &["topic", "set", "brief/#", "--retention-age", "1s"]);
     server.command(&["publish", "kept/t", "first", "--key", "k"]).done();
     ask(&server, &["subscription", "create", "slow", "--filter", "kept/t", "--from", "earliest"]);
-    assert_eq!(poll(&server), Some(0));
+    assert_eq!(poll(&server), (Some(0), Value::Null));
+    let (id, read) = stream(&server, None).event();
+    assert_eq!(read["offset"], 0);
 
     for round in 0..3 {
         // What is kept would keep what comes behind it.
@@ -101,7 +119,19 @@ fn disk_stays_within_the_policy_and_late_readers_are_told() {
     let offsets: Vec<u64> =
         server.command(&late).done().iter().map(|line| line.parse().expect("a number")).collect();
     assert_eq!(offsets, (first..next).collect::<Vec<_>>(), "from the first that is kept");
-    assert_eq!(poll(&server), Some(first), "by http, too");
+    let (offset, gap) = poll(&server);
+    assert_eq!(offset, Some(first), "by http, too");
+    assert!(gap.get("events").is_some(), "and told: {gap}");
+    let resumed = stream(&server, Some(&id));
+    assert_eq!(line(&resumed), "event: gap");
+    assert!(line(&resumed).starts_with("data: {\"events\":"));
+    let (id, next) = resumed.event();
+    assert_eq!(next["offset"], first, "what is kept comes behind the gap");
+    // Who has missed nothing, or begins, is told of nothing.
+    for last_event_id in [Some(&*id), None] {
+        let told = line(&stream(&server, last_event_id));
+        assert!(told.starts_with("id: "), "{told}");
+    }
     let metrics = get(&server, "/metrics");
     assert!(metrics.sum("ringmesh_read_passed_positions_total") > 0.0, "groups were told");
     assert!(server.said().iter().any(|line| line.contains("took events before a group")));

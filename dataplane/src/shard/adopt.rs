@@ -15,6 +15,7 @@ use crate::control::{ControlReply, ControlRequest};
 use crate::group::members::Members;
 use crate::group::rules::Rules;
 use crate::kernel::Kernel;
+use crate::session::Gap;
 use crate::shard::Shard;
 use crate::shard::group::{Group, GroupSubscription, Place};
 use crate::shard::letters::is_letters;
@@ -198,6 +199,11 @@ impl Shard {
             place.at_tail = false;
         } else {
             place.seek = None;
+            let at_time = matches!(subscription.start, Start::Time(_));
+            if at_time && !subscription.is_durable() && begin > Position(0) {
+                let log = self.logs[log].key();
+                place.passed(Gap { log, from: Position(0), to: begin, events: None });
+            }
         }
         Some(if matches!(subscription.start, Start::Time(_)) { tail } else { begin })
     }

@@ -11,6 +11,8 @@ use routing::subscription::{GroupId, SubscriptionId};
 
 use crate::group::group_log::Offered;
 use crate::kernel::Kernel;
+use crate::mail::{Mail, MemberId};
+use crate::session::Gap;
 use crate::shard::Shard;
 use crate::shard::deliver::{READ_RETRY_US, READ_WARNING_US, TurnEnd, checked_name};
 use crate::shard::group::GroupSubscription;
@@ -52,7 +54,11 @@ impl Shard {
         }
         loop {
             let end = if active { self.tail.position() } else { self.logs[log].positions().end() };
-            let batch = match self.next_for(id, log, end, kernel) {
+            let next = self.next_for(id, log, end, kernel);
+            if matches!(next, Ok(_) | Err(None)) {
+                self.tell_passed(id, log);
+            }
+            let batch = match next {
                 Ok(batch) => batch,
                 Err(end) => return end,
             };
@@ -82,6 +88,7 @@ impl Shard {
         let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
         let Some(seek) = &mut place.seek else { return true };
         let Some(found) = self.logs[log].seek_start(seek, kernel) else { return false };
+        let start = self.logs[log].positions().start();
         assert!(place.held.is_none() && !place.at_tail, "nothing was read before");
         assert!(
             place.reader.position() <= found,
@@ -91,8 +98,35 @@ impl Shard {
         );
         place.reader = Reader::new(found);
         place.seek = None;
+        if found == start {
+            self.note_freed(id, log);
+        }
         self.note_moved(id);
         true
+    }
+
+    /// A group begins in a log with the first event that is kept. If it is for one reader, which has named a time, what
+    /// was freed before may be what it has not read.
+    pub(super) fn note_freed(&mut self, id: GroupId, log: usize) {
+        let (key, to) = (self.logs[log].key(), self.logs[log].positions().start());
+        let group = self.groups.get_mut(&id).expect("it begins");
+        if to > Position(0) && group.begins_at_time() {
+            group.places[log].passed(Gap { log: key, from: Position(0), to, events: None });
+        }
+    }
+
+    /// Tells the members of a group what of a log is gone, before they get what stands behind it.
+    pub(super) fn tell_passed(&mut self, id: GroupId, log: usize) {
+        let group = self.groups.get_mut(&id).expect("it has its turn");
+        let Some(gap) = group.places[log].gap else { return };
+        let members: Vec<MemberId> = group.members.iter().map(|member| member.id).collect();
+        if members.is_empty() {
+            return;
+        }
+        group.places[log].gap = None;
+        for member in members {
+            self.post(member.shard, Mail::Passed { member, gap });
+        }
     }
 
     /// Keeps a batch that nobody can take for the group's next turn; reads it again then, if memory is scarce.
@@ -139,9 +173,9 @@ impl Shard {
             let before = place.reader.position();
             let step = of.read_wanted(&mut place.reader, end, &mut wanted, kernel);
             let expired = place.reader.take_expired();
-            if expired > 0 && place.reader.position() > place.expired_before {
-                let log = of.key();
-                self.note_expired(id, log, expired);
+            if expired > 0 {
+                let (key, from, to) = (of.key(), before, place.reader.position());
+                self.note_expired(id, log, Gap { log: key, from, to, events: Some(expired) });
             }
             let of = &mut self.logs[log];
             let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
@@ -165,8 +199,10 @@ impl Shard {
                 }
                 // What is gone is a gap that the cursor steps over: the reader stands behind it now.
                 step @ (ReadStep::Expired { .. } | ReadStep::Damaged { .. }) => {
-                    let (log, passed) = (of.key(), (before, place.reader.position()));
-                    self.step_over(id, log, passed, &step);
+                    let (from, to) = (before, place.reader.position());
+                    place.passed(Gap { log: of.key(), from, to, events: None });
+                    let log = of.key();
+                    self.step_over(id, log, (from, to), &step);
                 }
             }
         }
@@ -193,9 +229,20 @@ impl Shard {
         self.note_moved(id);
     }
 
-    /// The retention of their topics took events that a group wanted before it came to them.
-    pub(super) fn note_expired(&mut self, id: GroupId, log: LogKey, events: u64) {
+    /// The retention of their topics took events that a group wanted before it came to them. It has lost nothing of what
+    /// had gone before it began; but the reader for whom it begins at a time may have read up to there.
+    pub(super) fn note_expired(&mut self, id: GroupId, log: usize, gap: Gap) {
+        let events = gap.events.expect("what stands in a log is counted");
         assert!(events > 0, "a gap is of something");
+        let group = self.groups.get_mut(&id).expect("it reads");
+        let is_new = gap.to > group.places[log].expired_before;
+        if is_new || group.begins_at_time() {
+            group.places[log].passed(gap);
+        }
+        if !is_new {
+            return;
+        }
+        let log = gap.log;
         self.stats.passed_positions += events;
         if self.quiet_until_us <= self.now.mono_us {
             self.quiet_until_us = self.now.mono_us + READ_WARNING_US;

@@ -13,6 +13,7 @@ use log::size::{SizeStep, TopicSize};
 use routing::subscription::GroupId;
 
 use crate::kernel::Kernel;
+use crate::session::Gap;
 use crate::shard::Shard;
 
 /// What stands of a topic in the logs of a shard.
@@ -140,8 +141,10 @@ impl Shard {
             let place = &mut self.groups.get_mut(&id).expect("found just now").places[log];
             let held = place.held.take().expect("found just now");
             assert!(!place.at_tail, "a group at the tail holds nothing");
-            let (key, events) = (self.logs[log].key(), u64::from(held.header.count));
-            self.note_expired(id, key, events);
+            let (from, to) = (held.header.base_position, held.header.end_position());
+            let events = Some(u64::from(held.header.count));
+            let gap = Gap { log: self.logs[log].key(), from, to, events };
+            self.note_expired(id, log, gap);
             self.wake_lagging(id);
         }
     }

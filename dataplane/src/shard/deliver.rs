@@ -21,7 +21,7 @@ use crate::options::{
     CURSOR_FLUSH_US, DELIVERY_QUANTUM_BYTES, READ_FAILURES_MAX, TAIL_BATCHES_PER_CYCLE,
 };
 use crate::selection::Selection;
-use crate::session::Delivery;
+use crate::session::{Delivery, Gap};
 use crate::shard::Shard;
 use crate::shard::group::Group;
 use crate::token::TokenFields;
@@ -169,9 +169,17 @@ impl Shard {
     fn tail_was_overtaken(&mut self, from: Position, to: Position) {
         assert!(from < to, "a gap is of something");
         let active = self.active_index();
-        let at_tail = self.groups.values().filter(|group| group.places[active].at_tail).count();
-        self.stats.passed_positions += (to.0 - from.0) * at_tail as u64;
         let log = self.logs[active].key();
+        let mut at_tail: Vec<GroupId> = Vec::new();
+        for (id, group) in self.groups.iter_mut().filter(|(_, group)| group.places[active].at_tail)
+        {
+            group.places[active].passed(Gap { log, from, to, events: None });
+            at_tail.push(*id);
+        }
+        at_tail.sort_unstable();
+        at_tail.iter().for_each(|id| self.tell_passed(*id, active));
+        let at_tail = at_tail.len();
+        self.stats.passed_positions += (to.0 - from.0) * at_tail as u64;
         tracing::warn!(%log, start = %from, end = %to, groups = at_tail, "retention took events before groups came to them");
     }
 

@@ -13,6 +13,7 @@ use crate::group::group_log::GroupLog;
 use crate::group::members::Members;
 use crate::group::rules::Rules;
 use crate::selection::{Bitmap, Selection};
+use crate::session::Gap;
 use crate::shard::gate::Gate;
 use crate::shard::park::ParkedPlace;
 
@@ -83,6 +84,8 @@ pub struct Place {
     pub again_failed_until_us: u64,
     /// What has expired before it was gone before the group began: it has lost nothing of that.
     pub expired_before: Position,
+    /// What it has passed that is gone, and no member was told of yet.
+    pub gap: Option<Gap>,
 }
 
 impl Place {
@@ -102,6 +105,7 @@ impl Place {
             failed_until_us: 0,
             again_failed_until_us: 0,
             expired_before: Position(0),
+            gap: None,
         }
     }
 
@@ -109,6 +113,15 @@ impl Place {
     pub fn resume(cursor: Cursor) -> Self {
         let first = cursor.unsettled.first().map_or(cursor.next, |(start, _)| *start);
         Place { owed: Some(cursor), ..Place::new(first) }
+    }
+
+    /// It has passed what is gone. Its members are told before anything behind it comes to them.
+    pub fn passed(&mut self, gap: Gap) {
+        assert!(gap.from < gap.to, "a gap is of something");
+        match &mut self.gap {
+            Some(known) => known.add(gap),
+            None => self.gap = Some(gap),
+        }
     }
 
     /// Where the next batch is read.
@@ -185,6 +198,13 @@ impl Group {
         let first = self.subscriptions.first();
         let first = first.expect("a group lasts as long as its subscriptions");
         Arc::clone(&first.subscription.group_name)
+    }
+
+    /// Whether it is one reader's, which has named the time from which on it wants events.
+    pub fn begins_at_time(&self) -> bool {
+        let at_time =
+            |known: &GroupSubscription| matches!(known.subscription.start, Start::Time(_));
+        !self.durable && self.subscriptions.iter().any(at_time)
     }
 
     /// Which events of a batch that is for this group alone it is to get: as if all its subscriptions matched. Offsets

@@ -20,7 +20,7 @@ use crate::inquiry::MemberReport;
 use crate::kernel::Kernel;
 use crate::mail::{Mail, MemberId};
 use crate::options::{CONTROL_TIMEOUT_US, CREDIT_MAX, SESSION_SUBSCRIPTIONS_MAX};
-use crate::session::{Asked, Delivery, SessionEvent, SessionKey, SubscribeRequest};
+use crate::session::{Asked, Delivery, Gap, SessionEvent, SessionKey, SubscribeRequest};
 use crate::shard::retiring::Retired;
 use crate::shard::sessions::Wanted;
 use crate::shard::{HomeCredit, Shard};
@@ -698,6 +698,12 @@ impl Shard {
             let (session, request) = (member.session, member.request);
             self.sessions.say(session, SessionEvent::CaughtUp { request });
         }
+    }
+
+    pub(super) fn on_passed(&mut self, id: MemberId, gap: Gap) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let (session, request) = (member.session, member.request);
+        self.sessions.say(session, SessionEvent::Passed { request, gap });
     }
 
     /// The shard that counts a client's sessions.

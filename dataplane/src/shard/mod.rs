@@ -418,6 +418,7 @@ impl Shard {
             Mail::LeaseWanted { from, member } => self.on_lease_wanted(from, member),
             Mail::Deliver { member, delivery } => self.on_deliver(member, *delivery),
             Mail::CaughtUp { member } => self.on_caught_up(member),
+            Mail::Passed { member, gap } => self.on_passed(member, gap),
             Mail::Settle(settle) => self.on_settle(&settle),
             Mail::Read(read) => self.on_read(&read),
             Mail::Settled { session, request, events } => {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use codec::body::Body;
 use codec::cloudevents::{Place, json};
-use dataplane::session::Delivery;
+use dataplane::session::{Delivery, Gap};
 
 use super::tokens;
 
@@ -62,6 +62,28 @@ pub(super) fn write(delivery: &Delivery, index: u32, form: Form, out: &mut Vec<u
         json::replace_line_ends(&mut out[start..]);
     }
     true
+}
+
+/// Appends what a stream says of events that are gone. It has no id: who comes back before an event behind them is told
+/// again.
+pub(super) fn write_gap(gap: &Gap, form: Form, out: &mut Vec<u8>) {
+    // A client of EventMesh would take any data for an event.
+    let (start, end): (&[u8], &[u8]) = match form {
+        Form::Bare => (b": gap ", b"\n\n"),
+        _ => (b"event: gap\ndata: ", b"\n\n"),
+    };
+    out.extend_from_slice(start);
+    write_missed(gap.events, out);
+    out.extend_from_slice(end);
+}
+
+/// Appends how many events are gone, `null` if nobody knows.
+pub(super) fn write_missed(events: Option<u64>, out: &mut Vec<u8>) {
+    let written = match events {
+        Some(events) => write!(out, "{{\"events\":{events}}}"),
+        None => write!(out, "{{\"events\":null}}"),
+    };
+    written.expect("writing to memory cannot fail");
 }
 
 /// Appends a text as a JSON string.

@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use codec::crc32c::crc32c;
 use codec::ids::{Position, Timestamp};
-use dataplane::session::Delivery;
+use dataplane::session::{Delivery, Gap};
 use dataplane::token::TokenFields;
 use log::disk::LogKey;
 use routing::subscription::{GroupId, Start};
@@ -114,6 +114,18 @@ impl Place {
         known.is_some_and(|(_, place)| {
             at < place.next && delivery.batch.header.append_time <= place.appended
         })
+    }
+
+    /// What of a gap a reader has not read. One that shares with others has read none of it.
+    pub(super) fn unread(&self, gap: Gap) -> Option<Gap> {
+        let Reading::Alone { logs, .. } = &self.read else { return Some(gap) };
+        let known = logs.iter().find(|(log, _)| *log == gap.log);
+        match known.map(|(_, place)| place.next) {
+            Some(next) if next >= gap.to => None,
+            // How many of them stood before the place was not counted.
+            Some(next) if next > gap.from => Some(Gap { from: next, events: None, ..gap }),
+            _ => Some(gap),
+        }
     }
 
     /// Where a subscription begins that goes on from here; some of what it gives has been read ([`Place::has_read`]).
@@ -332,6 +344,31 @@ mod tests {
             order.iter().for_each(|at| add(&mut runs, Position(*at)));
             let expected = [(Position(1), Position(4)), (Position(7), Position(10))];
             assert_eq!(runs, expected, "{order:?}");
+        }
+    }
+
+    /// A reader that is told of a gap it has not missed reads all again for nothing; one that is not told of one it has
+    /// missed takes what it has for the whole.
+    #[test]
+    fn a_gap_is_what_was_not_read() {
+        let alone = Alone { next: Position(9), appended: Timestamp(50) };
+        let place =
+            Place { node: 0, read: Reading::Alone { begin: 0, logs: vec![(key(0), alone)] } };
+        let gap = |log, from, to, events| Gap {
+            log: key(log),
+            from: Position(from),
+            to: Position(to),
+            events,
+        };
+        for (passed, unread) in [
+            (gap(0, 0, 9, None), None),
+            (gap(0, 3, 8, Some(2)), None),
+            (gap(0, 3, 12, Some(5)), Some(gap(0, 9, 12, None))),
+            (gap(0, 9, 12, Some(3)), Some(gap(0, 9, 12, Some(3)))),
+            (gap(1, 0, 5, None), Some(gap(1, 0, 5, None))),
+        ] {
+            assert_eq!(place.unread(passed), unread, "{passed:?}");
+            assert_eq!(Place::of_group(0).unread(passed), Some(passed));
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use codec::problem::Problem;
 use codec::refusal::{Code, Refusal};
 use dataplane::selection::{Bitmap, Selection};
-use dataplane::session::{Delivery, SessionKey};
+use dataplane::session::{Delivery, Gap, SessionKey};
 use dataplane::shard::Shard;
 use dataplane::token::Token;
 use routing::subscription::Mode;
@@ -36,6 +36,8 @@ pub(super) struct Polling {
     found: Vec<u8>,
     count: u32,
     is_sated: bool,
+    /// What is gone that the group had not come to: how many events, if that is known.
+    gap: Option<Option<u64>>,
     /// What they were in, with the events of each that the answer has: it goes back if nobody is there to take it.
     taken: Vec<(Token, Selection)>,
 }
@@ -67,7 +69,8 @@ impl Polling {
     ) -> Result<Polling, Problem> {
         let until_us = shard.clock().mono_us + u64::from(timeout_ms) * 1_000;
         let (found, taken, count, is_sated) = (Vec::new(), Vec::new(), 0, false);
-        let polling = Polling { seats, max, until_us, form, found, count, is_sated, taken };
+        let gap = None;
+        let polling = Polling { seats, max, until_us, form, found, count, is_sated, gap, taken };
         for part in 0..polling.seats.len() {
             if let Err(refusal) = polling.subscribe(part, id, key, shard) {
                 polling.retire(id, key, shard);
@@ -159,6 +162,12 @@ impl Polling {
         }
     }
 
+    /// Events are gone that the group was to be given.
+    pub(super) fn passed(&mut self, gap: Gap) {
+        let before = self.gap.unwrap_or(Some(0));
+        self.gap = Some(before.zip(gap.events).map(|(before, more)| before + more));
+    }
+
     /// Whether there is no reason to wait any longer.
     pub(super) fn is_over(&self, now_us: u64) -> bool {
         self.count >= self.max || now_us >= self.until_us
@@ -166,13 +175,17 @@ impl Polling {
 
     /// The answer.
     pub(super) fn answer(&mut self) -> Vec<u8> {
-        let (start, end): (&[u8], &[u8]) = match self.form {
-            Form::EventMesh => (b"[", b"]"),
-            _ => (b"{\"events\":[", b"]}"),
-        };
-        let mut out = start.to_vec();
+        if self.form == Form::EventMesh {
+            return [b"[", &std::mem::take(&mut self.found)[..], b"]"].concat();
+        }
+        let mut out = b"{\"events\":[".to_vec();
         out.append(&mut self.found);
-        out.extend_from_slice(end);
+        out.push(b']');
+        if let Some(events) = self.gap {
+            out.extend_from_slice(b",\"gap\":");
+            events::write_missed(events, &mut out);
+        }
+        out.push(b'}');
         out
     }
 

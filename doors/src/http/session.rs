@@ -330,6 +330,14 @@ impl HttpSession {
             }
             SessionEvent::Subscribed { request } => self.on_subscribed(parts_of(request).0, shard),
             SessionEvent::Delivery(delivery) => self.on_delivery(delivery, shard),
+            SessionEvent::Passed { request, gap } => {
+                let (id, part) = parts_of(request);
+                match self.works.get_mut(&id).map(|work| &mut work.what) {
+                    Some(What::Poll(polling)) => polling.passed(gap),
+                    Some(What::Stream(streaming)) => streaming.passed(gap, part),
+                    _ => {}
+                }
+            }
             SessionEvent::Room => {
                 self.is_starved = false;
                 for id in std::mem::take(&mut self.waiting) {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use codec::problem::Problem;
 use codec::refusal::{Code, Refusal};
 use dataplane::selection::{Bitmap, Selection};
-use dataplane::session::{Delivery, SessionKey, Verdict};
+use dataplane::session::{Delivery, Gap, SessionKey, Verdict};
 use dataplane::shard::Shard;
 use dataplane::token::TokenFields;
 use routing::subscription::{Mode, Start};
@@ -66,6 +66,8 @@ pub(super) struct Streaming {
     places: Vec<Place>,
     pub(super) channel: Rc<RefCell<Channel>>,
     queue: VecDeque<Waiting>,
+    /// What is gone, at most one for each log and seat, until what stands before it was said.
+    gaps: Vec<(usize, Gap)>,
     phase: Phase,
     /// Events said that are not known to be read, and when the oldest was; in a group that is not acked.
     unproven: u32,
@@ -179,6 +181,7 @@ impl Streaming {
             places,
             channel: Rc::default(),
             queue: VecDeque::new(),
+            gaps: Vec::new(),
             phase: Phase::Asked,
             unproven: 0,
             oldest_us: 0,
@@ -279,12 +282,42 @@ impl Streaming {
         }
     }
 
+    /// Events are gone that it was to be given.
+    pub(super) fn passed(&mut self, gap: Gap, seat: usize) {
+        let Some(gap) = self.places.get(seat).and_then(|place| place.unread(gap)) else { return };
+        let known = self.gaps.iter_mut();
+        match known.filter(|(of, _)| *of == seat).find(|(_, known)| known.log == gap.log) {
+            Some((_, known)) => known.add(gap),
+            None => self.gaps.push((seat, gap)),
+        }
+    }
+
+    /// Says of gaps that nothing which stands before them waits to be said.
+    fn say_gaps(&mut self) {
+        if self.gaps.is_empty() {
+            return;
+        }
+        let queue = &self.queue;
+        let is_next = |gap: &Gap| {
+            let waiting = queue.iter().filter(|waiting| waiting.delivery.log == gap.log);
+            waiting.into_iter().all(|waiting| waiting.token.base_position >= gap.to)
+        };
+        let mut out = Vec::new();
+        for (_, gap) in self.gaps.extract_if(.., |(_, gap)| is_next(gap)) {
+            events::write_gap(&gap, self.manner.form, &mut out);
+        }
+        if !out.is_empty() {
+            self.say(out.into());
+        }
+    }
+
     /// Says what there is room for.
     pub(super) fn refill(&mut self, id: u64, key: SessionKey, shard: &mut Shard) {
         if self.phase != Phase::Open {
             return;
         }
         while self.channel.borrow().len() < PENDING_BYTES {
+            self.say_gaps();
             let Some(mut waiting) = self.queue.pop_front() else { break };
             let mut piece = Vec::new();
             while piece.len() < PENDING_BYTES / 2 && waiting.next < waiting.token.count {
@@ -439,6 +472,7 @@ impl Streaming {
     pub(super) fn memory_bytes(&self) -> usize {
         self.channel.borrow().len()
             + self.queue.capacity() * size_of::<Waiting>()
+            + self.gaps.capacity() * size_of::<(usize, Gap)>()
             + self.seats.capacity() * (size_of::<Seat>() + size_of::<Place>())
             + size_of::<Self>()
     }

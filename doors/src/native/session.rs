@@ -145,6 +145,8 @@ impl NativeSession {
                 SessionEvent::CaughtUp { request } => {
                     frame::encode_caught_up(request, session.writing(out));
                 }
+                // The protocol has no word for it; offsets show it.
+                SessionEvent::Passed { .. } => {}
                 // Only a settle that asks for an answer gets this one, and none here does.
                 SessionEvent::Settled { .. } => {}
                 SessionEvent::Room => {
