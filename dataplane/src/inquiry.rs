@@ -188,6 +188,8 @@ pub struct PlaceReport {
     pub unsettled: u64,
     /// Events that are parked; they are not among `unsettled`.
     pub parked: u64,
+    /// Keys that these block.
+    pub blocked_keys: u64,
     /// Whether parked events block so many keys that the group takes nothing more of this log.
     pub is_stopped: bool,
     /// Events from `next` to `visible_end`, whether or not the group wants them.

@@ -24,7 +24,7 @@ impl Answer {
     }
 
     /// The value of a metric, labels included in its name.
-    fn metric(&self, series: &str) -> f64 {
+    pub fn metric(&self, series: &str) -> f64 {
         let values = self.body.lines().filter_map(|line| line.strip_prefix(series));
         let values: Vec<&str> = values.filter(|rest| rest.starts_with(' ')).collect();
         let [value] = values[..] else { panic!("{series} stands {} times", values.len()) };

@@ -90,7 +90,10 @@ fn image_is_built_started_and_published_to() {
     assert!(made.expect("bash is there").success(), "tests/all.sh installs jq");
     let dynamic = builder.build(Path::new(crate::harness::BINARY));
     let said = String::from_utf8_lossy(&dynamic.stderr);
-    assert!(!dynamic.status.success() && said.contains("crt-static"), "libraries are missed: {said}");
+    assert!(
+        !dynamic.status.success() && said.contains("crt-static"),
+        "libraries are missed: {said}"
+    );
     let built = builder.build(&static_binary());
     assert!(built.status.success(), "{built:?}");
     let (container, blocked) = (builder.container(true), builder.container(false));

@@ -21,6 +21,7 @@ mod http;
 mod memory;
 mod nouns;
 mod operating;
+mod owed;
 mod packaging;
 mod peer;
 mod peers;

@@ -71,13 +71,20 @@ pub(crate) struct DryRunQuery {
 
 /// The page that is asked for.
 pub(crate) fn wish(query: AskedQuery<PageQuery>) -> Result<Wish, Problem> {
-    let PageQuery { limit, after } = checked(query)?;
-    let limit = limit.unwrap_or(PAGE_DEFAULT);
-    if limit == 0 || limit > PAGE_MAX {
-        let text = format!("limit is {limit}, 1 to {PAGE_MAX} are allowed");
-        return Err(Problem::new(Code::MalformedRequest, text));
+    checked(query)?.wish()
+}
+
+impl PageQuery {
+    /// The page, if it has a size that is allowed.
+    pub(crate) fn wish(self) -> Result<Wish, Problem> {
+        let PageQuery { limit, after } = self;
+        let limit = limit.unwrap_or(PAGE_DEFAULT);
+        if limit == 0 || limit > PAGE_MAX {
+            let text = format!("limit is {limit}, 1 to {PAGE_MAX} are allowed");
+            return Err(Problem::new(Code::MalformedRequest, text));
+        }
+        Ok(Wish { limit, after })
     }
-    Ok(Wish { limit, after })
 }
 
 /// The parameters of a request.

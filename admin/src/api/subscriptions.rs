@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,13 +10,17 @@ use codec::refusal::Code;
 use controlplane::operator::Order;
 use dataplane::inquiry::{GroupReport, Inquiry, MEMBERS_MAX, MembersReport, PlaceReport};
 use dataplane::mail::MemberId;
+use dataplane::shard::CountFrom;
+use routing::internal_topics::redrive_topic;
 use routing::snapshot::RoutingSnapshot;
 use routing::subscription::{GroupId, Mode, Subscription};
 use routing::topic::TopicFilter;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use tracing::info;
 
-use super::{AskedName, AskedQuery, DryRunQuery, Page, PageQuery, checked, wish};
+use super::operating::count;
+use super::{AskedName, AskedQuery, DryRunQuery, Page, PageQuery, checked};
 use crate::ask;
 use crate::clock::wall_now;
 use crate::problem::Problem;
@@ -25,6 +30,11 @@ use crate::sources::Sources;
 /// Names that begin so are those of ephemeral groups. Inside, a client and a filter follow, which need not be text that
 /// fits a path; here the group's number stands for them.
 const EPHEMERAL: &str = "$ephemeral/";
+
+/// Most subscriptions of a page whose lags are counted: each count is work for every shard.
+const COUNTED_MAX: usize = 32;
+/// For how long they are.
+const COUNTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A subscription in the list.
 #[derive(Serialize)]
@@ -40,11 +50,14 @@ pub(crate) struct SubscriptionItem {
     filters: Vec<String>,
     members: usize,
     in_flight_events: u64,
-    /// At most: of what was not read yet, events that it does not want are counted too.
+    /// At most, unless it is exact: of what was not read yet, events that it does not want are counted too.
     pub(super) lag_events: u64,
+    lag_is_exact: bool,
     lag_bytes: u64,
     /// Those of them that wait for long, apart from their logs' order.
     parked_events: u64,
+    /// Keys that these block, each log's by itself.
+    blocked_keys: u64,
     /// Whether parked events block so many keys that it takes nothing more of some log.
     stopped: bool,
     /// Age of the oldest commit that it owes something of; 0 when there is none.
@@ -70,6 +83,7 @@ struct CursorBody {
     visible_end_position: u64,
     unsettled_events: u64,
     parked_events: u64,
+    blocked_keys: u64,
     stopped: bool,
     unread_events: u64,
     lag_bytes: u64,
@@ -86,11 +100,23 @@ struct MemberBody {
     in_flight_events: u64,
 }
 
+/// Which subscriptions.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    limit: Option<usize>,
+    after: Option<String>,
+    /// Whether lags are counted by the logs' indexes.
+    #[serde(default)]
+    exact: bool,
+}
+
 pub(crate) async fn subscriptions(
     State(desk): State<Arc<Desk>>,
-    query: AskedQuery<PageQuery>,
+    query: AskedQuery<ListQuery>,
 ) -> Result<Json<Page<SubscriptionItem>>, Problem> {
-    let wish = wish(query)?;
+    let ListQuery { limit, after, exact } = checked(query)?;
+    let wish = PageQuery { limit, after }.wish()?;
     let sources = desk.sources()?;
     let routing = routing(&sources).await?;
     let mut names: Vec<(String, GroupId)> = Vec::new();
@@ -111,9 +137,43 @@ pub(crate) async fn subscriptions(
     let mut reports = reports(&sources, groups).await?;
     let item = |(name, group): (String, GroupId)| {
         let report = reports.remove(&group).unwrap_or_default();
-        item(name, group, &routing, &report)
+        Some((group, item(name, group, &routing, &report)?))
     };
-    Ok(Json(Page { items: names.into_iter().filter_map(item).collect(), next }))
+    let mut items: Vec<(GroupId, SubscriptionItem)> = names.into_iter().filter_map(item).collect();
+    if exact {
+        let behind = items.iter_mut().filter(|(_, item)| !item.lag_is_exact).take(COUNTED_MAX);
+        let counting = async {
+            for (group, item) in behind {
+                count_lag(&sources, &routing, *group, item).await;
+            }
+        };
+        // Who is not counted by then is told with the bound.
+        let _ = timeout(COUNTED_WITHIN, counting).await;
+    }
+    Ok(Json(Page { items: items.into_iter().map(|(_, item)| item).collect(), next }))
+}
+
+/// Counts by the logs' indexes how many events a group owes that has not read all. What cannot be counted stays a bound.
+async fn count_lag(
+    sources: &Sources,
+    routing: &RoutingSnapshot,
+    group: GroupId,
+    item: &mut SubscriptionItem,
+) {
+    let subscriptions = routing.subscriptions_of(group);
+    let Some(first) = subscriptions.first() else { return };
+    let mut filters: Vec<TopicFilter> =
+        subscriptions.iter().map(|known| known.filter.clone()).collect();
+    let redriven = redrive_topic(&first.group_name).filter(|_| item.durable);
+    filters.extend(redriven.and_then(|topic| TopicFilter::new(topic).ok()));
+    let Some(counted) = count(sources, filters.into(), CountFrom::Group(group)).await else {
+        return;
+    };
+    let events = counted.events + item.parked_events;
+    // A bound that is worse than the one at hand says nothing; more events may have come since.
+    if counted.is_exact || events < item.lag_events {
+        (item.lag_events, item.lag_is_exact) = (events, counted.is_exact);
+    }
 }
 
 pub(crate) async fn subscription(
@@ -122,7 +182,12 @@ pub(crate) async fn subscription(
 ) -> Result<Json<SubscriptionBody>, Problem> {
     let name = super::name(name)?;
     let sources = desk.sources()?;
-    Ok(Json(look_at(&sources, &name).await?.body))
+    let Looked { group, mut body, .. } = look_at(&sources, &name).await?;
+    if !body.item.lag_is_exact {
+        let routing = routing(&sources).await?;
+        count_lag(&sources, &routing, group, &mut body.item).await;
+    }
+    Ok(Json(body))
 }
 
 /// What was deleted, or would be.
@@ -236,8 +301,10 @@ fn item(
         members: reports.iter().map(|report| report.members).max().unwrap_or(0),
         in_flight_events: reports.iter().map(|report| report.in_flight).sum(),
         lag_events: places().map(PlaceReport::lag).sum(),
+        lag_is_exact: places().all(|place| place.unread == 0),
         lag_bytes: places().map(|place| place.bytes).sum(),
         parked_events: places().map(|place| place.parked).sum(),
+        blocked_keys: places().map(|place| place.blocked_keys).sum(),
         stopped: places().any(|place| place.is_stopped),
         lag_seconds: oldest.map_or(0.0, age_seconds),
     })
@@ -251,6 +318,7 @@ fn cursor(place: &PlaceReport) -> CursorBody {
         visible_end_position: place.visible_end.0,
         unsettled_events: place.unsettled,
         parked_events: place.parked,
+        blocked_keys: place.blocked_keys,
         stopped: place.is_stopped,
         unread_events: place.unread,
         lag_bytes: place.bytes,

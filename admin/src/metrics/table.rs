@@ -272,6 +272,8 @@ metrics! {
         => |view, out| each_group(view, out, PlaceReport::lag);
     "ringmesh_group_parked_events" Gauge ["group"] "Events of the group that are parked: they wait for long until they are tried again, and are part of its lag."
         => |view, out| each_group(view, out, |place| place.parked);
+    "ringmesh_group_blocked_keys" Gauge ["group"] "Keys of the group's parked events, whose later events wait behind them; an event without a key counts as one."
+        => |view, out| each_group(view, out, |place| place.blocked_keys);
     "ringmesh_group_stopped" Gauge ["group"] "1 while the group takes nothing more of some log, because its parked events block 4,096 keys there."
         => |view, out| for group in &view.groups {
             let mut places = group.reports.iter().flat_map(|report| &report.places);

@@ -11,6 +11,7 @@ use routing::topic::{TopicFilter, TopicName};
 
 use crate::kernel::Kernel;
 use crate::shard::Shard;
+use crate::shard::group::GroupSubscription;
 
 /// Topics that one step looks at.
 const TOPICS_STEP: u32 = 1_024;
@@ -102,8 +103,14 @@ impl Shard {
                 Some(group) => {
                     let cursor = group.cursor(log, self.tail.position());
                     let owed = cursor.unsettled.iter().map(|(from, to)| to.0 - from.0).sum();
-                    // Where a place is still looked up it stands too early.
-                    let is_exact = group.places[log].seek.is_none();
+                    // Where a place is still looked up it stands too early; and who came later does not want what stands
+                    // before it came.
+                    let has_begun = |known: &GroupSubscription| {
+                        known.subscription.start != Start::Tail
+                            || known.starts[log].is_some_and(|start| start <= cursor.next)
+                    };
+                    let is_exact = group.places[log].seek.is_none()
+                        && group.subscriptions.iter().all(has_begun);
                     counting.total.add(Counted { events: owed, is_exact });
                     (cursor.next, false)
                 }

@@ -148,6 +148,7 @@ impl Shard {
             visible_end,
             unsettled,
             parked,
+            blocked_keys: of.log.parked_keys() as u64,
             is_stopped: of.log.is_stopped_by_parked(),
             unread,
             bytes: behind.bytes,

@@ -99,8 +99,9 @@ impl<'a> AdminPort<'a> {
         mut visit: impl FnMut(&Value) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut after = String::new();
+        let mark = if list.contains('?') { '&' } else { '?' };
         loop {
-            let page = self.get(&format!("{list}?limit=1000{after}"))?;
+            let page = self.get(&format!("{list}{mark}limit=1000{after}"))?;
             page["items"].as_array().into_iter().flatten().try_for_each(&mut visit)?;
             let Some(next) = page["next"].as_str() else { return Ok(()) };
             after = format!("&after={}", encoded(next));

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use routing::internal_topics::parking_topic;
 use serde_json::{Value, json};
 
 use super::admin::{AdminPort, encoded};
@@ -57,12 +58,12 @@ pub fn subscription(command: &SubscriptionCommand) -> Result<(), Failure> {
             let columns = [
                 ("subscription", cell as Cell, "name"),
                 ("members", cell, "members"),
-                ("lag", cell, "lag_events"),
+                ("lag", owed, ""),
                 ("state", state, "paused"),
                 ("mode", cell, "mode"),
                 ("filters", joined, "filters"),
             ];
-            print_list(&list.admin, "subscriptions", &columns)
+            print_list(&list.admin, "subscriptions?exact=true", &columns)
         }
         SubscriptionCommand::Show(show) => {
             let path = format!("subscriptions/{}", encoded(&show.name));
@@ -163,19 +164,19 @@ fn state(paused: &Value) -> String {
 pub fn lag(arguments: &ListArgs) -> Result<(), Failure> {
     let columns = [
         ("subscription", cell as Cell, "name"),
-        ("events", cell, "lag_events"),
+        ("events", owed, ""),
         ("bytes", cell, "lag_bytes"),
         ("seconds", seconds, "lag_seconds"),
         ("in flight", cell, "in_flight_events"),
         ("members", cell, "members"),
     ];
-    print_list(&arguments.admin, "subscriptions", &columns)
+    print_list(&arguments.admin, "subscriptions?exact=true", &columns)
 }
 
 /// How a field is shown.
 pub(super) type Cell = fn(&Value) -> String;
 
-/// A heading, how its cells are shown, and the field they come from.
+/// A heading, how its cells are shown, and the field they come from; without one, of the whole item.
 pub(super) type Column<'a> = (&'a str, Cell, &'a str);
 
 pub(super) fn cell(value: &Value) -> String {
@@ -189,6 +190,12 @@ fn joined(value: &Value) -> String {
 
 fn seconds(value: &Value) -> String {
     format!("{:.1}", value.as_f64().unwrap_or(0.0))
+}
+
+/// What a subscription owes, as well as it is known.
+fn owed(subscription: &Value) -> String {
+    let bound = if subscription["lag_is_exact"] == true { "" } else { "<=" };
+    format!("{bound}{}", subscription["lag_events"])
 }
 
 /// A list: a table, or one object a line as the pages come.
@@ -213,11 +220,25 @@ pub(super) fn print_table(items: &Value, columns: &[Column<'_>]) -> Result<(), F
     let headings: Vec<&str> = columns.iter().map(|(heading, _, _)| *heading).collect();
     let mut table = Table::new(&headings);
     for item in items.as_array().into_iter().flatten() {
-        table.row(columns.iter().map(|(_, show, field)| show(&item[*field])).collect());
+        let value = |field: &str| if field.is_empty() { item } else { &item[field] };
+        table.row(columns.iter().map(|(_, show, field)| show(value(field))).collect());
     }
     let mut text = Vec::new();
     table.print(&mut text).map_err(not_printed)?;
     print(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// How many events are parked, and how to look at them.
+fn parked(subscription: &Value) -> String {
+    let (events, keys) = (&subscription["parked_events"], &subscription["blocked_keys"]);
+    if *events == 0 {
+        return String::new();
+    }
+    let topic = parking_topic(&cell(&subscription["name"]));
+    format!(
+        ", {events} of them are parked and block {keys} keys\n\
+         parked events, a line for each time: ringmesh subscribe '{topic}' --from earliest --until-end"
+    )
 }
 
 fn print_subscription(subscription: &Value) -> Result<(), Failure> {
@@ -228,7 +249,8 @@ fn print_subscription(subscription: &Value) -> Result<(), Failure> {
         true => ", stopped: its parked events block as many keys as they may",
         false => "",
     };
-    print(format!("{lasts}, {mode}{paused}{stopped}, filters {filters}\n\n"))?;
+    print(format!("{lasts}, {mode}{paused}{stopped}, filters {filters}\n"))?;
+    print(format!("{} events are not settled{}\n\n", owed(subscription), parked(subscription)))?;
     let cursors = [
         ("log", cell as Cell, "log"),
         ("low", cell, "low_position"),
@@ -236,6 +258,7 @@ fn print_subscription(subscription: &Value) -> Result<(), Failure> {
         ("end", cell, "visible_end_position"),
         ("unsettled", cell, "unsettled_events"),
         ("parked", cell, "parked_events"),
+        ("blocked keys", cell, "blocked_keys"),
         ("unread", cell, "unread_events"),
         ("seconds", seconds, "lag_seconds"),
     ];

@@ -33,6 +33,12 @@ impl GroupLog {
         self.keys.parked_events()
     }
 
+    /// Keys whose events wait behind parked ones.
+    #[must_use]
+    pub fn parked_keys(&self) -> usize {
+        self.keys.parked()
+    }
+
     /// Whether parked events block so many keys that the group takes no more batches.
     #[must_use]
     pub fn is_stopped_by_parked(&self) -> bool {
