@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum AckLevel {
-    /// In the server's memory, its commit handed to the disk.
+    /// In the server's memory, on its way to the disk: lost if the process ends before it is written.
     Received = 1,
     /// The write completed: survives the process, not a loss of power.
     Written = 2,

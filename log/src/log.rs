@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use codec::ack::AckLevel;
 use codec::header::{BatchHeader, ContentKind, HEADER_BYTES, HeaderSeed};
 use codec::ids::{Epoch, Offset, Partition, Position, Timestamp, TopicId};
 use codec::limits::{BATCH_ALIGN, BATCH_BYTES_MAX};
@@ -333,17 +334,22 @@ impl Log {
         source: Source<'_>,
         now: Timestamp,
     ) -> Result<Appended, NoAppend> {
-        self.append_for(self.options.sync, (topic, partition), header, source, now)
+        let level = match self.options.sync {
+            Sync::EachWrite => AckLevel::Durable,
+            Sync::Behind => AckLevel::Written,
+        };
+        self.append_for(level, (topic, partition), header, source, now)
     }
 
-    /// As [`Log::append_from`], for whoever waits for what `sync` says. A commit with a batch for which somebody waits
-    /// until it is durable is synced with its write, and what it follows at once.
+    /// As [`Log::append_from`], for whoever waits until the batch has reached `level`. A commit with a batch for which
+    /// somebody waits until it is durable is synced with its write, and what it follows at once; one for which nobody
+    /// waits is held back a little, so that others share its write.
     ///
     /// # Errors
     /// As [`NoAppend`] says; nothing was changed, and nothing taken.
     pub fn append_for(
         &mut self,
-        sync: Sync,
+        level: AckLevel,
         (topic, partition): (TopicId, Partition),
         header: &BatchHeader,
         mut source: Source<'_>,
@@ -392,8 +398,10 @@ impl Log {
         self.segments.active_index().appended(run, &mut state.last_run);
         let copied = if let Source::Bytes(body) = source { Some(body) } else { None };
         self.write_batch(place, &stamped, copied);
-        if sync == Sync::EachWrite {
-            self.open_is_awaited();
+        match level {
+            AckLevel::Durable => self.open_is_awaited(),
+            AckLevel::Written => self.open_is_wanted(),
+            AckLevel::Received => {}
         }
         self.positions.appended(stamped.end_position());
         self.publishers.appended(&stamped);
@@ -461,7 +469,7 @@ impl Log {
             return 0;
         }
         self.open_due_commit();
-        let submitted = self.submit_commits(disk);
+        let submitted = self.submit_commits(clock_stands, disk);
         self.submit_sync(clock_stands, disk);
         self.look_for_expired(disk);
         self.submit_upkeep(disk);

@@ -55,6 +55,8 @@ pub struct LogOptions {
     /// With [`Sync::Behind`], commits wait while so many bytes are on their way or written and not durable; one of any
     /// size always goes. What is not durable stays in the cache, so it is no more than that may hold.
     pub unsynced_bytes_max: u64,
+    /// A commit for which nobody waits, not even until it is written, is held back for so long at most.
+    pub hold_back: Duration,
     /// Most bytes of recent commits that are kept in memory for readers at the tail.
     pub cache_bytes: usize,
     /// Most bytes that all readers of the log may have read ahead or asked for; one batch of any size always goes.
@@ -89,6 +91,7 @@ impl Default for LogOptions {
             sync_after: Duration::from_millis(10),
             sync_bytes: 8 << 20,
             unsynced_bytes_max: 32 << 20,
+            hold_back: Duration::from_millis(1),
             cache_bytes: 64 << 20,
             read_bytes_max: 64 << 20,
             checkpoint_every_bytes: SEGMENT_BYTES_DEFAULT / 2,

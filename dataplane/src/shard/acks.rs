@@ -47,7 +47,7 @@ pub struct Acks {
 /// How far a log has come at a level.
 fn reached(positions: LogPositions, level: AckLevel) -> Position {
     match level {
-        AckLevel::Received => positions.submitted_end(),
+        AckLevel::Received => positions.end(),
         AckLevel::Written => positions.written_end(),
         AckLevel::Durable => positions.durable_end(),
     }

@@ -13,7 +13,6 @@ use codec::limits::PARTITIONS;
 use codec::refusal::{Code, Refusal};
 use log::batch::{LogState, NoAppend};
 use log::landing::{Landing, Source};
-use log::options::Sync;
 use log::publishers::Stored;
 use routing::topic::TopicName;
 use routing::topic_policy::TopicPolicy;
@@ -406,10 +405,9 @@ impl Shard {
             Some(topic) => topic,
             None => self.begin_topic(append, &policy)?,
         };
-        let sync = if level == AckLevel::Durable { Sync::EachWrite } else { Sync::Behind };
         let log = self.active_mut();
         let source = append.body.by_ref();
-        let done = log.append_for(sync, (topic, append.partition), append.header, source, now);
+        let done = log.append_for(level, (topic, append.partition), append.header, source, now);
         if let Err(NoAppend::NoRoom) = done {
             self.may_have_room = false;
         }

@@ -19,6 +19,8 @@ use crate::storage::FileId;
 
 /// Most commits that are closed and wait for their turn.
 pub(super) const CLOSED_MAX: usize = 64;
+/// A commit of so many bytes is worth a write of its own, whoever waits for it.
+const HELD_BACK_BYTES_MAX: usize = 64 << 10;
 /// The log never asks to be woken sooner than this, but for a sync.
 const WAKEUP_AFTER_MIN_US: u64 = 10_000;
 /// How much of a commit changed cursors may take beside batches.
@@ -41,6 +43,8 @@ pub(crate) struct OpenCommit {
     number: u64,
     /// Somebody waits until it is durable.
     is_awaited: bool,
+    /// Somebody waits until it is written, or it is due.
+    is_wanted: bool,
 }
 
 /// A commit that waits to be submitted.
@@ -189,13 +193,33 @@ impl Log {
             time: self.now,
             number: self.next_commit,
             is_awaited: false,
+            is_wanted: false,
         });
         self.next_commit += 1;
     }
 
     /// Somebody waits until what is in the open commit is durable.
     pub(super) fn open_is_awaited(&mut self) {
-        self.open.as_mut().expect("a batch was written into it").is_awaited = true;
+        let open = self.open.as_mut().expect("a batch was written into it");
+        (open.is_awaited, open.is_wanted) = (true, true);
+    }
+
+    /// Somebody waits until what is in the open commit is written.
+    pub(super) fn open_is_wanted(&mut self) {
+        self.open.as_mut().expect("a batch was written into it").is_wanted = true;
+    }
+
+    /// Until when the open commit is held back, so that others share its write. `None`: it is not.
+    fn held_back_until(&self) -> Option<Timestamp> {
+        let open = self.open.as_ref()?;
+        let is_held_back =
+            !open.is_wanted && !self.shutting_down && open.used < HELD_BACK_BYTES_MAX;
+        is_held_back.then(|| Timestamp(open.time.0 + micros(self.options.hold_back)))
+    }
+
+    /// Whether nobody waits for the open commit, and others may yet share its write.
+    pub(super) fn is_held_back(&self, clock_stands: bool) -> bool {
+        !clock_stands && self.held_back_until().is_some_and(|until| self.now < until)
     }
 
     /// Finds `need` bytes for a commit in the active segment, or makes the next one active.
@@ -280,7 +304,9 @@ impl Log {
         let deletion = self.deletions.front().map_or(0, |record| batch_slot_bytes(record.len()));
         let cursors = self.cursors.first_dirty_len().map_or(0, batch_slot_bytes) + deletion;
         // No room: tried again at the next run; nothing is lost, cursors stay changed.
-        let _ = self.open_commit(cursors, true);
+        if self.open_commit(cursors, true).is_ok() {
+            self.open_is_wanted();
+        }
     }
 
     fn cursors_due(&self) -> bool {
@@ -319,8 +345,9 @@ impl Log {
         let due = due.into_iter().flatten().min();
         // What was due already and could not be done waits for a completion, or for space: no hurry.
         let due = due.map(|due| due.max(Timestamp(self.now.0 + WAKEUP_AFTER_MIN_US)));
+        let held_back = self.held_back_until().filter(|_| self.may_submit());
         // A sync that is due can always be submitted.
-        [due, self.sync_due_at()].into_iter().flatten().min()
+        [due, self.sync_due_at(), held_back].into_iter().flatten().min()
     }
 
     /// Ends the open commit: cursors ride along, head and padding are written.

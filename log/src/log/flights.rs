@@ -187,11 +187,11 @@ impl Flights {
 
 impl Log {
     /// Closes the open commit if one may fly, and submits what waits.
-    pub(super) fn submit_commits(&mut self, disk: &mut impl Disk) -> u32 {
+    pub(super) fn submit_commits(&mut self, clock_stands: bool, disk: &mut impl Disk) -> u32 {
         let mut submitted = 0;
-        while self.flights.writes() < self.options.commits_in_flight_max && !self.is_too_little() {
+        while self.may_submit() && !self.is_too_little() {
             if self.closed.is_empty() {
-                if self.open.is_none() {
+                if self.open.is_none() || self.is_held_back(clock_stands) {
                     break;
                 }
                 self.close_commit();
@@ -202,6 +202,11 @@ impl Log {
             submitted += self.submit_closed(disk);
         }
         submitted
+    }
+
+    /// Whether one more write may fly.
+    pub(super) fn may_submit(&self) -> bool {
+        self.flights.writes() < self.options.commits_in_flight_max
     }
 
     /// Whether what waits is too little to be written beside a large write: it would take the disk nearly as long, and

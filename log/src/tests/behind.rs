@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use codec::ack::AckLevel;
+
 use super::harness::{Bench, small_options};
 use crate::batch::{LogState, NoAppend};
 use crate::folder::FolderOptions;
@@ -318,17 +320,17 @@ fn commits_with_and_without_syncs_mix() {
         options.log.sync = Sync::EachWrite;
         let mut bench = Bench::new(seed, options);
         bench.settle();
-        bench.commit_for(Sync::EachWrite);
+        bench.commit_for(AckLevel::Durable);
         assert!(bench.complete_newest(false) && !bench.complete_newest(true), "one synced write");
         let durable = bench.log.positions().durable_end();
         assert_eq!(durable, bench.log.positions().end(), "nothing else is needed");
 
-        bench.commit_for(Sync::Behind);
+        bench.commit_for(AckLevel::Written);
         assert!(bench.complete_newest(false) && !bench.complete_newest(true), "nobody waits");
         let positions = bench.log.positions();
         assert_eq!((positions.written_end(), positions.durable_end()), (positions.end(), durable));
 
-        bench.commit_for(Sync::EachWrite);
+        bench.commit_for(AckLevel::Durable);
         assert!(bench.complete_newest(false));
         assert_eq!(bench.log.positions().durable_end(), durable, "what is before it is not synced");
         bench.run();
@@ -336,9 +338,57 @@ fn commits_with_and_without_syncs_mix() {
             assert!(bench.complete_newest(true), "so it is synced at once");
             assert_eq!(bench.log.positions().durable_end(), bench.log.positions().end());
         }
-        bench.commit_for(Sync::Behind);
+        bench.commit_for(AckLevel::Written);
         bench.crash();
         assert!(bench.reports[0].damage.is_empty(), "seed {seed}: {:?}", bench.reports);
         bench.verify();
     }
+}
+
+/// An event for which nobody waits must not cost a write of its own, nor wait for long, nor keep others waiting, nor be
+/// forgotten at a shutdown.
+#[test]
+fn what_nobody_waits_for_shares_a_write() {
+    let held_back = |seed| {
+        let mut bench = Bench::new(seed, only_by_time());
+        bench.settle();
+        for _ in 0..10 {
+            bench.commit_for(AckLevel::Received);
+        }
+        assert!(!bench.complete_newest(false), "it is held back");
+        bench
+    };
+    let is_one_write = |bench: &mut Bench| {
+        assert!(bench.complete_newest(false) && !bench.complete_newest(false), "one write");
+        let positions = bench.log.positions();
+        assert_eq!(positions.written_end(), positions.end(), "of all that there is");
+    };
+
+    let mut bench = held_back(1);
+    let due = bench.log.next_wakeup().expect("it is due some time");
+    assert!(bench.now < due.0 && due.0 <= bench.now + 1_000, "{due:?}, now {}", bench.now);
+    bench.now = due.0;
+    bench.run();
+    is_one_write(&mut bench);
+
+    let mut bench = held_back(2);
+    bench.commit_for(AckLevel::Written);
+    is_one_write(&mut bench);
+
+    let mut bench = held_back(3);
+    bench.append_this("t", codec::ids::Partition(1), 1, vec![7; 64]).expect("it fits");
+    bench.now += 1;
+    bench.run();
+    is_one_write(&mut bench);
+
+    let mut bench = held_back(4);
+    bench.log.begin_shutdown(codec::ids::Timestamp(bench.now));
+    bench.settle();
+    assert_eq!(bench.log.positions().durable_end(), bench.log.positions().end());
+    bench.crash();
+    bench.verify();
+
+    let mut bench = held_back(5);
+    bench.run();
+    is_one_write(&mut bench);
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use codec::ack::AckLevel;
 use codec::header::{BatchHeader, HEADER_BYTES};
 use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
 
@@ -12,7 +13,7 @@ use crate::disk::{Completion, DiskOp};
 use crate::folder::{self, Folder, FolderOptions, ShardLogs};
 use crate::landing::{LANDING_LEAD_BYTES_MAX, Source};
 use crate::log::Log;
-use crate::options::{LogOptions, Sync};
+use crate::options::LogOptions;
 use crate::reader::{ReadStep, Reader};
 use crate::sim_disk::{SimDisk, SimRandom, SimStorage};
 
@@ -133,14 +134,14 @@ impl Bench {
         Ok(())
     }
 
-    /// Appends a batch for whoever waits for what `sync` says, and submits it as a commit of its own.
-    pub(super) fn commit_for(&mut self, sync: Sync) {
+    /// Appends a batch for whoever waits until it has reached `level`, and lets the log run.
+    pub(super) fn commit_for(&mut self, level: AckLevel) {
         self.now += 1;
         let id = self.log.create_topic(&Arc::from("mixed")).unwrap();
-        let body = vec![sync as u8; 100];
+        let body = vec![level as u8; 100];
         let header = BatchHeader::unstamped(TopicId(0), Partition(0), &body, 1);
         let (at, source) = ((id, Partition(0)), Source::Bytes(&body));
-        let told = self.log.append_for(sync, at, &header, source, Timestamp(self.now)).unwrap();
+        let told = self.log.append_for(level, at, &header, source, Timestamp(self.now)).unwrap();
         let (position, offset) = (told.base_position, told.base_offset);
         let (topic, partition, count) = ("mixed".into(), Partition(0), 1);
         self.sent.push(Sent { topic, partition, position, offset, count, body });
