@@ -121,7 +121,7 @@ impl Shard {
             sessions,
             session_events,
             waiting_sessions: self.sessions.waiting.len(),
-            control: self.members.control_waits(),
+            control: self.members.asking.waits(),
             waiting_io: self.waiting_io.len(),
             waiting_bytes: self.waiting_bytes.len(),
             read_retries: self.read_retries.len(),

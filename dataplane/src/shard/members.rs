@@ -1,29 +1,28 @@
 //! Who is there. The home shard of a member keeps its credit and lends parts of it to the shards that deliver to it; a
 //! shard that delivers keeps what it was lent.
 
+mod asking;
 mod lending;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use codec::crc32c::crc32c;
-use codec::refusal::{Code, Refusal};
+use codec::refusal::Code;
 use routing::snapshot::Sought;
-use routing::subscription::{GroupId, Subscription, SubscriptionId, group_name};
-use routing::topic::TopicFilter;
+use routing::subscription::{GroupId, Subscription, SubscriptionId};
 
 use crate::control::ControlRequest;
 use crate::fence::Fence;
-use crate::group::keys::KeyShare;
 use crate::group::members::Presence;
 use crate::inquiry::MemberReport;
-use crate::kernel::Kernel;
 use crate::mail::{Mail, MemberId};
-use crate::options::{CONTROL_TIMEOUT_US, CREDIT_MAX, SESSION_SUBSCRIPTIONS_MAX};
-use crate::session::{Asked, Delivery, Gap, SessionEvent, SessionKey, SubscribeRequest};
+use crate::options::CREDIT_MAX;
+use crate::session::{Asked, Delivery, Gap, SessionEvent, SessionKey};
 use crate::shard::retiring::Retired;
 use crate::shard::sessions::Wanted;
 use crate::shard::{HomeCredit, Shard};
+use asking::Asking;
 
 /// A member at home.
 #[derive(Debug)]
@@ -68,14 +67,15 @@ struct HomeClient {
 pub struct HomeMembers {
     list: Vec<Option<HomeMember>>,
     free: Vec<u32>,
+    /// The slots of each subscription's members: clients that are gone for good end theirs by the hundred thousand, and none
+    /// of these is to be looked for among all.
+    by_subscription: BTreeSet<(SubscriptionId, u32)>,
     life: u32,
     clients: BTreeMap<Arc<str>, HomeClient>,
     /// No client's subscriptions end before this. Thousands of clients are not looked at in every cycle for it.
     expiry_not_before_us: Option<u64>,
-    /// Requests for the control plane, in order.
-    requests: VecDeque<ControlRequest>,
-    /// Subscribes that wait for the control plane: until when, who.
-    asked: VecDeque<(u64, SessionKey, u64)>,
+    /// What the control plane is asked.
+    pub asking: Asking,
     /// Members that have been retired.
     pub retired: Retired,
 }
@@ -93,7 +93,8 @@ impl HomeMembers {
     fn insert(&mut self, mut member: HomeMember) -> u32 {
         self.life += 1;
         member.life = self.life;
-        match self.free.pop() {
+        let subscription = member.subscription;
+        let slot = match self.free.pop() {
             Some(slot) => {
                 assert!(self.list[slot as usize].is_none(), "a free slot holds no member");
                 self.list[slot as usize] = Some(member);
@@ -103,34 +104,34 @@ impl HomeMembers {
                 self.list.push(Some(member));
                 self.list.len() as u32 - 1
             }
-        }
+        };
+        let is_new = self.by_subscription.insert((subscription, slot));
+        assert!(is_new, "a slot holds one member");
+        slot
     }
 
     fn remove(&mut self, slot: u32) -> Option<HomeMember> {
         let member = self.list.get_mut(slot as usize)?.take()?;
         member.check();
+        let is_known = self.by_subscription.remove(&(member.subscription, slot));
+        assert!(is_known, "a member is found by its subscription");
         self.free.push(slot);
-        assert!(self.free.len() <= self.list.len(), "a slot is free once");
+        assert!(
+            self.free.len() + self.by_subscription.len() == self.list.len(),
+            "a slot is free, or a member's"
+        );
         Some(member)
     }
 
-    fn is_known(&self, slot: u32) -> bool {
-        self.list[slot as usize].is_some()
+    /// Where the members of a subscription stand.
+    fn slots_of(&self, subscription: SubscriptionId) -> Vec<u32> {
+        let known = self.by_subscription.range((subscription, 0)..=(subscription, u32::MAX));
+        known.map(|(_, slot)| *slot).collect()
     }
 
     /// When to look whether a client's ephemeral subscriptions end; it may have come back by then.
     pub fn next_client_expiry(&self) -> Option<u64> {
         self.expiry_not_before_us
-    }
-
-    /// Whether something waits for room in the control plane's queue.
-    pub fn has_requests(&self) -> bool {
-        !self.requests.is_empty()
-    }
-
-    /// Requests that wait for the control plane's queue, and subscribes that wait for its answer.
-    pub fn control_waits(&self) -> (usize, usize) {
-        (self.requests.len(), self.asked.len())
     }
 
     /// The credit of every member; their home is `shard`.
@@ -171,11 +172,6 @@ impl HomeMembers {
         self.list.len()
     }
 
-    /// A session has gone: nobody waits for what the control plane will say to it.
-    pub fn forget_asked(&mut self, session: SessionKey) {
-        self.asked.retain(|(_, asker, _)| *asker != session);
-    }
-
     /// Marks a member as retired. Whether it still has credit out there: without, it can go at once.
     pub fn retire(&mut self, slot: u32) -> Option<u32> {
         let member = self.at(slot)?;
@@ -194,19 +190,9 @@ impl HomeMembers {
         self.get_mut(id).is_some_and(|member| member.is_retired)
     }
 
-    /// Nobody waits any more for what the control plane will say to one request of a session.
-    pub fn forget_one(&mut self, session: SessionKey, request: u64) {
-        self.asked.retain(|(_, asker, number)| (*asker, *number) != (session, request));
-    }
-
     /// When something is to be done about retired members.
     pub fn next_retired_end(&self) -> Option<u64> {
         self.retired.next_end()
-    }
-
-    /// When the next subscribe is given up.
-    pub fn next_subscribe_timeout(&self) -> Option<u64> {
-        self.asked.front().map(|(until, _, _)| *until)
     }
 }
 
@@ -251,168 +237,6 @@ impl HomeMember {
 }
 
 impl Shard {
-    /// A client wants to subscribe. Answered by [`SessionEvent::Subscribed`] or [`SessionEvent::Refused`].
-    ///
-    /// # Errors
-    /// A refusal that needs no look at the catalog.
-    pub fn subscribe(&mut self, key: SessionKey, wish: SubscribeRequest) -> Result<(), Refusal> {
-        let _fence = Fence::default();
-        self.subscribe_for(key, None, wish)
-    }
-
-    /// The same for a client that is not the session's: of a protocol whose connections are not clients.
-    ///
-    /// # Errors
-    /// As [`Shard::subscribe`].
-    pub fn subscribe_as(
-        &mut self,
-        key: SessionKey,
-        client: Arc<str>,
-        wish: SubscribeRequest,
-    ) -> Result<(), Refusal> {
-        let _fence = Fence::default();
-        self.subscribe_for(key, Some((client, Presence::Passing)), wish)
-    }
-
-    /// The same for a client that takes a share of its group's keys, which its other members have not: they stay with it.
-    ///
-    /// # Errors
-    /// As [`Shard::subscribe`].
-    pub fn subscribe_sharing(
-        &mut self,
-        key: SessionKey,
-        client: Arc<str>,
-        wish: SubscribeRequest,
-        share: KeyShare,
-    ) -> Result<(), Refusal> {
-        let _fence = Fence::default();
-        self.subscribe_for(key, Some((client, Presence::Sharing(share))), wish)
-    }
-
-    fn subscribe_for(
-        &mut self,
-        key: SessionKey,
-        other: Option<(Arc<str>, Presence)>,
-        wish: SubscribeRequest,
-    ) -> Result<(), Refusal> {
-        let shard = self.options.index;
-        if self.draining {
-            return Err(Code::ShuttingDown.into());
-        }
-        let (other, presence) =
-            other.map_or((None, Presence::Staying), |(client, presence)| (Some(client), presence));
-        if (wish.credit == 0 && other.is_none()) || wish.credit > CREDIT_MAX {
-            return Err(Refusal::limit("credit", CREDIT_MAX.into(), wish.credit.into()));
-        }
-        let until = self.now.mono_us + CONTROL_TIMEOUT_US;
-        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
-        let client = other.clone().or_else(|| session.client.clone());
-        let Some(client) = client else { return Err(Code::HelloRequired.into()) };
-        let taken = session.subscriptions.iter().any(|(request, _)| *request == wish.request)
-            || session.asked.iter().any(|(request, _)| *request == wish.request);
-        if taken {
-            return Err(Code::SubscriptionInUse.into());
-        }
-        let count = session.subscriptions.len() + session.asked.len();
-        if count >= SESSION_SUBSCRIPTIONS_MAX {
-            let limit = SESSION_SUBSCRIPTIONS_MAX as u64;
-            return Err(Refusal::limit("subscriptions of the connection", limit, count as u64 + 1));
-        }
-        session.asked.push((wish.request, Wanted { credit: wish.credit, presence }));
-        let ephemeral = wish.group.is_none();
-        let is_new = match &other {
-            Some(other) if ephemeral => {
-                let is_new = !session.others.contains(other);
-                session.others.extend(is_new.then(|| other.clone()));
-                is_new
-            }
-            None if ephemeral => !std::mem::replace(&mut session.announced, true),
-            _ => false,
-        };
-        if is_new {
-            self.post(self.client_home(&client), Mail::ClientUp { client: client.clone() });
-        }
-        let SubscribeRequest { request, group, filter, mode, start, .. } = wish;
-        self.members.asked.push_back((until, key, request));
-        let (session, shard) = (key, shard);
-        self.members.requests.push_back(ControlRequest::Subscribe {
-            shard,
-            session,
-            request,
-            group,
-            filter,
-            mode,
-            start,
-            client,
-        });
-        Ok(())
-    }
-
-    /// A client leaves a subscription; an ephemeral one ends with that, a durable one keeps its place unless the client
-    /// asks for its `end`. Answered by [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`].
-    pub fn unsubscribe(&mut self, key: SessionKey, request: u64, end: bool) {
-        self.leave_subscription(key, request, end, false);
-    }
-
-    /// The same for a client that has dropped what it listened by, while its session goes on: it is lost, not gone in good
-    /// order, so what it had counts as an attempt.
-    pub fn lose_subscription(&mut self, key: SessionKey, request: u64) {
-        self.leave_subscription(key, request, false, true);
-    }
-
-    fn leave_subscription(&mut self, key: SessionKey, request: u64, end: bool, is_lost: bool) {
-        let _fence = Fence::default();
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let found = session.subscriptions.iter().position(|(number, _)| *number == request);
-        let Some(index) = found else {
-            let refusal = Code::UnknownSubscription.into();
-            let what = Asked::Unsubscribe;
-            self.sessions.say(key, SessionEvent::Refused { what, request, refusal });
-            return;
-        };
-        let slot = session.subscriptions[index].1;
-        let member = self.members.at(slot).expect("a session's subscription has a member");
-        let (id, shard) = (member.subscription, self.options.index);
-        let ends = member.ephemeral || end;
-        if ends && !member.ephemeral {
-            // It stays until the catalog says that the subscription is gone: it may not come to that.
-            member.ending = true;
-        } else {
-            session.subscriptions.swap_remove(index);
-            self.end_member(slot, is_lost);
-        }
-        if ends {
-            let session = key;
-            let request = ControlRequest::Unsubscribe { shard, session, request, id };
-            self.members.requests.push_back(request);
-        } else {
-            self.sessions.say(key, SessionEvent::Unsubscribed { request });
-        }
-    }
-
-    /// Ends a subscription for all its members, whether this session has one or not. Answered by
-    /// [`SessionEvent::Unsubscribed`] or [`SessionEvent::Refused`]. Returns whether there is one; without, nothing follows.
-    pub fn end_subscription(
-        &mut self,
-        key: SessionKey,
-        request: u64,
-        group_name: &str,
-        filter: &TopicFilter,
-    ) -> bool {
-        let _fence = Fence::default();
-        let (shard, session) = (self.options.index, key);
-        let Some(known) = self.snapshot.find(group_name, filter) else { return false };
-        assert!(*known.group_name == *group_name, "a subscription is found by its group's name");
-        let id = known.id;
-        self.members.requests.push_back(ControlRequest::Unsubscribe {
-            shard,
-            session,
-            request,
-            id,
-        });
-        true
-    }
-
     /// A client changes how many events may be in flight to it.
     pub fn set_credit(&mut self, key: SessionKey, request: u64, events: u32) {
         let _fence = Fence::default();
@@ -450,65 +274,6 @@ impl Shard {
         assert!(member.total() == events, "a member has the credit that it asked for");
         self.lend_more(slot);
         self.recall(slot);
-    }
-
-    pub(super) fn on_subscribed(
-        &mut self,
-        key: SessionKey,
-        request: u64,
-        result: Result<Arc<Subscription>, Refusal>,
-    ) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let asked = session.asked.iter().position(|(number, _)| *number == request);
-        // Given up before: the client has been told, and the subscription without a member does no harm.
-        let Some(index) = asked else { return };
-        let (_, wanted) = session.asked.swap_remove(index);
-        self.members.asked.retain(|(_, asker, number)| (*asker, *number) != (key, request));
-        // Ended by another while this answer was on its way.
-        let ended = |subscription: &Arc<Subscription>| {
-            self.snapshot.subscription(subscription.id).is_none()
-        };
-        let result = match result {
-            Ok(subscription) if ended(&subscription) => Err(Code::SubscriptionEnded.into()),
-            result => result,
-        };
-        match result {
-            Ok(subscription) => {
-                self.begin_member(key, request, wanted, &subscription);
-                self.sessions.say(key, SessionEvent::Subscribed { request });
-            }
-            Err(refusal) => {
-                let what = Asked::Subscribe;
-                self.sessions.say(key, SessionEvent::Refused { what, request, refusal });
-            }
-        }
-    }
-
-    pub(super) fn on_unsubscribed(
-        &mut self,
-        key: SessionKey,
-        request: u64,
-        result: Result<(), Refusal>,
-    ) {
-        let event = match result {
-            Ok(()) => SessionEvent::Unsubscribed { request },
-            Err(refusal) => {
-                self.goes_on(key, request);
-                SessionEvent::Refused { what: Asked::Unsubscribe, request, refusal }
-            }
-        };
-        self.sessions.say(key, event);
-    }
-
-    /// A subscription that a client wanted to end stands as before.
-    fn goes_on(&mut self, key: SessionKey, request: u64) {
-        let session = self.sessions.get(key);
-        let known = session.into_iter().flat_map(|session| &session.subscriptions);
-        let slot = known.into_iter().find(|(number, _)| *number == request).map(|(_, slot)| *slot);
-        if let Some(member) = slot.and_then(|slot| self.members.at(slot)) {
-            assert!(member.session == key, "a session's members are its own");
-            member.ending = false;
-        }
     }
 
     fn begin_member(&mut self, key: SessionKey, request: u64, wanted: Wanted, of: &Subscription) {
@@ -604,12 +369,8 @@ impl Shard {
     /// A subscription has ended while members of it are still here: they hear so, but for those who asked for it, whose
     /// answer follows. What is in flight to them is forgotten with the group on every shard.
     pub(super) fn end_members_of(&mut self, subscription: SubscriptionId) {
-        for slot in 0..self.members.list.len() as u32 {
-            if self.members.at(slot).is_none_or(|member| member.subscription != subscription) {
-                continue;
-            }
-            let member = self.members.remove(slot).expect("looked at just now");
-            assert!(!self.members.is_known(slot), "a member leaves once");
+        for slot in self.members.slots_of(subscription) {
+            let member = self.members.remove(slot).expect("members are where they are said to be");
             let (key, request) = (member.session, member.request);
             if let Some(session) = self.sessions.get_mut(key) {
                 session.subscriptions.retain(|(number, _)| *number != request);
@@ -728,79 +489,19 @@ impl Shard {
         *soonest = [*soonest, known.expires_us].into_iter().flatten().min();
     }
 
-    /// Sends what waits for the control plane, ends what it was asked for too long, and the ephemeral subscriptions of
-    /// clients that have been gone for long enough.
-    pub(super) fn expire_clients<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
-        let mut work = 0;
+    /// Ends the ephemeral subscriptions of clients that have been gone for long enough.
+    pub(super) fn expire_clients(&mut self) {
         let now = self.now.mono_us;
-        if self.members.next_client_expiry().is_some_and(|at| at <= now) {
-            let clients = &mut self.members.clients;
-            let gone = |client: &HomeClient| client.expires_us.is_some_and(|at| at <= now);
-            for (client, _) in clients.extract_if(.., |_, client| gone(client)) {
-                self.members.requests.push_back(ControlRequest::EndClient { client });
-            }
-            let left = self.members.clients.values().filter_map(|client| client.expires_us).min();
-            assert!(left.is_none_or(|at| at > now), "what was due has ended");
-            self.members.expiry_not_before_us = left;
+        if self.members.next_client_expiry().is_none_or(|at| at > now) {
+            return;
         }
-        while let Some(request) = self.members.requests.pop_front() {
-            let Err(request) = kernel.send_control(request) else {
-                work += 1;
-                continue;
-            };
-            if kernel.control_is_open() {
-                self.members.requests.push_front(request);
-                break;
-            }
-            self.refuse_request(&request);
+        let clients = &mut self.members.clients;
+        let gone = |client: &HomeClient| client.expires_us.is_some_and(|at| at <= now);
+        for (client, _) in clients.extract_if(.., |_, client| gone(client)) {
+            self.members.asking.requests.push_back(ControlRequest::EndClient { client });
         }
-        if !self.moving.is_empty() && !kernel.control_is_open() {
-            self.give_up_moves();
-        }
-        while self.members.asked.front().is_some_and(|(until, _, _)| *until <= now) {
-            let (_, session, request) = self.members.asked.pop_front().expect("looked at");
-            self.on_subscribed(session, request, Err(Code::Unavailable.into()));
-        }
-        work
-    }
-
-    /// Whether every shard has certainly adopted a subscription. That this one has is not enough: another may still
-    /// have no start for it, and what it acknowledged meanwhile would never be delivered.
-    fn stands(&self, subscription: &Subscription) -> bool {
-        let group = self.groups.get(&subscription.group);
-        let known = group.iter().flat_map(|group| &group.subscriptions);
-        known.filter(|known| known.subscription.id == subscription.id).any(|known| known.stands)
-    }
-
-    /// A subscription that all shards know needs no catalog: its members come and go without it.
-    fn known(&self, request: &ControlRequest) -> Result<Arc<Subscription>, Refusal> {
-        let ControlRequest::Subscribe { group, filter, mode, start, client, .. } = request else {
-            return Err(Code::Unavailable.into());
-        };
-        let name = group_name(group.as_ref(), *mode, client, filter);
-        let known = self.snapshot.find(&name, filter).filter(|known| known.mode == *mode);
-        let known = known.filter(|known| self.stands(known));
-        let known = known.ok_or(Refusal::from(Code::Unavailable))?;
-        // A client that comes back repeats the start of a subscription that is its own.
-        let is_repeated = !known.is_durable() && start.as_ref() == Some(&known.start);
-        if start.is_some() && !is_repeated {
-            return Err(Code::GroupExists.into());
-        }
-        Ok(known.clone())
-    }
-
-    /// The control plane is down.
-    fn refuse_request(&mut self, request: &ControlRequest) {
-        match request {
-            ControlRequest::Subscribe { session, request: number, .. } => {
-                let result = self.known(request);
-                self.on_subscribed(*session, *number, result);
-            }
-            ControlRequest::Unsubscribe { session, request, .. } => {
-                self.on_unsubscribed(*session, *request, Err(Code::Unavailable.into()));
-            }
-            // Whoever restarts the control plane restarts the process, and ephemeral subscriptions end with it.
-            ControlRequest::EndClient { .. } | ControlRequest::Adopted { .. } => {}
-        }
+        let left = self.members.clients.values().filter_map(|client| client.expires_us).min();
+        assert!(left.is_none_or(|at| at > now), "what was due has ended");
+        self.members.expiry_not_before_us = left;
     }
 }

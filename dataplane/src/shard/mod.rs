@@ -262,7 +262,8 @@ impl Shard {
         self.return_recalled();
         work += self.flush_cursors();
         work += self.end_retired();
-        work += self.expire_clients(kernel);
+        self.expire_clients();
+        work += self.ask_control(kernel);
         work += self.outbox.flush(kernel);
         self.check();
         work
@@ -290,12 +291,12 @@ impl Shard {
         let expiry = owed.then_some(self.next_expiry_check_us);
         let cursors = (!self.moved.is_empty()).then_some(self.next_cursor_flush_us);
         let clients = self.members.next_client_expiry();
-        let waiting = self.members.next_subscribe_timeout();
+        let waiting = self.members.asking.next_timeout();
         // A full queue tells nobody when it has room again.
         let is_held_up = !self.outbox.is_empty()
             || !self.adopting.is_empty()
             || !self.moving.is_empty()
-            || self.members.has_requests()
+            || self.members.asking.has_requests()
             || !self.letters.is_empty();
         let retry = is_held_up.then_some(self.now.mono_us + FULL_QUEUE_RETRY_US);
         let reads = self.next_read_retry_us();

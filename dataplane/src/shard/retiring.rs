@@ -45,7 +45,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(index) = session.asked.iter().position(|(number, _)| *number == request) {
             session.asked.swap_remove(index);
-            self.members.forget_one(key, request);
+            self.members.asking.forget(key, request);
             return;
         }
         let found = session.subscriptions.iter().position(|(number, _)| *number == request);

@@ -163,8 +163,8 @@ impl Shard {
     pub fn close_session(&mut self, key: SessionKey) {
         let Some(state) = self.sessions.close(key) else { return };
         self.forget_input(state.input);
-        if !state.asked.is_empty() {
-            self.members.forget_asked(key);
+        for (request, _) in &state.asked {
+            self.members.asking.forget(key, *request);
         }
         for (_, slot) in state.subscriptions {
             self.end_member(slot, true);
