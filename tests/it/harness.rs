@@ -45,7 +45,8 @@ impl Server {
         Self::wait_until_ready(folder, command)
     }
 
-    fn wait_until_ready(folder: &Path, mut command: Command) -> Server {
+    /// Starts the server of a command line on `folder`, and waits until it is ready.
+    pub fn wait_until_ready(folder: &Path, mut command: Command) -> Server {
         let mut child = command.spawn().expect("the binary starts");
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let said = Arc::new(Mutex::new(Vec::new()));

@@ -1,5 +1,7 @@
 //! A group under random offers, settles, losses and time-outs, against a model that knows what is owed.
 
+mod footprint;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use codec::attribute::{Key, Value};
