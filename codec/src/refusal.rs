@@ -186,7 +186,7 @@ codes! {
     DiskFull = 300, "disk_full", Operator, 507, 3;
     /// The log has stopped after a failed write. Look at the server's log and restart it on a healthy disk.
     LogStopped = 301, "log_stopped", Operator, 503, 3;
-    /// The server has as many topics as it may have.
+    /// The server has as many topics as it may have, or as its memory has room for. Those that are there go on.
     TooManyTopics = 302, "too_many_topics", Operator, 507, 3;
     /// The server has as many subscriptions as it may have.
     TooManySubscriptions = 303, "too_many_subscriptions", Operator, 507, 3;

@@ -276,7 +276,8 @@ impl Log {
             self.topics.revive(id);
             return Ok(id);
         }
-        if self.topics.len() >= codec::limits::TOPICS_MAX {
+        let bytes = self.topics.memory_bytes_with(name);
+        if self.topics.len() >= codec::limits::TOPICS_MAX || bytes > self.options.topics_bytes_max {
             return Err(NoAppend::TooManyTopics);
         }
         let id = TopicId(self.topics.len() + 1);

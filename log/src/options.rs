@@ -73,6 +73,8 @@ pub struct LogOptions {
     pub index_bytes_max: usize,
     /// Indexes of sealed segments that are mapped take so many bytes at most; one of any size is always mapped.
     pub indexes_mapped_bytes_max: usize,
+    /// No topic begins whose name would make the table of topics larger than this; those that are there stay.
+    pub topics_bytes_max: usize,
     /// Prepared space that events leave to cursors and marks, for when the disk is full.
     pub reserve_bytes: u64,
     /// Most bytes that this log's files may take, as its share of the folder's limit.
@@ -100,6 +102,7 @@ impl Default for LogOptions {
             segment_age_max: Some(Duration::from_secs(3600)),
             index_bytes_max: 32 << 20,
             indexes_mapped_bytes_max: 512 << 20,
+            topics_bytes_max: usize::MAX,
             reserve_bytes: 256 << 10,
             bytes_max: None,
             retention_bytes: None,

@@ -11,4 +11,5 @@ mod inspect;
 mod prepared;
 mod released;
 mod topic_retention;
+mod topics_bytes;
 mod wanted;

@@ -36,6 +36,9 @@ struct TopicEntry {
     rest: Option<Box<Vec<PartitionState>>>,
 }
 
+/// What a name takes beside its bytes: two counts of who refers to it.
+const NAME_BYTES: usize = 16;
+
 /// All topics of a log.
 #[derive(Debug)]
 pub(crate) struct Topics {
@@ -44,6 +47,8 @@ pub(crate) struct Topics {
     by_name: Vec<u32>,
     hasher: RandomState,
     name_bytes: usize,
+    /// What states beyond a topic's first take.
+    rest_bytes: usize,
     /// Topics that were deleted and have not begun again. Their names are not in `by_name`.
     deleted: BTreeMap<Arc<str>, TopicId>,
     /// The end of the log when a topic was last deleted: only before it may there be events of deleted topics.
@@ -63,6 +68,7 @@ impl Topics {
             by_name: vec![0; 64],
             hasher: RandomState::new(),
             name_bytes: 0,
+            rest_bytes: 0,
             deleted: BTreeMap::new(),
             deleted_end: Position(0),
         }
@@ -157,13 +163,13 @@ impl Topics {
         if self.len() >= TOPICS_MAX {
             return None;
         }
-        if (self.entries.len() + 1) * 4 > self.by_name.len() * 3 {
+        if self.is_crowded() {
             self.grow();
         }
         let slot = self.slot(&name);
         assert_eq!(self.by_name[slot], 0, "a topic is added once");
         assert!(!self.deleted.contains_key(&name), "a deleted topic is revived");
-        self.name_bytes += name.len() + 16;
+        self.name_bytes += name.len() + NAME_BYTES;
         self.entries.push(TopicEntry { name, first: None, rest: None });
         self.by_name[slot] = self.len();
         let taken = self.entries.len() * 4;
@@ -197,6 +203,7 @@ impl Topics {
             return Some(first);
         }
         let rest = entry.rest.get_or_insert_default();
+        let before = rest.capacity();
         let at = match rest.binary_search_by_key(&partition, |state| state.partition) {
             Ok(at) => at,
             Err(at) => {
@@ -205,6 +212,8 @@ impl Topics {
                 at
             }
         };
+        assert!(before <= rest.capacity(), "nothing shrinks");
+        self.rest_bytes += (rest.capacity() - before) * size_of::<PartitionState>();
         rest.get_mut(at)
     }
 
@@ -233,7 +242,22 @@ impl Topics {
         self.entries.capacity() * size_of::<TopicEntry>()
             + self.by_name.len() * 4
             + self.name_bytes
+            + self.rest_bytes
             + deleted
+    }
+
+    /// The same with one topic more, should the tables have to grow for it.
+    pub(crate) fn memory_bytes_with(&self, name: &str) -> usize {
+        let is_full = self.entries.len() == self.entries.capacity();
+        let entries =
+            if is_full { self.entries.capacity().max(4) * size_of::<TopicEntry>() } else { 0 };
+        let slots = if self.is_crowded() { self.by_name.len() * 4 } else { 0 };
+        self.memory_bytes() + entries + slots + name.len() + NAME_BYTES
+    }
+
+    /// Whether the table of names grows with the next.
+    fn is_crowded(&self) -> bool {
+        (self.entries.len() + 1) * 4 > self.by_name.len() * 3
     }
 
     /// Empties a name's slot, and moves up those behind it that a search would not find any more.

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!   limits.memory_bytes_max
-//!     - 32 MiB            the process itself: program, control plane, topics' names at first
+//!     - 32 MiB            the process itself: program, control plane
 //!     - connections       4 KiB each
-//!     = shares            equal for each shard: tail cache, deliveries, read ahead, commit buffers, publishes on their
-//!                         way to other shards, frames that are not whole, indexes
+//!     = shares            equal for each shard: an eighth for names of topics; of the rest tail cache, deliveries, read
+//!                         ahead, commit buffers, publishes on their way to other shards, frames that are not whole,
+//!                         indexes
 //! ```
 //!
-//! Each share is a limit that its owner keeps by itself: a full one slows its publisher or sends a reader back to the
-//! disk. What one batch needs beyond its share is the stated constant [`OVERSHOOT_BYTES`]. Tables are not in it: names
-//! of topics, subscriptions and groups' places have limits of their own, by number.
+//! Each share is a limit that its owner keeps by itself: a full one slows its publisher, refuses a new topic or sends a
+//! reader back to the disk. What one batch needs beyond its share is the stated constant [`OVERSHOOT_BYTES`]. Tables of
+//! subscriptions and of groups' places are not in it: they have limits of their own, by number.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ pub(crate) struct ShardMemory {
     pub(crate) index: u64,
     /// Indexes of sealed segments that are mapped.
     pub(crate) mapped: u64,
+    /// Names of topics, and where each of their partitions stands.
+    pub(crate) topics: u64,
 }
 
 /// The process's memory, divided.
@@ -113,7 +116,8 @@ impl Memory {
 impl ShardMemory {
     /// What is configured for one of them is a limit of its own, below its share.
     fn divide(share: u64, shards: u16, config: &Config) -> ShardMemory {
-        let part = |of_32: u64| share / 32 * of_32;
+        let topics = share / 8;
+        let part = |of_32: u64| (share - topics) / 32 * of_32;
         // At most eight buffers of the power of two above the largest commit: one open, two closed, two in flight, three
         // kept.
         let commit = (part(6) / 8 / 2).next_power_of_two() / 2;
@@ -126,6 +130,7 @@ impl ShardMemory {
             remote: (part(3) / u64::from(shards.max(2) - 1)).min(32 << 20),
             index: part(1).min(32 << 20),
             mapped: part(1).min(512 << 20),
+            topics,
         }
     }
 
@@ -142,6 +147,7 @@ impl ShardMemory {
             + self.input
             + self.index
             + self.mapped
+            + self.topics
     }
 }
 

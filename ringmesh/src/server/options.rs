@@ -30,6 +30,7 @@ pub(super) fn folder(
         commit_bytes_max: bytes(memory.shard.commit),
         index_bytes_max: bytes(memory.shard.index),
         indexes_mapped_bytes_max: bytes(memory.shard.mapped),
+        topics_bytes_max: bytes(memory.shard.topics),
         checkpoint_every_bytes: config.log.segment_bytes / 2,
         retention_bytes: config.log.retention_bytes,
         sync: match config.delivery.ack {
