@@ -15,7 +15,7 @@ use super::HttpOptions;
 use super::events::{self, Form};
 use super::query;
 use super::routes::PollWish;
-use super::seat::{Seat, hand_back};
+use super::seat::{Seat, hand_back, take_all};
 use super::session::number;
 
 /// Once something is there, how long to wait for more of it: deliveries of one cycle come one by one.
@@ -71,27 +71,19 @@ impl Polling {
         let (found, taken, count, is_sated) = (Vec::new(), Vec::new(), 0, false);
         let gap = None;
         let polling = Polling { seats, max, until_us, form, found, count, is_sated, gap, taken };
-        for part in 0..polling.seats.len() {
-            if let Err(refusal) = polling.subscribe(part, id, key, shard) {
-                polling.retire(id, key, shard);
-                return Err(refusal.into());
-            }
+        if let Err(refusal) = take_all(&polling.seats, id, polling.credit(), key, shard) {
+            polling.retire(id, key, shard);
+            return Err(refusal.into());
         }
         Ok(polling)
     }
 
-    fn subscribe(
-        &self,
-        part: usize,
-        id: u64,
-        key: SessionKey,
-        shard: &mut Shard,
-    ) -> Result<(), Refusal> {
-        let credit = self.max.div_ceil(self.seats.len() as u32);
-        self.seats[part].take(number(id, part), credit, key, shard)
+    /// Most events in flight to each seat.
+    fn credit(&self) -> u32 {
+        self.max.div_ceil(self.seats.len() as u32)
     }
 
-    /// The subscribe is refused. A start is for a new group only, and a client that polls says it each time.
+    /// The subscribe is refused. `Ok`: it was asked for again, without the start, which a client that polls says each time.
     pub(super) fn refused(
         &mut self,
         refusal: Refusal,
@@ -99,11 +91,15 @@ impl Polling {
         key: SessionKey,
         shard: &mut Shard,
     ) -> Result<(), Refusal> {
-        let start = self.seats.get_mut(part).and_then(|seat| seat.start.take());
-        if refusal.code == Code::GroupExists && start.is_some() {
-            return self.subscribe(part, id, key, shard);
+        let credit = self.credit();
+        let seat = self.seats.get_mut(part);
+        match seat {
+            Some(seat) if seat.start.is_some() && refusal.code == Code::GroupExists => {
+                seat.start = None;
+                seat.take(number(id, part), credit, key, shard)
+            }
+            _ => Err(refusal),
         }
-        Err(refusal)
     }
 
     /// Leaves its groups. What it was given stays reserved.

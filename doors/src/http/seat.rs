@@ -11,6 +11,8 @@ use dataplane::token::Token;
 use routing::subscription::{Mode, Start};
 use routing::topic::TopicFilter;
 
+use super::session::number;
+
 /// Who wants what from which group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seat {
@@ -42,6 +44,18 @@ impl Seat {
             None => shard.subscribe_as(key, self.client.clone(), wish),
         }
     }
+}
+
+/// Asks the shard for each seat of a request, with so many events in flight at most.
+pub(super) fn take_all(
+    seats: &[Seat],
+    id: u64,
+    credit: u32,
+    key: SessionKey,
+    shard: &mut Shard,
+) -> Result<(), Refusal> {
+    let mut seats = seats.iter().enumerate();
+    seats.try_for_each(|(part, seat)| seat.take(number(id, part), credit, key, shard))
 }
 
 /// Gives events of a delivery to others that the client has not been shown: it spends no attempt at them.

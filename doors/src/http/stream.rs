@@ -29,7 +29,7 @@ use super::events::{self, Form};
 use super::place::{PLACES_MARK, Place, Reading};
 use super::query;
 use super::routes::{StreamWish, WINDOW_DEFAULT};
-use super::seat::{Seat, hand_back};
+use super::seat::{Seat, hand_back, take_all};
 use super::session::number;
 
 /// Bytes of a stream that hyper has not taken, after which no more are made.
@@ -187,24 +187,16 @@ impl Streaming {
             oldest_us: 0,
             said_us: shard.clock().mono_us,
         };
-        for part in 0..streaming.seats.len() {
-            if let Err(refusal) = streaming.subscribe(part, id, key, shard) {
-                streaming.left(id, key, shard);
-                return Err(refusal.into());
-            }
+        if let Err(refusal) = take_all(&streaming.seats, id, streaming.credit(), key, shard) {
+            streaming.left(id, key, shard);
+            return Err(refusal.into());
         }
         Ok(streaming)
     }
 
-    fn subscribe(
-        &self,
-        part: usize,
-        id: u64,
-        key: SessionKey,
-        shard: &mut Shard,
-    ) -> Result<(), Refusal> {
-        let credit = if self.is_alone() { CREDIT_ALONE } else { self.manner.window };
-        self.seats[part].take(number(id, part), credit, key, shard)
+    /// Most events in flight to each seat.
+    fn credit(&self) -> u32 {
+        if self.is_alone() { CREDIT_ALONE } else { self.manner.window }
     }
 
     /// Whether its reader shares with nobody, and keeps its place by itself.
@@ -243,11 +235,15 @@ impl Streaming {
         key: SessionKey,
         shard: &mut Shard,
     ) -> Result<(), Refusal> {
-        let start = self.seats.get_mut(part).and_then(|seat| seat.start.take());
-        if self.phase == Phase::Asked && refusal.code == Code::GroupExists && start.is_some() {
-            return self.subscribe(part, id, key, shard);
+        let credit = self.credit();
+        let seat = self.seats.get_mut(part).filter(|_| self.phase == Phase::Asked);
+        match seat {
+            Some(seat) if seat.start.is_some() && refusal.code == Code::GroupExists => {
+                seat.start = None;
+                seat.take(number(id, part), credit, key, shard)
+            }
+            _ => Err(refusal),
         }
-        Err(refusal)
     }
 
     /// Says why it ends, and ends.

@@ -6,7 +6,7 @@ use super::harness::{Bench, small_options};
 use crate::batch::NoAppend;
 
 /// Whoever may publish may begin topics, and their names stay in memory: without a bound of bytes that is all the memory
-/// there is. What is there must go on, also after a start with less room than it takes.
+/// there is. What is there must go on.
 #[test]
 fn names_of_topics_have_a_bound() {
     let mut options = small_options();
