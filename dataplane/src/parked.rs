@@ -153,6 +153,16 @@ pub fn origin(event: &Event<'_>, topic: &str, batch: &StoredBatch, index: u32) -
     before.unwrap_or_else(here)
 }
 
+/// Where the first event of a batch of copies was published, if it was parked from there. What was redriven has outlived
+/// that.
+#[must_use]
+pub fn published(topic: &str, batch: &StoredBatch) -> Option<Origin> {
+    let body = Body::checked_before(&batch.body, batch.header.count).ok()?;
+    let event = body.event(0)?;
+    let is_redriven = event.get(&dead_letter::TOPIC).is_some();
+    (!is_redriven).then(|| origin(&event, topic, batch, 0))
+}
+
 /// A batch of copies as members are told of it: under the topic, the offset and the time it was published with.
 #[must_use]
 pub fn told(topic: &Arc<str>, batch: &StoredBatch) -> (Arc<str>, StoredBatch) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use codec::ids::Position;
+use dataplane::shard::parked_number;
 use log::cursor::Cursor;
 use log::disk::LogKey;
 use log::folder::ShardLogs;
@@ -10,6 +11,7 @@ use log::log::Log;
 use log::reader::{ReadStep, Reader};
 use routing::subscription::GroupId;
 
+use crate::copies::{self, Copies, Letter, ParkedCopy};
 use crate::disk::queue::AtOnce;
 use crate::disk::storage::SimDisk;
 use crate::ledger::{BatchId, Ledger, Place, Violation, violated};
@@ -30,6 +32,12 @@ pub struct Audit {
     pub found: Vec<Found>,
     /// All cursors that shards will go on from.
     pub cursors: BTreeMap<(GroupId, LogKey), Cursor>,
+    /// Those of parked events.
+    pub parked_cursors: BTreeMap<(GroupId, LogKey), Cursor>,
+    /// All dead letters.
+    pub letters: Vec<Letter>,
+    /// All parked events, also those that are not owed any more; by generation, log and position.
+    pub copies: Vec<ParkedCopy>,
     /// The end of each log.
     pub ends: BTreeMap<LogKey, Position>,
 }
@@ -53,10 +61,14 @@ pub fn audit(
                 if let Some(cursor) = log.cursor(group.0) {
                     audit.cursors.insert((*group, log.key()), cursor.clone());
                 }
+                if let Some(cursor) = log.cursor(parked_number(*group)) {
+                    audit.parked_cursors.insert((*group, log.key()), cursor.clone());
+                }
             }
         }
     }
     audit.found.sort_unstable();
+    audit.copies.sort_unstable_by_key(|copy| copy.at);
     Ok(audit)
 }
 
@@ -87,6 +99,17 @@ fn read_log(
                 let Some(topic) = log.topic_name(header.topic) else {
                     violated!(CHECK, "{key}: topic {} has no name", header.topic);
                 };
+                match copies::read(ledger, &batch, topic, key)? {
+                    Some(Copies::Letters(letters)) => {
+                        audit.letters.extend(letters);
+                        continue;
+                    }
+                    Some(Copies::Parked(parked)) => {
+                        audit.copies.extend(parked);
+                        continue;
+                    }
+                    None => {}
+                }
                 let id = ledger.identify(&batch, topic)?;
                 let place = Place {
                     log: key,

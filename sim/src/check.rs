@@ -3,10 +3,13 @@
 pub mod acknowledged;
 pub mod cursors;
 pub mod deletion;
+pub mod letters;
+pub mod line;
 pub mod matched;
 pub mod memory;
 pub mod order;
 pub mod owed;
+pub mod parked;
 pub mod progress;
 pub mod resent;
 pub mod rests;

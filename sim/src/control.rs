@@ -18,6 +18,8 @@ use routing::topic_policy::TopicPolicies;
 use crate::faults::{Fault, Tally};
 use crate::ledger::Ledger;
 use crate::network::Network;
+use crate::plan::Plan;
+use crate::policies::Policies;
 use crate::random::Random;
 
 /// How often snapshots are published at most.
@@ -94,6 +96,7 @@ pub struct Control {
     answers: VecDeque<Answer>,
     published_us: u64,
     topic_policies: Arc<TopicPolicies>,
+    policies: Policies,
     random: Random,
 }
 
@@ -124,7 +127,7 @@ impl Wanted {
 impl Control {
     /// A control plane with an empty catalog.
     #[must_use]
-    pub fn new(queue_len_max: usize, topic_policies: TopicPolicies, random: Random) -> Self {
+    pub fn new(plan: &Plan, random: Random) -> Self {
         let snapshot = Arc::new(RoutingSnapshot::empty());
         Control {
             catalog: BTreeMap::new(),
@@ -134,7 +137,7 @@ impl Control {
             next_id: 1,
             queue: ControlQueue {
                 waiting: VecDeque::new(),
-                len_max: queue_len_max,
+                len_max: plan.control_len_max,
                 is_open: false,
             },
             next: SnapshotEditor::new(&snapshot),
@@ -143,7 +146,8 @@ impl Control {
             adopted: Vec::new(),
             answers: VecDeque::new(),
             published_us: 0,
-            topic_policies: Arc::new(topic_policies),
+            topic_policies: Arc::new(plan.topic_policies()),
+            policies: plan.policies.clone(),
             random,
         }
     }
@@ -156,6 +160,9 @@ impl Control {
         self.live = self.catalog.clone();
         for subscription in self.live.values() {
             self.next.add(subscription.clone());
+        }
+        for (group, policy) in self.policies.each() {
+            self.next.set_policy(group, Some(Arc::new(*policy)));
         }
         for name in &self.paused {
             if let Some(group) = self.next.group_by_name(name) {
@@ -311,7 +318,11 @@ impl Control {
     /// What the next version says of moves and pauses becomes true for clients.
     fn note_operated(&mut self, ledger: &mut Ledger) {
         for sought in std::mem::take(&mut self.sought) {
-            ledger.group_mut(sought.from()).is_over = true;
+            let before = ledger.group_mut(sought.from());
+            before.is_over = true;
+            let name: Arc<str> = before.name().into();
+            ledger.moved.insert(name.clone());
+            ledger.ever_moved.insert(name);
             sought.after.iter().for_each(|after| ledger.subscription_made(after));
         }
         for (group, book) in &mut ledger.groups {

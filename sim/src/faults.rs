@@ -94,6 +94,10 @@ faults! {
     SlowSubscriber => "subscriber slow",
     /// A subscriber handed a delivery back.
     HandedBack => "delivery handed back",
+    /// A subscriber rejected events for good.
+    Rejected => "delivery rejected",
+    /// A subscriber handed back what nobody has been shown.
+    Unseen => "delivery handed back unseen",
     /// A subscriber settled a part of a delivery.
     SettledInPart => "delivery settled in part",
     /// A subscriber settled something twice.
@@ -150,6 +154,14 @@ pub struct Tally {
     pub copied: u64,
     /// Readers that stopped at what the disk did not give.
     pub stopped_readers: u64,
+    /// Events that stand among dead letters.
+    pub dead: u64,
+    /// Events that were given up and dropped.
+    pub dropped: u64,
+    /// Events that were parked.
+    pub parked: u64,
+    /// Deliveries of parked events.
+    pub unparked: u64,
     /// Positions that groups were told they have passed, and events that were given up, since they are gone.
     pub told_gone: u64,
 }
@@ -188,6 +200,10 @@ impl Tally {
         self.attempts_above_one += other.attempts_above_one;
         self.copied += other.copied;
         self.stopped_readers += other.stopped_readers;
+        self.dead += other.dead;
+        self.dropped += other.dropped;
+        self.parked += other.parked;
+        self.unparked += other.unparked;
         self.told_gone += other.told_gone;
     }
 
@@ -206,6 +222,10 @@ impl Tally {
         rows.push(("deliveries of attempt 2 and more", self.attempts_above_one));
         rows.push(("deliveries with a copy of their own", self.copied));
         rows.push(("readers stopped by failing reads", self.stopped_readers));
+        rows.push(("events given up as dead letters", self.dead));
+        rows.push(("events given up and dropped", self.dropped));
+        rows.push(("events parked", self.parked));
+        rows.push(("deliveries of parked events", self.unparked));
         rows.push(("positions told to be gone", self.told_gone));
         rows
     }

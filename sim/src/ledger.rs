@@ -1,7 +1,7 @@
 //! What the clients of a run know: what they sent, what they were told, what came to them and what they settled. The
 //! checkers hold the node to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use codec::body::Body;
@@ -12,6 +12,10 @@ use log::batch::StoredBatch;
 use log::disk::LogKey;
 use routing::subscription::{GroupId, Start, Subscription, SubscriptionId};
 use routing::topic::TopicName;
+
+use crate::copies::At;
+use crate::policies::Policies;
+use crate::verdicts::Verdicts;
 
 /// Most events of one simulated batch: their states are the bits of one word.
 pub const BATCH_EVENTS_MAX: usize = 64;
@@ -143,8 +147,8 @@ pub struct Arrived {
     pub id: BatchId,
     /// Which event.
     pub index: u32,
-    /// The number of the delivery of this batch.
-    pub delivery: u32,
+    /// The delivery: where its batch stands, and its number there.
+    pub delivery: (Position, u32),
 }
 
 /// The events of one key that a member holds.
@@ -174,10 +178,12 @@ pub struct GroupBook {
     pub received: BTreeMap<BatchId, u64>,
     /// For each batch the events that a member has settled as done.
     pub settled: BTreeMap<BatchId, u64>,
-    /// For each key the place of its event that came first last.
-    pub newest_first: BTreeMap<u8, (LogKey, Position)>,
+    /// For each key the place of its event that came first last, and in which life of the node.
+    pub newest_first: BTreeMap<u8, (LogKey, Position, u32)>,
     /// Who holds events of each key.
     pub holds: BTreeMap<u8, Hold>,
+    /// What else members have said of its events.
+    pub verdicts: Verdicts,
 }
 
 /// All that is known outside the node.
@@ -202,6 +208,22 @@ pub struct Ledger {
     pub wall_end: Timestamp,
     /// Topics of the run.
     pub topics: Vec<TopicName>,
+    /// Keys of the run.
+    pub keys: Vec<String>,
+    /// The policies of its groups.
+    pub policies: Policies,
+    /// Whether logs let events go, dead letters and parked ones among them.
+    pub has_retention: bool,
+    /// Dead letters that were found, by the group's full name and the event, and where.
+    pub letters: BTreeMap<String, BTreeMap<(BatchId, u32), BTreeSet<At>>>,
+    /// Full names of groups that were moved since the node last went down.
+    pub moved: BTreeSet<Arc<str>>,
+    /// Full names of groups that were ever moved.
+    pub ever_moved: BTreeSet<Arc<str>>,
+    /// The node's life, from 0.
+    pub life: u32,
+    /// How often a member was lost, or has left.
+    pub losses: u64,
     /// Groups by number.
     pub groups: BTreeMap<GroupId, GroupBook>,
     /// The largest body of a batch that was published.
@@ -267,8 +289,10 @@ impl Ledger {
 
     /// The control plane has made a subscription.
     pub fn subscription_made(&mut self, subscription: &Arc<Subscription>) {
+        let policy = self.policies.of(subscription.named_group()).copied();
         let book = self.group_mut(subscription.group);
         book.is_durable = subscription.is_durable();
+        book.verdicts.policy = policy.filter(|_| book.is_durable).unwrap_or_default();
         let known = book.subscriptions.iter().any(|known| known.subscription.id == subscription.id);
         if !known {
             let subscription = subscription.clone();
@@ -291,7 +315,9 @@ impl Ledger {
     #[must_use]
     pub fn must_get(&self, book: &GroupBook, id: BatchId, place: &Place) -> u64 {
         let sent = self.attempt(id);
-        if book.is_over || sent.is_expired {
+        // Retention may have taken what nobody knew to stand there.
+        let first = self.first_offsets.get(&(place.log, sent.topic, place.partition));
+        if book.is_over || sent.is_expired || first.is_some_and(|first| place.offset < *first) {
             return 0;
         }
         let topic = &self.topics[sent.topic];

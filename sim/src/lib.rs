@@ -3,12 +3,14 @@
 //!
 //! Read in this order: [`plan`] (what a seed means), [`world`] (one run), [`node`], [`kernel`], [`network`], [`disk`]
 //! (what shards stand on), [`control`], [`publisher`], [`subscriber`] (who uses them), [`ledger`] (what clients know),
-//! [`audit`] (what stands in the logs), [`check`] (what must hold). Everything that happens follows from the seed.
+//! [`verdicts`] (what they said of it), [`audit`] (what stands in the logs), [`copies`] (what the server made of events),
+//! [`check`] (what must hold). Everything that happens follows from the seed.
 #![forbid(unsafe_code)]
 
 pub mod audit;
 pub mod check;
 pub mod control;
+pub mod copies;
 pub mod deletion;
 pub mod disk;
 pub mod faults;
@@ -18,6 +20,7 @@ pub mod network;
 pub mod node;
 pub mod numbering;
 pub mod plan;
+pub mod policies;
 pub mod publisher;
 pub mod random;
 pub mod run;
@@ -25,4 +28,5 @@ pub mod scenarios;
 pub mod scene;
 pub mod subscriber;
 pub mod trace;
+pub mod verdicts;
 pub mod world;

@@ -9,12 +9,14 @@ use codec::limits::PARTITIONS;
 use codec::murmur2::partition_of;
 use dataplane::options::ShardOptions;
 use log::options::{LogOptions, Sync};
+use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{Mode, Start};
 use routing::topic::{TopicFilter, TopicName};
 use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
 use crate::disk::queue::QueueOptions;
 use crate::network::NetworkOptions;
+use crate::policies::Policies;
 use crate::random::Random;
 
 /// Wall time at the start of every run: 2026-01-01.
@@ -150,6 +152,8 @@ pub struct Plan {
     pub topic_acks: Vec<Option<AckLevel>>,
     /// How long each topic is kept, if it has a retention of its own.
     pub topic_keeps: Vec<Option<Keep>>,
+    /// How groups deliver, where it is not as the server is configured.
+    pub policies: Policies,
 }
 
 impl Plan {
@@ -190,9 +194,27 @@ impl Plan {
             landed_per_mille: 0,
             topic_acks: vec![None; TOPICS.len()],
             topic_keeps: vec![None; TOPICS.len()],
+            policies: Policies::default(),
         };
         // Drawn from numbers of their own, so that what else a seed means does not change with them.
         plan.with_extras(&mut random.clone().fork().fork())
+    }
+
+    /// The same with delivery policies, which only some runs have.
+    #[must_use]
+    pub fn with_policies(mut self, random: &mut Random) -> Self {
+        let wishes = self.subscribers.iter().flat_map(|subscriber| &subscriber.wishes);
+        let groups = wishes.filter_map(|wish| wish.group.clone());
+        self.policies = Policies::new(random, groups);
+        let park_after_us = self.policies.park_after_us;
+        self.shard.park_after_us = park_after_us.unwrap_or(self.shard.park_after_us);
+        self
+    }
+
+    /// How long a member of a group may keep a delivery.
+    #[must_use]
+    pub fn ack_timeout_us(&self, policy: &DeliveryPolicy) -> u64 {
+        policy.ack_timeout_ms.map_or(self.shard.ack_deadline_us, |ms| ms * 1_000)
     }
 
     /// What only some runs have.

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use codec::ids::{Offset, Position};
 use codec::refusal::Code;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{Asked, Delivery, SessionEvent, SubscribeRequest, Verdict};
 use dataplane::token::{Token, TokenFields};
 use routing::subscription::GroupId;
 
-use crate::check::{deletion, matched, memory, order, rests};
+use crate::check::{deletion, letters, line, matched, memory, order, rests};
 use crate::control::{Control, Wanted};
+use crate::copies::{self, Shifted};
 use crate::faults::Fault;
-use crate::ledger::{Arrived, BatchId, Checked, Place, bits_of, violated};
+use crate::ledger::{Arrived, BatchId, Checked, Place, Violation, bits_of, violated};
 use crate::node::{Home, Node, Owner};
 use crate::plan::{SubscriberPlan, Temper};
+use crate::policies::Poison;
 use crate::scene::Scene;
 
 const CHECK: &str = "subscriptions are answered";
@@ -38,8 +41,12 @@ struct Held {
     token: Token,
     group: GroupId,
     id: BatchId,
-    delivery: u32,
+    delivery: (Position, u32),
+    /// Unsettled events, numbered as in the batch that they were published in.
     bits: u64,
+    /// How far these numbers are from those of the delivery: parked events stand elsewhere.
+    first: u32,
+    attempt: u32,
     received_us: u64,
     ready_us: u64,
     is_late: bool,
@@ -161,6 +168,7 @@ impl Subscriber {
         for held in gone {
             self.release(&held, held.bits, scene);
         }
+        scene.ledger.losses += 1;
         scene.trace.note(format_args!("subscriber {} leaves wish {wish}", self.number));
         self.standing[wish] = Standing::Leaving;
         node.shard(home).unsubscribe(home.key, request, false);
@@ -179,6 +187,7 @@ impl Subscriber {
     /// Its session is over, whoever ended it.
     pub fn lost(&mut self, scene: &mut Scene) {
         self.home = None;
+        scene.ledger.losses += 1;
         for held in std::mem::take(&mut self.held) {
             self.release(&held, held.bits, scene);
         }
@@ -298,18 +307,11 @@ impl Subscriber {
         node: &Node,
         scene: &mut Scene,
     ) -> Checked {
-        let id = scene.ledger.identify(&delivery.batch, &delivery.topic)?;
+        let (id, first, place) = identify(delivery, scene)?;
         let Some(token) = TokenFields::decode(&delivery.token.0) else {
             violated!(CHECK, "a delivery has no readable token");
         };
         let header = &delivery.batch.header;
-        let place = Place {
-            log: delivery.log,
-            base: header.base_position,
-            partition: header.partition,
-            offset: header.base_offset,
-            append_time: header.append_time,
-        };
         let known = *scene.ledger.places.entry(id).or_insert(place);
         if known != place {
             violated!(
@@ -322,21 +324,23 @@ impl Subscriber {
         deletion::check_delivery(&mut scene.ledger, id, &place, scene.now_us)?;
         matched::check(&scene.ledger, token.group, id)?;
         rests::check(&scene.ledger, token.group, scene.now_us)?;
-        let bits = bits_of(&delivery.selection, header.count as usize);
+        letters::check_attempt(&scene.ledger, token.group, id, delivery.attempt)?;
+        let bits = bits_of(&delivery.selection, header.count as usize) << first;
         if bits == 0 {
             violated!(CHECK, "a delivery of batch {} has no events", id.0);
         }
         // Mail to another shard was sent at some unknown time before.
         let is_local = delivery.log.log % node.count() == home.shard;
-        let deadline = scene.plan.shard.ack_deadline_us;
-        let until_us = if is_local { scene.now_us + deadline } else { 0 };
         let group = token.group;
-        self.note_arrival(group, (id, bits, token.delivery), &place, until_us, scene)?;
+        let deadline = ack_timeout_us(group, scene);
+        let until_us = if is_local { scene.now_us + deadline } else { 0 };
+        let number = (header.base_position, token.delivery);
         scene.tally.attempts_above_one += u64::from(delivery.attempt > 1);
         scene.trace.note(format_args!(
             "subscriber {} gets batch {} {bits:#x} attempt {} of group {group} from {} at {}",
             self.number, id.0, delivery.attempt, place.log, place.base
         ));
+        self.note_arrival(group, (id, bits, number), &place, until_us, scene)?;
         let wait = match self.plan.temper {
             Temper::Slow if scene.random.chance(200) => scene.random.below(deadline * 2),
             _ => scene.random.below(20_000),
@@ -346,8 +350,10 @@ impl Subscriber {
             token: delivery.token,
             group,
             id,
-            delivery: token.delivery,
+            delivery: number,
             bits,
+            first,
+            attempt: delivery.attempt,
             received_us: scene.now_us,
             ready_us: scene.now_us + wait,
             is_late: false,
@@ -364,7 +370,7 @@ impl Subscriber {
     fn note_arrival(
         &mut self,
         group: GroupId,
-        (id, bits, delivery): (BatchId, u64, u32),
+        (id, bits, delivery): (BatchId, u64, (Position, u32)),
         place: &Place,
         until_us: u64,
         scene: &mut Scene,
@@ -374,6 +380,7 @@ impl Subscriber {
         for index in (0..64).filter(|index| bits & (1 << index) != 0) {
             let event = Arrived { id, index, delivery };
             let arrival = order::Arrival { member, event, now_us, until_us, is_mail };
+            line::check_arrival(&mut scene.ledger, &scene.plan, group, place, arrival)?;
             order::check_arrival(&mut scene.ledger, group, place, arrival)?;
         }
         let received = scene.ledger.group_mut(group).received.entry(id).or_insert(0);
@@ -403,8 +410,8 @@ impl Subscriber {
     }
 
     fn settle_some(&mut self, home: Home, node: &mut Node, scene: &mut Scene) -> Checked {
-        let deadline = scene.plan.shard.ack_deadline_us;
         for held in &mut self.held {
+            let deadline = ack_timeout_us(held.group, scene);
             if !held.is_late && scene.now_us > held.received_us + deadline {
                 held.is_late = true;
                 scene.tally.hit(Fault::SlowSubscriber);
@@ -449,26 +456,23 @@ impl Subscriber {
         let bits = if is_part { held.bits & (held.bits - 1) } else { held.bits };
         let verdict =
             if is_fickle && scene.random.chance(250) { Verdict::Retry } else { Verdict::Done };
-        let selection = if is_part {
+        let (bits, verdict) = judge(&held, bits, verdict, scene);
+        let selection = if bits != held.bits {
             scene.tally.hit(Fault::SettledInPart);
             let mut bitmap = Bitmap::default();
-            (0..64).filter(|bit| bits & (1 << bit) != 0).for_each(|bit| bitmap.set(bit));
+            let chosen = (0..64).filter(|bit| bits & (1 << bit) != 0);
+            chosen.for_each(|bit| bitmap.set(bit - held.first));
             Selection::Some(bitmap)
         } else {
             Selection::All
         };
-        if verdict == Verdict::Retry {
-            scene.tally.hit(Fault::HandedBack);
-        } else {
-            let settled = &mut scene.ledger.group_mut(held.group).settled;
-            *settled.entry(held.id).or_insert(0) |= bits;
-        }
+        note_verdict(&held, bits, verdict, scene);
         scene.trace.note(format_args!(
             "subscriber {} settles batch {} {bits:#x} {verdict:?}",
             self.number, held.id.0
         ));
         self.settle(home, node, &held.token, selection, verdict)?;
-        self.release(&held, bits, scene);
+        settled(&held, bits, verdict, self.member, scene);
         held.bits &= !bits;
         if held.bits != 0 {
             self.held.push(held);
@@ -496,6 +500,96 @@ impl Subscriber {
     /// It no longer holds these events of a delivery.
     fn release(&self, held: &Held, bits: u64, scene: &mut Scene) {
         released(held, bits, self.member, scene);
+    }
+}
+
+/// Which batch a delivery is of, which of its events the first one there is, and where the batch stands.
+fn identify(delivery: &Delivery, scene: &mut Scene) -> Result<(BatchId, u32, Place), Violation> {
+    let header = &delivery.batch.header;
+    let mut place = Place {
+        log: delivery.log,
+        base: header.base_position,
+        partition: header.partition,
+        offset: header.base_offset,
+        append_time: header.append_time,
+    };
+    let Some(Shifted { id, first, base }) = copies::delivered(&scene.ledger, &delivery.batch)?
+    else {
+        return Ok((scene.ledger.identify(&delivery.batch, &delivery.topic)?, 0, place));
+    };
+    let sent = scene.ledger.attempt(id);
+    if *delivery.topic != *scene.ledger.topics[sent.topic].as_str() || delivery.attempt < 2 {
+        let (topic, attempt) = (&delivery.topic, delivery.attempt);
+        violated!("parked is owed", "batch {} comes in {topic}, attempt {attempt}", id.0);
+    }
+    place.base = base;
+    place.offset = Offset(header.base_offset.0.wrapping_sub(u64::from(first)));
+    scene.tally.unparked += 1;
+    Ok((id, first, place))
+}
+
+/// How long a member of a group may keep a delivery.
+fn ack_timeout_us(group: GroupId, scene: &Scene) -> u64 {
+    let policy = scene.ledger.groups.get(&group).map(|book| book.verdicts.policy);
+    scene.plan.ack_timeout_us(&policy.unwrap_or_default())
+}
+
+/// What becomes of a member's wish to settle these events so: those that nobody can take go another way, and in some runs
+/// whole deliveries do.
+fn judge(held: &Held, bits: u64, verdict: Verdict, scene: &mut Scene) -> (u64, Verdict) {
+    let policies = &scene.plan.policies;
+    if policies.is_empty() {
+        return (bits, verdict);
+    }
+    let subscription = scene.ledger.groups[&held.group].subscriptions.first();
+    let name = subscription.map_or("", |known| known.subscription.named_group());
+    let poison = |index: &u32| policies.poison(name, held.id, *index);
+    let events = || (0..64).filter(|index| bits & 1 << index != 0);
+    let of = |kind: Option<Poison>| {
+        events().filter(|index| poison(index) == kind).fold(0, |sum, index| sum | 1 << index)
+    };
+    match (of(None), of(Some(Poison::Rejected)), of(Some(Poison::HandedBack))) {
+        (0, 0, bits) => (bits, Verdict::Retry),
+        (0, bits, _) => (bits, Verdict::Reject),
+        (bits, ..) if !scene.is_calm && scene.extra.chance(policies.returned_per_mille) => {
+            (bits, scene.extra.pick(&[Verdict::Retry, Verdict::Retry, Verdict::Unseen]))
+        }
+        (bits, ..) => (bits, verdict),
+    }
+}
+
+/// A member says something of events.
+fn note_verdict(held: &Held, bits: u64, verdict: Verdict, scene: &mut Scene) {
+    let book = scene.ledger.group_mut(held.group);
+    let (of, fault) = match verdict {
+        Verdict::Done => (&mut book.settled, None),
+        Verdict::Retry => (&mut book.verdicts.handed_back, Some(Fault::HandedBack)),
+        Verdict::Reject => (&mut book.verdicts.rejected, Some(Fault::Rejected)),
+        Verdict::Unseen => return scene.tally.hit(Fault::Unseen),
+    };
+    *of.entry(held.id).or_insert(0) |= bits;
+    fault.into_iter().for_each(|fault| scene.tally.hit(fault));
+}
+
+/// A member has said something of these events of a delivery, and no longer holds them.
+fn settled(held: &Held, bits: u64, verdict: Verdict, member: u32, scene: &mut Scene) {
+    for index in (0..64_u32).filter(|index| bits & (1 << index) != 0) {
+        let event = Arrived { id: held.id, index, delivery: held.delivery };
+        let now_us = scene.now_us;
+        if !order::released(&mut scene.ledger, held.group, member, event, now_us) {
+            continue;
+        }
+        match verdict {
+            Verdict::Done => {
+                let done = &mut scene.ledger.group_mut(held.group).verdicts.done;
+                done.insert((held.id, index));
+            }
+            Verdict::Retry | Verdict::Unseen => {
+                let of = (held.attempt, now_us);
+                line::note_returned(&mut scene.ledger, held.group, event, of);
+            }
+            Verdict::Reject => {}
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use log::folder::{FolderOptions, ShardLogs};
 
 use crate::audit::{self, Audit};
 use crate::check::{
-    acknowledged, cursors, deletion, memory, order, owed, progress, resent, retention, whole,
+    acknowledged, cursors, deletion, letters, line, memory, order, owed, parked, progress, resent,
+    retention, whole,
 };
 use crate::control::Control;
 use crate::deletion::Deleter;
@@ -36,6 +37,8 @@ const QUIET_US: u64 = 2_000_000;
 const OPERATOR_SEED: u64 = 0x0e4a_70e5;
 /// The same for one who deletes topics.
 const DELETER_SEED: u64 = 0xde1e_7e25;
+/// The same for delivery policies.
+const POLICY_SEED: u64 = 0xdead_1e77;
 /// An operator does something in one of so many steps.
 const STEPS_PER_ORDER: u64 = 1_500;
 
@@ -65,8 +68,15 @@ impl World {
     /// The folder cannot be made.
     pub fn new(seed: u64, print: bool) -> Result<Self, Violation> {
         let mut random = Random::new(seed);
-        let plan = Arc::new(Plan::new(&mut random));
-        let ledger = Ledger { topics: plan.topics.clone(), ..Ledger::default() };
+        let policies = &mut Random::new(seed ^ POLICY_SEED);
+        let plan = Arc::new(Plan::new(&mut random).with_policies(policies));
+        let ledger = Ledger {
+            topics: plan.topics.clone(),
+            keys: plan.keys.iter().map(|(key, _)| key.clone()).collect(),
+            policies: plan.policies.clone(),
+            has_retention: plan.log.retention_bytes.is_some(),
+            ..Ledger::default()
+        };
         let mut scene = Scene {
             extra: Random::new(seed).fork().fork(),
             random: random.fork(),
@@ -83,7 +93,7 @@ impl World {
         };
         let disk = Arc::new(SimDisk::default());
         disk.files().provide_folder(Path::new(FOLDER));
-        let mut control = Control::new(plan.control_len_max, plan.topic_policies(), random.fork());
+        let mut control = Control::new(&plan, random.fork());
         let shards = open(&disk, &plan, plan.shards)?;
         let node = start(shards, &disk, &mut control, &mut scene);
         let publishers = plan.publishers.iter().enumerate();
@@ -147,6 +157,7 @@ impl World {
         let mut shards = open(&self.disk, &self.scene.plan, self.node.count())?;
         let audit = self.audit(&mut shards, None)?;
         owed::check_settled(&self.scene.ledger, &audit)?;
+        parked::check_settled(&self.scene.ledger, &audit)?;
         owed::check_cursors(&self.scene.ledger, &audit)
     }
 
@@ -380,13 +391,17 @@ impl World {
             return Ok(());
         }
         let publishers = &self.scene.plan.publishers;
+        let has_policies = !self.scene.plan.policies.is_empty();
+        let errands = if has_policies { memory::ERRANDS_MAX } else { 0 };
+        let copies = if has_policies { memory::COPY_BYTES_MAX } else { 0 };
         let load = memory::Load {
             // A window that was wider before may still be in flight.
             credit: self.subscribers.iter().map(Subscriber::credit_max).sum(),
             // Those of sessions that have gone are answered to nobody.
             publishes: publishers.iter().map(|plan| plan.window).sum::<usize>()
-                * (1 + self.scene.tally.count(Fault::PublisherLost) as usize),
-            batch_bytes: self.scene.ledger.batch_bytes_max,
+                * (1 + self.scene.tally.count(Fault::PublisherLost) as usize)
+                + errands,
+            batch_bytes: self.scene.ledger.batch_bytes_max + copies,
             sessions: self.publishers.len() + self.subscribers.len(),
         };
         let held = self.node.shards[shard].held();
@@ -433,6 +448,9 @@ impl World {
         for stats in self.node.shards.iter().map(Shard::stats) {
             tally.copied += stats.copied_deliveries;
             tally.stopped_readers += stats.stopped_readers;
+            tally.dead += stats.dead_letter_events;
+            tally.dropped += stats.dropped_events;
+            tally.parked += stats.parked_events;
             tally.told_gone += stats.passed_positions + stats.lost_events;
         }
     }
@@ -457,6 +475,7 @@ impl World {
             deleter.node_down(&mut self.scene);
         }
         self.scene.ledger.expired_events.clear();
+        self.scene.ledger.life += 1;
         self.disk_full_until_us = None;
         self.repair_at_cycle = None;
         self.scene.log_stopped = false;
@@ -497,10 +516,14 @@ impl World {
         whole::check(ledger, &audit)?;
         acknowledged::check(ledger, &audit)?;
         order::check_logs(ledger, &audit)?;
+        letters::check(ledger, &audit)?;
+        parked::check(ledger, &audit)?;
         cursors::check(ledger, &audit)?;
         deletion::check(ledger, &audit)?;
         // What was not seen before this end was lost with it, and its place may be another's now.
         ledger.places = audit.found.iter().map(|found| (found.id, found.place)).collect();
+        line::note_recovered(ledger, &audit);
+        ledger.moved.clear();
         for ((group, log), cursor) in &audit.cursors {
             self.scene.trace.note(format_args!("  group {group} in {log}: {cursor:?}"));
         }
@@ -544,6 +567,7 @@ impl World {
             let Some(place) = place_of(ledger, id, sent.fate) else { continue };
             for (group, book) in &ledger.groups {
                 let settled = book.settled.get(&id).copied().unwrap_or(0);
+                let settled = settled | ledger.may_be_given_up(book, id);
                 if ledger.must_get(book, id, &place) & !settled != 0 {
                     return Some((group.0, id));
                 }
@@ -598,7 +622,8 @@ impl World {
 /// has failed too often looks only now and then whether the disk is well again.
 fn is_at_rest(shard: &Shard) -> bool {
     let held = shard.held();
-    held.read_retries == 0 && held.logs.iter().all(|log| log.is_idle)
+    let owes = held.flights > 0 || held.parked > 0;
+    !owes && held.read_retries == 0 && held.logs.iter().all(|log| log.is_idle)
 }
 
 /// Where a batch stands, as far as it is known that it does.

@@ -10,7 +10,7 @@ use codec::event::DataKind;
 use codec::header::HEADER_BYTES;
 use codec::ids::{Partition, Position, TopicId};
 
-use crate::group::flight::{Fate, Reason};
+use crate::group::flight::{Fate, Parked, Reason};
 use crate::group::group_log::{BatchView, Dispatch, GroupLog, Hand, Offered, Turn};
 use crate::group::keys::{Blocked, KeyShare, key_hash};
 use crate::group::members::{Members, Presence};
@@ -564,4 +564,19 @@ fn what_was_not_shown_spends_no_attempt() {
         assert_eq!(out.iter().map(|sent| sent.attempt).collect::<Vec<_>>(), [1], "{delivery}");
         world.take(base, out);
     }
+}
+
+/// After a restart a copy may be due before the group has read what it owes: of the copy's key something may stand before it.
+#[test]
+fn a_copy_waits_until_all_before_it_is_known() {
+    let mut log = GroupLog::default();
+    let parked = Parked { key: 1, place: Position(5) };
+    let copy = (Position(9), Box::from([parked]));
+    log.resume_parked(copy, Bitmap::all(1), vec![(0, 1)], (1, 10));
+    log.wake_parked(9, Position(6));
+    assert!(!log.has_idle(), "it is not due");
+    log.wake_parked(10, Position(5));
+    assert!(!log.has_idle(), "what stands before it may be owed");
+    log.wake_parked(10, Position(6));
+    assert!(log.has_idle());
 }

@@ -97,6 +97,10 @@ impl Shard {
                     let place = &mut self.groups.get_mut(&id).expect("it has its turn").places[log];
                     self.stats.lost_events += u64::from(place.log.forget_leaving(base));
                     self.note_moved(id);
+                    // They may have been the last that newer logs, or later events of their keys, waited for.
+                    self.wake_lagging(id);
+                    self.wake_idle(id);
+                    self.tell_older_done(id);
                 }
             }
         }

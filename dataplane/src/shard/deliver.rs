@@ -331,10 +331,10 @@ impl Shard {
         eligible: &Selection,
         batch: &StoredBatch,
     ) -> Offered {
-        let place = (batch.header.base_position, batch.header.count);
+        let view = view_of(batch);
         let group = self.groups.get_mut(&id).expect("the caller has found it");
         let of = &mut group.places[log].log;
-        let offered = of.offer_dying(place, eligible, Reason::TooOld, &group.rules);
+        let offered = of.offer_dying(&view, eligible, Reason::TooOld, &group.rules);
         self.stats.dropped_events += u64::from(of.take_dropped());
         if offered == Offered::Taken {
             self.watch(id);

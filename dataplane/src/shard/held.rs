@@ -63,6 +63,8 @@ pub struct ShardHeld {
     pub flights: usize,
     /// Most of them of one group in one log.
     pub flights_most: usize,
+    /// Parked events that groups owe, all together.
+    pub parked: usize,
     /// Most keys that wait in one group and log.
     pub waiting_keys_most: usize,
     /// Batches that have been read and that nobody could take.
@@ -112,6 +114,7 @@ impl Shard {
             in_flight_bytes: self.in_flight_bytes,
             flights: places().map(|place| place.log.flights()).sum(),
             flights_most: places().map(|place| place.log.flights()).max().unwrap_or(0),
+            parked: places().map(|place| place.log.parked_events()).sum(),
             waiting_keys_most: places().map(|place| place.log.waiting_keys()).max().unwrap_or(0),
             held_batches: places().filter(|place| place.held.is_some()).count(),
             mail: self.outbox.waiting(),

@@ -415,8 +415,8 @@ fn is_left(cursor: &Cursor, at: Position) -> bool {
     at >= cursor.next || cursor.unsettled.get(index).is_some_and(|(start, _)| *start <= at)
 }
 
-/// Takes a range of positions out of what is left: the runs of a cursor, and all from its next position on.
-fn take_range(cursor: &mut Cursor, (start, end): (Position, Position)) {
+/// Takes a range of positions out of what a cursor leaves: its runs, and all from its next position on.
+pub(super) fn take_range(cursor: &mut Cursor, (start, end): (Position, Position)) {
     assert!(start < end, "a range is of something");
     let mut runs: Vec<(Position, Position)> = Vec::with_capacity(cursor.unsettled.len() + 1);
     let mut keep = |from: Position, to: Position| match runs.last_mut() {

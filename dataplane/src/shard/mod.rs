@@ -60,6 +60,7 @@ pub(crate) use counting::Counting;
 pub(crate) use deletion::Measuring;
 pub use deletion::{Deleting, TopicMeasure};
 pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
+pub use park::parked_number;
 pub use stats::{ShardMemoryUse, ShardStats};
 pub(crate) use telling::TopicPage;
 

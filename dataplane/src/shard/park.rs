@@ -11,7 +11,7 @@ use log::reader::{ReadStep, Reader, Wanted};
 use routing::internal_topics::parking_topic;
 use routing::subscription::GroupId;
 
-use crate::group::flight::Fate;
+use crate::group::flight::{Fate, Parked};
 use crate::group::group_log::parking::PARKED_KEYS_MAX;
 use crate::kernel::Kernel;
 use crate::parked::{Wait, parked_copies, resumed};
@@ -20,6 +20,7 @@ use crate::shard::Shard;
 use crate::shard::bury::REFUSED_RETRY_US;
 use crate::shard::deliver::{READ_RETRY_US, TurnEnd, view_of};
 use crate::shard::errands::Errand;
+use crate::shard::letters::take_range;
 
 /// Set in the numbers of cursors that are of parked events; groups are numbered from 1.
 const PARKED_BIT: u64 = 1 << 62;
@@ -29,7 +30,8 @@ const BEGIN_RETRY_US: u64 = 10_000;
 const FOUND_PER_TURN: u32 = 64;
 
 /// The number of the cursor of a group's parked events.
-pub(super) fn parked_number(group: GroupId) -> u64 {
+#[must_use]
+pub fn parked_number(group: GroupId) -> u64 {
     assert!(group.0 & PARKED_BIT == 0, "groups are numbered from 1");
     group.0 | PARKED_BIT
 }
@@ -269,6 +271,8 @@ impl Shard {
         let wait_us = wait.next.0.saturating_sub(now.wall.0);
         let due = (wait.attempts, now.mono_us.saturating_add(wait_us));
         let owed: Vec<_> = events.iter().map(|index| parked[index as usize]).collect();
+        let owed_here = place.owed.iter_mut();
+        owed_here.for_each(|cursor| leave_out_originals(cursor, &owed));
         let returned = place.log.leave_out_older(&owed, &mut group.members);
         place.log.resume_parked((header.base_position, parked), events, keys, due);
         // Time for the delay and one more look.
@@ -288,5 +292,36 @@ impl Shard {
         let group = &self.groups[&id];
         let keys = PARKED_KEYS_MAX;
         tracing::warn!(group = %group.name(), keys, "parked events block as many keys as they may: the group stops there");
+    }
+}
+
+/// After a kill between the copies and the cursor that settles their originals these are owed, too, and would be delivered
+/// once more when the copies are settled: what the group's cursor owes is without them from here on.
+fn leave_out_originals(cursor: &mut Cursor, copies: &[Parked]) {
+    for Parked { place, .. } in copies {
+        let mut runs = cursor.unsettled.iter();
+        if *place >= cursor.next || runs.any(|(start, end)| start <= place && place < end) {
+            take_range(cursor, (*place, place.plus(1)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An original that stays owed beside its copy is delivered once more, with all attempts, when the copy is settled.
+    #[test]
+    fn an_original_is_owed_as_its_copy_or_not_at_all() {
+        let run = |start, end| (Position(start), Position(end));
+        let cursor = |next, unsettled: &[_]| Cursor {
+            next: Position(next),
+            unsettled: unsettled.to_vec(),
+            starts: Vec::new(),
+        };
+        let mut owed = cursor(20, &[run(3, 8), run(12, 13)]);
+        let copies = [5, 6, 9, 12, 22].map(|place| Parked { key: 1, place: Position(place) });
+        leave_out_originals(&mut owed, &copies);
+        assert_eq!(owed, cursor(23, &[run(3, 5), run(7, 8), run(20, 22)]), "9 was settled before");
     }
 }

@@ -66,7 +66,8 @@ impl Shard {
             for place in &mut group.places {
                 // Not before all copies are found: the newest of an event counts.
                 if place.parked.is_known() {
-                    place.log.wake_parked(self.now.mono_us);
+                    let next = if place.at_tail { Position(u64::MAX) } else { place.next() };
+                    place.log.wake_parked(self.now.mono_us, next);
                 }
                 place.log.look_at_window(self.now.mono_us);
                 if place.log.is_stopped_by_parked() {
@@ -162,13 +163,7 @@ impl Shard {
                     return self.again_later(id, log, again, step);
                 }
                 // Retention has taken it, or the disk has damaged it: nobody can deliver it any more.
-                _ => {
-                    let group = self.groups.get_mut(&id).expect("it has its turn");
-                    self.stats.lost_events += u64::from(group.places[log].log.forget(base));
-                    self.note_moved(id);
-                    // What waited behind it, for its key, waits no longer.
-                    self.wake_lagging(id);
-                }
+                _ => self.forget_idle(id, log, base),
             }
             after = Some(base);
         }
@@ -210,12 +205,18 @@ impl Shard {
         let Some(name) = self.logs[log].topic_name(batch.header.topic).cloned() else { return };
         let told;
         let (mut name, mut batch) = (name, batch);
-        if self.groups[&id].places[log].log.is_parked(batch.header.base_position) {
+        let base = batch.header.base_position;
+        if self.groups[&id].places[log].log.is_parked(base) {
+            let (of, partition) = (&self.logs[log], batch.header.partition);
+            let origin = parked::published(&name, batch);
+            if origin.is_some_and(|origin| !of.keeps(&origin.topic, partition, origin.offset)) {
+                return self.forget_idle(id, log, base);
+            }
             (name, told) = parked::told(&name, batch);
             batch = &told;
         }
         if self.is_too_old(id, batch) {
-            return self.give_up(id, log, batch.header.base_position);
+            return self.give_up(id, log, base);
         }
         let (shard, mono_us) = (self.options.index, self.now.mono_us);
         let mut out = std::mem::take(&mut self.dispatches);
@@ -226,10 +227,20 @@ impl Shard {
         group.places[log].log.redeliver(&mut hand, blocked);
         self.send_all(id, log, batch, &name, out);
     }
+
     /// Whether a batch is older than the group wants.
     pub(super) fn is_too_old(&self, id: GroupId, batch: &StoredBatch) -> bool {
         let age_max_us = self.groups[&id].rules.age_max_us;
         self.now.wall.0.saturating_sub(batch.header.append_time.0) > age_max_us
+    }
+
+    /// The idle events of a batch are gone: nobody can deliver them any more.
+    fn forget_idle(&mut self, id: GroupId, log: usize, base: Position) {
+        let group = self.groups.get_mut(&id).expect("it has its turn");
+        self.stats.lost_events += u64::from(group.places[log].log.forget(base));
+        self.note_moved(id);
+        // What waited behind it, for its key, waits no longer.
+        self.wake_lagging(id);
     }
 
     /// The idle events of a batch are too old to be sent again.

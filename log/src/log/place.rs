@@ -61,6 +61,15 @@ impl Log {
         self.topics.partitions(topic).map(place)
     }
 
+    /// Whether a topic keeps the event of an offset, or the log knows nothing of it: neither retention nor the topic's
+    /// deletion has let it go.
+    #[must_use]
+    pub fn keeps(&self, topic: &str, partition: Partition, offset: Offset) -> bool {
+        let known = self.topics.id(topic).or_else(|| self.topics.deleted_id(topic));
+        let state = known.and_then(|known| self.topics.partition(known, partition));
+        state.is_none_or(|state| offset >= state.start)
+    }
+
     /// Segments, sealed ones and the active one.
     #[must_use]
     pub fn segment_count(&self) -> usize {

@@ -374,9 +374,10 @@ impl Log {
                 *bytes = bytes.saturating_sub(span.bytes);
             }
             let end = self.segments.sealed_mut(walk.segment).map(|sealed| sealed.end_position);
-            let end = end.unwrap_or_default().max(self.retention.expired_end);
+            let end = end.unwrap_or_default();
             assert!(end <= self.positions.durable_end(), "only durable events expire");
-            self.retention.expired_end = end;
+            // A deletion takes also what is not durable yet.
+            self.retention.expired_end = end.max(self.retention.expired_end);
             return;
         }
         walk.verdict.is_kept = true;

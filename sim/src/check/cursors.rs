@@ -1,8 +1,10 @@
-//! Cursors never skip: what a recovered cursor calls settled, and the group must get, has been settled by a member.
+//! Cursors never skip: what a recovered cursor calls settled, and the group must get, has been settled by a member, or it
+//! stands elsewhere: its copy is owed among the parked events, or its dead letter is durable.
 
 use codec::ids::Position;
 use log::cursor::Cursor;
 
+use super::parked::OwedCopies;
 use crate::audit::Audit;
 use crate::ledger::{Checked, Ledger, violated};
 
@@ -13,13 +15,16 @@ const CHECK: &str = "cursors never skip";
 /// # Errors
 /// A cursor has passed an event that nobody settled.
 pub fn check(ledger: &Ledger, audit: &Audit) -> Checked {
+    let parked = OwedCopies::new(ledger, audit);
     for found in &audit.found {
         for (group, book) in &ledger.groups {
             if !book.is_durable {
                 continue;
             }
             let settled = book.settled.get(&found.id).copied().unwrap_or(0);
-            let mut open = ledger.must_get(book, found.id, &found.place) & !settled;
+            let elsewhere = parked.of(*group, found.id) | ledger.given_up(book, found.id);
+            let must = ledger.must_get(book, found.id, &found.place);
+            let mut open = must & !settled & !elsewhere;
             if open == 0 {
                 continue;
             }

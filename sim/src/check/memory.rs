@@ -28,6 +28,10 @@ const WORDS_OF_MEMBER_MAX: usize = 16;
 const WORDS_OF_SHARD_MAX: usize = 256;
 /// How often an event may stand in an outbox: it is taken back when its time is over, and sent again.
 const SENT_AGAIN_MAX: usize = 4;
+/// Batches that shards may append for themselves at a time: as many as each may have under way.
+pub const ERRANDS_MAX: usize = 4 * 1_024;
+/// What a dead letter or a parked event may have more than its original, for all events of a batch.
+pub const COPY_BYTES_MAX: usize = crate::ledger::BATCH_EVENTS_MAX * 400;
 /// Groups a shard may have on its lists, for each group, log and reason to wait.
 const WAITING_GROUPS_MAX: usize = 1_024;
 

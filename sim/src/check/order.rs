@@ -76,14 +76,21 @@ pub fn check_arrival(
     let sent = &ledger.sent[arrival.event.id.0 as usize];
     let Some(key) = sent.keys[arrival.event.index as usize] else { return Ok(()) };
     let Arrived { id, index, .. } = arrival.event;
+    let life = ledger.life;
+    let known = ledger.groups.get(&group);
+    let may_be_given_up = known.map_or(0, |book| ledger.may_be_given_up(book, id));
     let book = ledger.groups.entry(group).or_default();
     let at = (place.log, place.base.plus(u64::from(index)));
     let is_first = book.received.get(&id).is_none_or(|bits| bits & (1 << index) == 0);
     // A deletion that nobody was told of may be lost with the power: then the group goes back for what it has passed.
     let is_first = is_first && !sent.is_expired;
     if is_first {
-        let before = book.newest_first.insert(key, at);
-        if before.is_some_and(|before| before > at) {
+        let before = book.newest_first.insert(key, (at.0, at.1, life));
+        // What died comes to life again if a kill comes before its dead letter.
+        let may_have_died = |of: u32| of < life && may_be_given_up & 1 << index != 0;
+        if let Some(before) =
+            before.filter(|before| (before.0, before.1) > at && !may_have_died(before.2))
+        {
             violated!(CHECK, "group {group}, key {key}: {at:?} came first after {before:?}");
         }
     }
@@ -112,26 +119,38 @@ pub fn check_arrival(
         hold.member = member;
         hold.events.clear();
     }
+    // Sent again: the delivery before is over, whatever its member still says of it, and others of the key went with it.
+    let before = hold.events.len();
+    hold.events.retain(|event, _| (event.id, event.index) != (id, index));
+    if hold.events.len() < before {
+        hold.events.values_mut().for_each(|until_us| *until_us = 0);
+    }
     hold.events.insert(arrival.event, until_us);
     Ok(())
 }
 
-/// A member has settled an event, or has gone with it: it no longer holds it.
+/// A member has settled an event, or has gone with it: it no longer holds it. Returns whether it certainly did, as far as
+/// is known of the event's key.
 pub fn released(
     ledger: &mut Ledger,
     group: routing::subscription::GroupId,
     member: u32,
     event: Arrived,
     now_us: u64,
-) {
-    let Some(key) = ledger.attempt(event.id).keys[event.index as usize] else { return };
+) -> bool {
+    let Some(key) = ledger.attempt(event.id).keys[event.index as usize] else { return false };
     let book = ledger.group_mut(group);
     if let Some(hold) = book.holds.get_mut(&key)
         && hold.member == member
     {
         // An event whose time is over has taken the others of its key with it, though they are still held here.
-        if hold.events.remove(&event).is_some_and(|until_us| now_us >= until_us) {
+        // One event whose time is over takes all others of its key with it.
+        let is_certain = hold.events.values().all(|until_us| now_us < *until_us);
+        let until_us = hold.events.remove(&event);
+        if until_us.is_some_and(|until_us| now_us >= until_us) {
             hold.events.values_mut().for_each(|until_us| *until_us = 0);
         }
+        return is_certain && until_us.is_some();
     }
+    false
 }

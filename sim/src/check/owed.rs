@@ -1,12 +1,12 @@
 //! What matched is delivered and settled, or still owed: at the end of a run nothing is owed any more, and every group
-//! has been given all that it must get.
+//! has been given all that it must get, or has its dead letter.
 
 use crate::audit::Audit;
 use crate::ledger::{Checked, Ledger, violated};
 
 const CHECK: &str = "matched is delivered or owed";
 
-/// At the end: everything a group must get was settled.
+/// At the end: everything a group must get was settled, or is among its dead letters.
 ///
 /// # Errors
 /// Something was not, and nobody owes it any more.
@@ -14,6 +14,7 @@ pub fn check_settled(ledger: &Ledger, audit: &Audit) -> Checked {
     for found in &audit.found {
         for (group, book) in &ledger.groups {
             let settled = book.settled.get(&found.id).copied().unwrap_or(0);
+            let settled = settled | ledger.given_up(book, found.id);
             let open = ledger.must_get(book, found.id, &found.place) & !settled;
             if open != 0 {
                 violated!(

@@ -43,7 +43,8 @@ pub fn note_absent(
 /// Positions that were lost are given away again, to events that come first then.
 fn forget_newest(ledger: &mut Ledger, audit: &Audit) {
     for book in ledger.groups.values_mut() {
-        book.newest_first.retain(|_, (log, at)| audit.ends.get(log).is_none_or(|end| *at < *end));
+        book.newest_first
+            .retain(|_, (log, at, _)| audit.ends.get(log).is_none_or(|end| *at < *end));
     }
 }
 

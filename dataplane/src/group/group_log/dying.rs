@@ -4,7 +4,7 @@
 
 use codec::ids::Position;
 
-use super::{GroupLog, Offered};
+use super::{BatchView, GroupLog, Offered};
 use crate::group::flight::{Dying, Fate, Flight, Reason};
 use crate::group::rules::Rules;
 use crate::selection::{Bitmap, Selection};
@@ -21,10 +21,10 @@ impl GroupLog {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Takes a batch whose events are never to be sent. `eligible` are the events that the group would have got.
+    /// Takes a batch at hand whose events are never to be sent. `eligible` are the events that the group would have got.
     pub fn offer_dying(
         &mut self,
-        (base, count): (Position, u32),
+        batch: &BatchView<'_>,
         eligible: &Selection,
         reason: Reason,
         rules: &Rules,
@@ -32,9 +32,19 @@ impl GroupLog {
         if !self.is_open() {
             return Offered::Refused;
         }
+        let BatchView { base, count, .. } = *batch;
         assert!(eligible.len(count) > 0, "what is offered has events");
+        let mut events = eligible.to_bitmap(count);
+        if self.keys.parked() > 0 {
+            // The copy is what is owed, and dies by itself.
+            let mut keys = batch.keys_of(&events);
+            self.leave_out_parked(batch, &mut events, &mut keys);
+            if events.is_empty() {
+                return Offered::Taken;
+            }
+        }
         self.flights.push(Flight::new(base, count));
-        self.die(base, eligible.to_bitmap(count), 0, reason, rules);
+        self.die(base, events, 0, reason, rules);
         self.flights.pop_settled();
         self.check();
         Offered::Taken

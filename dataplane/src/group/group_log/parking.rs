@@ -255,10 +255,20 @@ impl GroupLog {
     }
 
     /// Parked events whose time has come are idle like others, unless they stand behind parked ones. Nothing to do before
-    /// the first is due.
-    pub fn wake_parked(&mut self, mono_us: u64) {
-        while self.resting.first().is_some_and(|(due_us, _)| *due_us <= mono_us) {
-            let (_, base) = self.resting.pop_first().expect("looked at just now");
+    /// the first is due. `next` is the group's next position: after a restart what is owed from there on is not known yet,
+    /// and a copy with a place behind it could overtake an event of its key. A group that has stopped for its parked
+    /// events gets there only by them.
+    pub fn wake_parked(&mut self, mono_us: u64, next: Position) {
+        let is_stopped = self.is_stopped_by_parked();
+        let last_place = |base: Position| {
+            let flight = self.flights.get(base).expect("who rests is owed");
+            flight.parked.iter().flatten().map(|parked| parked.place).max()
+        };
+        let is_known = |base| is_stopped || last_place(base).is_none_or(|place| place < next);
+        let due = self.resting.range(..=(mono_us, Position(u64::MAX)));
+        let due: Vec<_> = due.filter(|(_, base)| is_known(*base)).copied().collect();
+        for (due_us, base) in due {
+            self.resting.remove(&(due_us, base));
             let flight = self.flights.get(base).expect("who rests is owed");
             let owed = || flight.idle.iter().flat_map(|idle| idle.keys.iter().flatten());
             let events: u32 = flight.idle.iter().map(|idle| idle.events.len()).sum();

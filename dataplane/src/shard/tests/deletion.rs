@@ -2,6 +2,7 @@
 
 use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
+use super::parked::{DELAY_MS, parked_one};
 use super::*;
 
 /// Deletes a topic on every shard and waits until that is durable; how many events went.
@@ -91,6 +92,20 @@ fn nothing_of_a_deleted_topic_is_delivered() {
         node.run(60);
         assert_eq!(texts(&node.deliveries(0, reader)), ["a 0"], "it begins again");
     }
+}
+
+/// An event that waits for long stands under another topic by then: it must go with its own all the same.
+#[test]
+fn a_parked_event_goes_with_its_topic() {
+    let (mut node, member, publisher, _) = parked_one(&SimStorage::new());
+    delete(&mut node, "fleet/1");
+    node.publish(0, publisher, "fleet/1", &["a"]);
+    node.pass(DELAY_MS);
+    let again = node.deliveries(0, member);
+    assert_eq!(texts(&again), ["a 0"]);
+    assert_eq!(again[0].attempt, 1, "only what was published since");
+    assert_eq!(node.report(0).parked, 0);
+    assert_eq!(sum(&node, |shard| shard.stats().lost_events), 1, "the group is told");
 }
 
 /// Where topics may not be begun, a deleted one must not come back by a late publisher.

@@ -9,7 +9,7 @@ use crate::group::group_log::parking::PARKED_KEYS_MAX;
 use crate::inquiry::PlaceReport;
 use crate::letter::LetterAct;
 
-const DELAY_MS: u64 = 60_000;
+pub(super) const DELAY_MS: u64 = 60_000;
 
 /// Whoever hands back waits for a minute; the third time is the last.
 fn slow() -> DeliveryPolicy {
@@ -22,13 +22,13 @@ fn slow() -> DeliveryPolicy {
 }
 
 impl Node {
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         self.now.mono_us += ms * 1_000;
         self.now.wall.0 += ms * 1_000;
         self.run(220);
     }
 
-    fn report(&self, shard: usize) -> PlaceReport {
+    pub(super) fn report(&self, shard: usize) -> PlaceReport {
         let mut reports = Vec::new();
         assert_eq!(self.shards[shard].0.report_groups(&[GroupId(1)], 0, &mut reports), None);
         *reports[0].places.last().expect("the active log")
@@ -52,7 +52,7 @@ fn drain(node: &mut Node, key: SessionKey) -> Vec<Delivery> {
 }
 
 /// A node on which "a 0" was handed back for a minute and parked, and all else is settled.
-fn parked_one(storage: &SimStorage) -> (Node, SessionKey, SessionKey, Delivery) {
+pub(super) fn parked_one(storage: &SimStorage) -> (Node, SessionKey, SessionKey, Delivery) {
     let mut node = Node::open(storage, 1, &[]);
     let (member, publisher) = (node.session(0, "member"), node.session(0, "publisher"));
     node.subscribe(0, member, Some("g"), "fleet/#", None);
