@@ -149,7 +149,9 @@ impl World {
             }
         }
         let held: Vec<_> = self.node.shards.iter().map(Shard::held).collect();
-        memory::check_idle(&held)?;
+        let has_policies = !self.scene.plan.policies.is_empty();
+        let was_moved = !self.scene.ledger.ever_moved.is_empty();
+        memory::check_idle(&held, has_policies && was_moved)?;
         self.take_stats();
         let (told, tally) = (self.scene.tally.told_gone, &mut self.scene.tally);
         tally.add_faults(Fault::OwedExpired, retention::check_told(&self.scene.ledger, told)?);
