@@ -217,11 +217,13 @@ fn exchange(address: &str, patience: Duration, request: &str) -> io::Result<Stri
         let mut piece = [0; 16 << 10];
         while (answer.len() as u64) < ANSWER_BYTES_MAX {
             stream.set_read_timeout(Some(left()?))?;
-            let read = stream.read(&mut piece)?;
-            if read == 0 {
-                break;
+            match stream.read(&mut piece) {
+                Ok(0) => break,
+                Ok(read) => answer.extend_from_slice(&piece[..read]),
+                // Who was stopped and goes on (^Z, fg) finds a read that has a time-out interrupted.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            answer.extend_from_slice(&piece[..read]);
         }
         return String::from_utf8(answer).map_err(|_| io::ErrorKind::InvalidData.into());
     }
