@@ -492,9 +492,6 @@ impl Shard {
     /// Ends the ephemeral subscriptions of clients that have been gone for long enough.
     pub(super) fn expire_clients(&mut self) {
         let now = self.now.mono_us;
-        if self.members.next_client_expiry().is_none_or(|at| at > now) {
-            return;
-        }
         let clients = &mut self.members.clients;
         let gone = |client: &HomeClient| client.expires_us.is_some_and(|at| at <= now);
         for (client, _) in clients.extract_if(.., |_, client| gone(client)) {

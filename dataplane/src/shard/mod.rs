@@ -263,8 +263,12 @@ impl Shard {
         self.return_recalled();
         work += self.flush_cursors();
         work += self.end_retired();
-        self.expire_clients();
-        work += self.ask_control(kernel);
+        if self.members.next_client_expiry().is_some_and(|at| at <= now.mono_us) {
+            self.expire_clients();
+        }
+        if !self.members.asking.is_idle() || !self.moving.is_empty() {
+            work += self.ask_control(kernel);
+        }
         work += self.outbox.flush(kernel);
         self.check();
         work

@@ -60,6 +60,11 @@ impl Asking {
         assert!(self.waiting.len() == self.ends.len(), "who waits stands in both lists");
     }
 
+    /// Whether nothing is asked, and nobody waits for an answer.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.ends.is_empty()
+    }
+
     /// Whether something waits for room in the control plane's queue.
     pub fn has_requests(&self) -> bool {
         !self.requests.is_empty()
