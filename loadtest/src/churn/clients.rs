@@ -217,14 +217,16 @@ impl Clients {
     }
 
     /// All members' sockets are closed at once, without a word and with whatever was on its way. `for_ever`: they come back
-    /// as others.
-    pub(super) fn drop_members(&mut self, for_ever: bool) {
+    /// as others. A thread closes them: whoever publishes and watches is another process in life, which the kernel's work
+    /// for those who drop does not hold up.
+    pub(super) fn drop_members(&mut self, for_ever: bool) -> std::thread::JoinHandle<()> {
         let first = self.first_member();
-        self.links[first..].iter_mut().for_each(|link| drop(link.take()));
+        let links: Vec<_> = self.links[first..].iter_mut().map(Option::take).collect();
         self.standing = 0;
         if for_ever {
             (0..self.size.topics()).for_each(|topic| self.owed.left(topic));
         }
+        std::thread::spawn(|| drop(links))
     }
 
     /// Sends one event that was meant to be sent at `moment_ns`. False: its publisher's window is full.

@@ -232,7 +232,7 @@ impl Churn {
     ) -> anyhow::Result<()> {
         let (count, as_others) = (self.args.connections, self.args.as_others);
         let over_ns = (end_ns - drop_ns) as f64 * self.args.return_over;
-        self.clients.drop_members(as_others);
+        let closing = self.clients.drop_members(as_others);
         let mut begun = 0;
         self.publish(flow, end_ns, |clients, now_ns| {
             let passed = now_ns.saturating_sub(drop_ns) as f64 / over_ns.max(1.0);
@@ -250,6 +250,7 @@ impl Churn {
         for member in begun..count {
             self.clients.begin_member(member, as_others)?;
         }
+        closing.join().expect("closing sockets does not panic");
         Ok(())
     }
 
