@@ -102,7 +102,8 @@ pub(super) struct Clients {
     data: Vec<u8>,
     began: Instant,
     scratch: Vec<u8>,
-    next_ping: Instant,
+    /// Pings that were due so far.
+    pinged: u64,
 }
 
 impl Clients {
@@ -126,7 +127,7 @@ impl Clients {
             data: (0..size.data_bytes).map(incompressible(1)).collect(),
             began: Instant::now(),
             scratch: vec![0; 256 << 10],
-            next_ping: Instant::now(),
+            pinged: 0,
         };
         for publisher in 0..size.publishers {
             let connection = clients.publisher(publisher)?;
@@ -285,16 +286,19 @@ impl Clients {
         self.ping()
     }
 
-    /// Servers close connections from which nothing comes: everybody pings now and then.
+    /// Servers close connections from which nothing comes: everybody pings once an interval, each at a moment of its own,
+    /// so that nothing that is measured waits for thousands of pings.
     fn ping(&mut self) -> anyhow::Result<()> {
-        if Instant::now() < self.next_ping {
-            return Ok(());
-        }
-        self.next_ping = Instant::now() + PING_INTERVAL;
-        for connection in self.links.iter_mut().flatten().filter(|link| link.out.is_empty()) {
+        let count = self.links.len() as u128;
+        let intervals = self.began.elapsed().as_nanos() * count / PING_INTERVAL.as_nanos();
+        let due = u64::try_from(intervals).context("the run has lasted for years")?;
+        for turn in self.pinged..due {
+            let link = self.links[(u128::from(turn) % count) as usize].as_mut();
+            let Some(connection) = link.filter(|link| link.out.is_empty()) else { continue };
             frame::encode_plain(Kind::Ping, 0, &[], &mut connection.out);
             connection.flush().context("a connection broke")?;
         }
+        self.pinged = self.pinged.max(due);
         Ok(())
     }
 
