@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use codec::problem::Problem;
-use codec::refusal::{Code, Refusal};
+use codec::refusal::Refusal;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{Delivery, Gap, SessionKey};
 use dataplane::shard::Shard;
@@ -94,11 +94,8 @@ impl Polling {
         let credit = self.credit();
         let seat = self.seats.get_mut(part);
         match seat {
-            Some(seat) if seat.start.is_some() && refusal.code == Code::GroupExists => {
-                seat.start = None;
-                seat.take(number(id, part), credit, key, shard)
-            }
-            _ => Err(refusal),
+            Some(seat) => seat.take_again(refusal, number(id, part), credit, key, shard),
+            None => Err(refusal),
         }
     }
 

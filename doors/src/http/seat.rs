@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use codec::refusal::Refusal;
+use codec::refusal::{Code, Refusal};
 use dataplane::group::keys::KeyShare;
 use dataplane::selection::Selection;
 use dataplane::session::{SessionKey, SubscribeRequest, Verdict};
@@ -43,6 +43,21 @@ impl Seat {
             Some(share) => shard.subscribe_sharing(key, self.client.clone(), wish, share),
             None => shard.subscribe_as(key, self.client.clone(), wish),
         }
+    }
+
+    /// The shard has refused it. Where its group is there already, it asks once more without a start, which is for new ones.
+    pub(super) fn take_again(
+        &mut self,
+        refusal: Refusal,
+        request: u64,
+        credit: u32,
+        key: SessionKey,
+        shard: &mut Shard,
+    ) -> Result<(), Refusal> {
+        if refusal.code != Code::GroupExists || self.start.take().is_none() {
+            return Err(refusal);
+        }
+        self.take(request, credit, key, shard)
     }
 }
 

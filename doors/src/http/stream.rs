@@ -238,11 +238,8 @@ impl Streaming {
         let credit = self.credit();
         let seat = self.seats.get_mut(part).filter(|_| self.phase == Phase::Asked);
         match seat {
-            Some(seat) if seat.start.is_some() && refusal.code == Code::GroupExists => {
-                seat.start = None;
-                seat.take(number(id, part), credit, key, shard)
-            }
-            _ => Err(refusal),
+            Some(seat) => seat.take_again(refusal, number(id, part), credit, key, shard),
+            None => Err(refusal),
         }
     }
 
