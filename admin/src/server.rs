@@ -183,6 +183,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Desk>>)> {
         ("/api/v1/dead-letters/{name}", get(api::dead_letters::browse)),
         ("/api/v1/dead-letters/{name}/redrive", post(api::dead_letters::redrive)),
         ("/api/v1/dead-letters/{name}/purge", post(api::dead_letters::purge)),
+        ("/api/v1/parking/{name}", get(api::parking::browse)),
         ("/api/v1/connections", get(api::connections::connections)),
     ]
 }

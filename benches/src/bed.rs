@@ -32,10 +32,7 @@ pub struct Bed {
 impl Bed {
     /// A shard that recycles its segments, of `segment_bytes` each, after four of them.
     pub fn open(segment_bytes: u64) -> Self {
-        let memory = Path::new("/dev/shm");
-        let folder =
-            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let folder = folder.expect("a folder for the bench");
+        let folder = folder_in_memory();
         let storage = Arc::new(FileStorage::new());
         let retention_bytes = Some(4 * segment_bytes);
         let log = LogOptions { segment_bytes, retention_bytes, ..LogOptions::default() };
@@ -63,6 +60,13 @@ impl Bed {
         self.now.wall.0 += 10;
         self.shard.run_once(self.now, &mut self.kernel)
     }
+}
+
+/// A folder for a bench, in memory if there is a `/dev/shm`.
+pub fn folder_in_memory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.expect("a folder for the bench")
 }
 
 /// Batches of `count` events of `bytes` bytes, each of another key.

@@ -4,6 +4,7 @@
 pub mod bed;
 pub mod fleet;
 pub mod http_node;
+pub mod log_node;
 pub mod memory_kernel;
 pub mod shard_node;
 pub mod wire_node;

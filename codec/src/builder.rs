@@ -49,6 +49,7 @@ impl BatchBuilder {
         }
         check_limit("batch body bytes", BODY_BYTES_MAX, len)?;
         let start = self.records.len();
+        self.records.reserve(RECORD_HEADER_BYTES + own_bytes + data.len());
         self.records.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
         if let Err(error) =
             encode_section(attributes, own_bytes, self.shared.len(), &mut self.records)

@@ -95,9 +95,11 @@ pub enum Kind {
     Redirect = 19,
     /// Server to client: all that was there when this client subscribed has been delivered.
     CaughtUp = 20,
+    /// Server to client: events are gone before the subscription came to them.
+    Gap = 21,
 }
 
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 21] = [
     Kind::Hello,
     Kind::Welcome,
     Kind::Topic,
@@ -118,6 +120,7 @@ const KINDS: [Kind; 20] = [
     Kind::Reply,
     Kind::Redirect,
     Kind::CaughtUp,
+    Kind::Gap,
 ];
 
 impl Kind {
@@ -187,6 +190,11 @@ pub enum Frame<'a> {
     Refusal(RefusalFrame<'a>),
     /// See [`Kind::CaughtUp`]; the frame's request is the subscription's number.
     CaughtUp,
+    /// See [`Kind::Gap`]; the frame's request is the subscription's number.
+    Gap {
+        /// How many; `None` if nobody knows.
+        events: Option<u64>,
+    },
     /// A frame of a kind this build does not know, which its sender allows to be skipped.
     Skipped,
 }
@@ -346,6 +354,7 @@ fn decode_body(kind: Kind, body: &[u8]) -> Result<Frame<'_>, DecodeError> {
         Kind::Goodbye => Frame::Goodbye(GoodbyeFrame::decode(body)?),
         Kind::Refusal => Frame::Refusal(RefusalFrame::decode(body)?),
         Kind::CaughtUp => empty(body, Frame::CaughtUp)?,
+        Kind::Gap => Frame::Gap { events: subscribe::decode_gap(body)? },
         Kind::Request | Kind::Reply | Kind::Redirect => Frame::Skipped,
     })
 }
@@ -380,6 +389,15 @@ pub fn encode_plain(kind: Kind, request: u64, body: &[u8], out: &mut Vec<u8>) {
 pub fn encode_caught_up(subscription: u64, out: &mut Vec<u8>) {
     let flags_at = out.len() + 5;
     encode_header(Kind::CaughtUp, subscription, 0, out);
+    out[flags_at] = FLAG_MAY_IGNORE;
+}
+
+/// Appends a gap frame: so many events are gone, or nobody knows how many. A client that does not know it skips it.
+pub fn encode_gap(subscription: u64, events: Option<u64>, out: &mut Vec<u8>) {
+    assert!(events != Some(subscribe::GAP_UNKNOWN), "more than were ever published");
+    let flags_at = out.len() + 5;
+    let events = events.unwrap_or(subscribe::GAP_UNKNOWN);
+    encode_plain(Kind::Gap, subscription, &events.to_le_bytes(), out);
     out[flags_at] = FLAG_MAY_IGNORE;
 }
 

@@ -1,5 +1,5 @@
-//! What the control plane knows that outlives the process: the durable subscriptions, which groups are paused, and the
-//! policies of delivery and of topics, in one redb file.
+//! What the control plane knows that outlives the process: the durable subscriptions, which groups are paused, the
+//! policies of delivery and of topics, and which topics are being deleted, in one redb file.
 //!
 //! ```text
 //!   table "meta":           "version" -> 1,  "ids_end" -> first number that no life of the server has reserved
@@ -8,16 +8,20 @@
 //!   table "policies":       "delivery/" and the name of a group -> its delivery policy, see `policy`; missing until one is
 //!                           set
 //!   table "topic_policies": pattern -> its record, see `policy_record`; made with the first one
+//!   table "deletions":      number -> a topic whose deletion was begun and may not be done, see `deletion_record`; made with
+//!                           the first one
 //! ```
 //!
 //! A commit is synced before it returns. A commit that failed may still be in the file, so what it changed is changed back
 //! by the next one; numbers are never used twice, so nothing can be taken for it in between.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dataplane::control::LogName;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use routing::delivery_policy::DeliveryPolicy;
 use routing::subscription::{Subscription, SubscriptionId};
@@ -26,6 +30,7 @@ use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
 use crate::limits::CATALOG_CACHE_BYTES;
 
+mod deletion_record;
 mod policy;
 mod policy_record;
 mod record;
@@ -39,6 +44,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SUBSCRIPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("subscriptions");
 const PAUSED: TableDefinition<'_, &str, u64> = TableDefinition::new("paused");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
+const DELETIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("deletions");
 
 /// What an opened catalog holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +55,15 @@ pub struct Contents {
     pub paused: Vec<Arc<str>>,
     /// The delivery policies of groups, by the names that clients give these.
     pub delivery_policies: Vec<(Arc<str>, Arc<DeliveryPolicy>)>,
+}
+
+/// A topic that is to be deleted from every log, and may not be yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BegunDeletion {
+    /// Which.
+    pub topic: Arc<str>,
+    /// The only logs that still keep it; none: any may.
+    pub logs: Option<Vec<LogName>>,
 }
 
 /// What one commit changes: all of it or nothing.
@@ -97,6 +112,9 @@ pub struct Catalog {
     /// What the file says of topics, or is to say: a write that failed may have left something else there.
     topic_policies: Arc<TopicPolicies>,
     are_policies_doubtful: bool,
+    /// The same for deletions that were begun.
+    deletions: BTreeMap<u64, BegunDeletion>,
+    are_deletions_doubtful: bool,
     /// Makes the next write fail after it reached the file: the worst place.
     #[cfg(test)]
     pub(crate) fail_next: bool,
@@ -145,6 +163,15 @@ pub enum OpenError {
         /// Which field.
         field: &'static str,
     },
+    /// The record of a deletion is not one.
+    DamagedDeletion {
+        /// Which file.
+        path: PathBuf,
+        /// Which deletion.
+        number: u64,
+        /// Which field.
+        field: &'static str,
+    },
 }
 
 /// A write to the catalog failed; nothing of it counts.
@@ -181,6 +208,7 @@ impl Catalog {
         }
         let topic_policies =
             Arc::new(policies_of(read_topic_policies(&database).map_err(failed)?, path)?);
+        let deletions = deletions_of(read_deletions(&database).map_err(failed)?, path)?;
         let catalog = Catalog {
             path: path.to_owned(),
             database: Some(database),
@@ -188,6 +216,8 @@ impl Catalog {
             doubts: Vec::new(),
             topic_policies,
             are_policies_doubtful: false,
+            deletions,
+            are_deletions_doubtful: false,
             #[cfg(test)]
             fail_next: false,
         };
@@ -212,6 +242,31 @@ impl Catalog {
         self.are_policies_doubtful = result.is_err();
         if result.is_ok() {
             self.topic_policies = policies;
+        }
+        result
+    }
+
+    /// Deletions of topics that were begun and may not be done, by their numbers.
+    #[must_use]
+    pub fn deletions(&self) -> &BTreeMap<u64, BegunDeletion> {
+        &self.deletions
+    }
+
+    /// Whether the file may hold other deletions, since a write failed: they are to be written again.
+    #[must_use]
+    pub fn are_deletions_doubtful(&self) -> bool {
+        self.are_deletions_doubtful
+    }
+
+    /// Replaces the deletions that were begun.
+    pub fn set_deletions(
+        &mut self,
+        deletions: BTreeMap<u64, BegunDeletion>,
+    ) -> Result<(), CommitError> {
+        let result = self.write(|transaction| write_deletions(transaction, &deletions));
+        self.are_deletions_doubtful = result.is_err();
+        if result.is_ok() {
+            self.deletions = deletions;
         }
         result
     }
@@ -422,6 +477,45 @@ fn read_topic_policies(database: &Database) -> Result<Vec<(String, Vec<u8>)>, Bo
     Ok(records)
 }
 
+/// Writes all of them, which are few.
+fn write_deletions(
+    transaction: &redb::WriteTransaction,
+    deletions: &BTreeMap<u64, BegunDeletion>,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(DELETIONS)?;
+    table.retain(|_, _| false)?;
+    for (number, deletion) in deletions {
+        table.insert(number, &*deletion_record::encode(deletion))?;
+    }
+    Ok(())
+}
+
+fn read_deletions(database: &Database) -> Result<Vec<(u64, Vec<u8>)>, Box<redb::Error>> {
+    let transaction = database.begin_read().map_err(boxed)?;
+    let table = match transaction.open_table(DELETIONS) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(boxed(error)),
+    };
+    let mut records = Vec::new();
+    for entry in table.iter().map_err(boxed)? {
+        let (number, bytes) = entry.map_err(boxed)?;
+        records.push((number.value(), bytes.value().to_vec()));
+    }
+    Ok(records)
+}
+
+fn deletions_of(
+    records: Vec<(u64, Vec<u8>)>,
+    path: &Path,
+) -> Result<BTreeMap<u64, BegunDeletion>, OpenError> {
+    let of = |(number, bytes): (u64, Vec<u8>)| {
+        let damaged = |field| OpenError::DamagedDeletion { path: path.into(), number, field };
+        Ok((number, deletion_record::decode(&bytes).map_err(damaged)?))
+    };
+    records.into_iter().map(of).collect()
+}
+
 fn policies_of(records: Vec<(String, Vec<u8>)>, path: &Path) -> Result<TopicPolicies, OpenError> {
     let mut list: Vec<(TopicFilter, TopicPolicy)> = Vec::with_capacity(records.len());
     for (pattern, bytes) in records {
@@ -467,6 +561,11 @@ impl fmt::Display for OpenError {
                 "the catalog {} is damaged: the topic policy of {pattern:?} has no valid {field}",
                 path.display()
             ),
+            OpenError::DamagedDeletion { path, number, field } => write!(
+                f,
+                "the catalog {} is damaged: the deletion {number} of a topic has no valid {field}",
+                path.display()
+            ),
         }
     }
 }
@@ -478,7 +577,8 @@ impl std::error::Error for OpenError {
             OpenError::Version { .. }
             | OpenError::Damaged { .. }
             | OpenError::Policy { .. }
-            | OpenError::DamagedPolicy { .. } => None,
+            | OpenError::DamagedPolicy { .. }
+            | OpenError::DamagedDeletion { .. } => None,
         }
     }
 }

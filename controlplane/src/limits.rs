@@ -27,6 +27,10 @@ pub const REPLY_RETRY: Duration = Duration::from_millis(1);
 /// Numbers of subscriptions and groups that one write to the catalog reserves. Those not used when the process ends
 /// are skipped for ever; an ephemeral subscription costs no write of its own.
 pub const IDS_RESERVED: u64 = 4_096;
+/// Deletions of topics that some log does not hold yet. Each is written with all others.
+pub const DELETIONS_MAX: usize = 64;
+/// When a write of the catalog that nobody asks for again is tried again.
+pub const CATALOG_RETRY: Duration = Duration::from_secs(1);
 /// How long a start waits for the shards to adopt the first snapshot.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Memory that the catalog caches of its file. It is read once, at the start.

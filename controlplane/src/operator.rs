@@ -74,6 +74,13 @@ pub enum Order {
         /// Takes the answer once it is in the catalog and every shard goes by it.
         answer: Answer<Result<(), Refusal>>,
     },
+    /// A topic is to be deleted from all logs. Once it was begun a start finishes it, answered or not.
+    DeleteTopic {
+        /// Which.
+        topic: Arc<str>,
+        /// Takes how many events went, once that is durable in each log.
+        answer: Answer<Result<u64, Refusal>>,
+    },
 }
 
 /// A durable group that is to begin.

@@ -10,6 +10,7 @@
 //! shards have adopted the version that it speaks of; the last reference to a snapshot is dropped here, never on a
 //! shard, because a snapshot is kept until every shard has adopted a newer one.
 
+mod deletions;
 mod orders;
 mod topic_policies;
 
@@ -32,6 +33,7 @@ use crate::operator;
 use crate::outbox::Outbox;
 use crate::shards::Shards;
 use crate::subscribing::{Roll, Wanted, Way};
+use deletions::Deletions;
 
 /// The control plane's state. Lives on the control thread.
 pub struct Plane<S> {
@@ -51,6 +53,7 @@ pub struct Plane<S> {
     held: VecDeque<Arc<RoutingSnapshot>>,
     /// Waiting for adoption, by rising version.
     answers: VecDeque<Answer>,
+    deletions: Deletions,
     outbox: Outbox,
 }
 
@@ -110,10 +113,13 @@ impl<S: Shards> Plane<S> {
                 next.set_paused(group, true);
             }
         }
+        let mut outbox = Outbox::new(shards.count());
+        let deletions = Deletions::resume(catalog.deletions(), &mut outbox, shards.count());
         Plane {
             ids: Ids::new(&catalog),
             adopted: vec![0; usize::from(shards.count())],
-            outbox: Outbox::new(shards.count()),
+            outbox,
+            deletions,
             held: VecDeque::from([snapshot.clone()]),
             answers: VecDeque::new(),
             published_at: None,
@@ -142,9 +148,11 @@ impl<S: Shards> Plane<S> {
             self.publish(now);
         }
         self.release();
+        self.write_deletions(now);
         self.outbox.send(&self.shards);
         let retry = (!self.outbox.is_empty()).then_some(now + REPLY_RETRY);
-        [retry, self.publish_due()].into_iter().flatten().min()
+        let deletions = self.deletions.due(self.catalog.are_deletions_doubtful(), now);
+        [retry, self.publish_due(), deletions].into_iter().flatten().min()
     }
 
     /// Whether at least one version was published and every shard routes by the newest.
@@ -160,6 +168,7 @@ impl<S: Shards> Plane<S> {
         for answer in std::mem::take(&mut self.answers) {
             answer.refused(gone(), &mut self.outbox);
         }
+        self.deletions.close(&gone());
         while let Some(request) = self.link.receive() {
             match request {
                 ControlRequest::Subscribe { shard, session, request, .. } => {
@@ -172,7 +181,9 @@ impl<S: Shards> Plane<S> {
                     let reply = ControlReply::Unsubscribed { session, request, result };
                     self.outbox.push(shard, reply);
                 }
-                ControlRequest::EndClient { .. } | ControlRequest::Adopted { .. } => {}
+                ControlRequest::EndClient { .. }
+                | ControlRequest::Adopted { .. }
+                | ControlRequest::TopicDeleted { .. } => {}
             }
         }
         self.outbox.send(&self.shards);
@@ -202,6 +213,9 @@ impl<S: Shards> Plane<S> {
                 }
             }
             ControlRequest::Adopted { shard, version } => self.on_adopted(shard, version),
+            ControlRequest::TopicDeleted { shard, number, result } => {
+                self.on_topic_deleted(shard, number, result);
+            }
         }
     }
 

@@ -60,6 +60,38 @@ pub enum ControlRequest {
         /// The version.
         version: u64,
     },
+    /// What came of a [`ControlReply::DeleteTopic`] on one shard.
+    TopicDeleted {
+        /// Which shard.
+        shard: u16,
+        /// The deletion.
+        number: u64,
+        /// How many events went, durably in all its logs; or which of them still keep the topic.
+        result: Result<u64, LogsLeft>,
+    },
+}
+
+/// A log, by its generation and its number there: what the control plane keeps of it.
+pub type LogName = (u32, u16);
+
+/// A topic that is to be deleted from the logs of every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicOrder {
+    /// The deletion; the answer names it.
+    pub number: u64,
+    /// Which topic.
+    pub topic: Arc<str>,
+    /// The only logs that it is to be deleted from; none: all.
+    pub logs: Option<Vec<LogName>>,
+}
+
+/// Logs of which a topic could not be deleted, durably.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogsLeft {
+    /// Which.
+    pub logs: Vec<LogName>,
+    /// Why.
+    pub refusal: Refusal,
 }
 
 /// The control plane to a shard.
@@ -87,6 +119,8 @@ pub enum ControlReply {
     },
     /// Every shard has adopted this move of a group: its members go over.
     Sought(Arc<Sought>),
+    /// A topic is to be deleted: at once for every reader. Answered by [`ControlRequest::TopicDeleted`] once that is durable.
+    DeleteTopic(Arc<TopicOrder>),
 }
 
 /// The queue from all shards to the control plane. Shared; the waker tells the other side that something came.

@@ -165,7 +165,8 @@ fn push_dead(
 }
 
 /// A time as CloudEvents writes it, in UTC.
-fn rfc3339(time: Timestamp) -> String {
+#[must_use]
+pub fn rfc3339(time: Timestamp) -> String {
     let (seconds, us) = (time.0 / 1_000_000, time.0 % 1_000_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01, in eras of 400 years, so that the leap day is the last of its year.

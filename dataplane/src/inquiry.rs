@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use codec::ids::{Offset, Partition, Position, Timestamp};
-use codec::refusal::Refusal;
 use log::batch::LogState;
 use log::count::Counted;
 use log::disk::LogKey;
@@ -80,13 +79,6 @@ pub enum Inquiry {
         topic: Arc<str>,
         /// Takes the sum over the shard's logs. It may take many steps, for some of which the disk is read.
         answer: Answer<TopicMeasure>,
-    },
-    /// A topic is to be deleted.
-    Delete {
-        /// Which.
-        topic: Arc<str>,
-        /// Takes how many events went, once that is durable in each of the shard's logs.
-        answer: Answer<Result<u64, Refusal>>,
     },
     /// A page's worth of work on the dead letters of a group.
     Letters {

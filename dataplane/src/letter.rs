@@ -2,6 +2,8 @@
 //!
 //! Which letters are still there is kept like a group's place: a cursor in each log, under a number that is made of the
 //! topic's name and is no group's. So what was redriven or purged is gone for good, and the letters outlive their group.
+//!
+//! A group's parked events are told in the same pages. Which of them still wait its own shard knows.
 
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use log::disk::LogKey;
 use routing::topic::{TopicFilter, TopicName};
 
 use crate::dead_letter::{REASON, TOPIC};
+use crate::parked;
 use crate::selection::Bitmap;
 
 /// Most letters of one page.
@@ -34,6 +37,45 @@ pub enum LetterAct {
     Redrive(Arc<str>),
 }
 
+/// Of which copies a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetterKind {
+    /// What a group could not be given.
+    Dead,
+    /// What waits long before a group is given it again, as long as it waits. It can only be told.
+    Parked,
+}
+
+/// Why a parked event is not with a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// It is not to be tried again before its time.
+    Delayed,
+    /// An event of its key that stands before it is parked, too.
+    BehindKey,
+    /// Nothing but a member with room, or what else its group is to do first.
+    Due,
+    /// It is with a member, or leaves for the dead letters or for another wait.
+    InFlight,
+}
+
+impl Waiting {
+    /// Every way to wait.
+    pub const ALL: [Waiting; 4] =
+        [Waiting::Delayed, Waiting::BehindKey, Waiting::Due, Waiting::InFlight];
+
+    /// The word for it in the API.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Waiting::Delayed => "delayed",
+            Waiting::BehindKey => "behind_key",
+            Waiting::Due => "due",
+            Waiting::InFlight => "in_flight",
+        }
+    }
+}
+
 /// Which letters are meant: those that meet every wish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LetterFilter {
@@ -50,14 +92,18 @@ pub struct LetterFilter {
 }
 
 impl LetterFilter {
-    /// Whether a letter that was given up at `time` is meant.
+    /// Whether a letter that was given up at `time` is meant, or a parked event that was parked then.
     #[must_use]
-    pub fn chooses(&self, letter: &Event<'_>, time: Timestamp) -> bool {
+    pub fn chooses(&self, kind: LetterKind, letter: &Event<'_>, time: Timestamp) -> bool {
+        let topic_of = match kind {
+            LetterKind::Dead => &TOPIC,
+            LetterKind::Parked => &parked::TOPIC,
+        };
         let is = |wish: &Option<Arc<str>>, key: Key<'_>| {
             wish.as_ref().is_none_or(|wish| letter.text(&key) == Some(wish))
         };
         let topic = |filter: &TopicFilter| {
-            let name = letter.text(&TOPIC).and_then(|name| TopicName::new(name).ok());
+            let name = letter.text(topic_of).and_then(|name| TopicName::new(name).ok());
             name.is_some_and(|name| filter.matches(&name))
         };
         self.until.is_none_or(|until| time <= until)
@@ -82,6 +128,8 @@ pub struct LetterPlace {
 pub struct LetterOrder {
     /// The group's full name.
     pub group: Arc<str>,
+    /// Which of its copies.
+    pub kind: LetterKind,
     /// What to do.
     pub act: LetterAct,
     /// With which letters.
@@ -105,6 +153,8 @@ pub struct LetterBatch {
     pub count: u32,
     /// Those that are meant.
     pub events: Bitmap,
+    /// How each of these waits, if they are parked events.
+    pub waiting: Vec<Waiting>,
     /// The batch's body.
     pub body: Bytes,
 }

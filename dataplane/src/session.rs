@@ -114,6 +114,12 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// Whether it is all that was freed before a start at a time, of which nobody knows how much is of that time or later.
+    #[must_use]
+    pub fn begins_unknown(&self) -> bool {
+        self.from == Position(0) && self.events.is_none()
+    }
+
     /// More was passed of the same log before anybody was told.
     pub fn add(&mut self, more: Gap) {
         assert!(self.log == more.log, "a gap is in one log");

@@ -20,6 +20,7 @@ mod place;
 mod poll;
 mod publish;
 mod query;
+mod rising;
 mod routes;
 mod seat;
 mod session;

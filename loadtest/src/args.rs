@@ -256,9 +256,25 @@ pub(crate) struct AimsArgs {
     /// Only the aims whose measure has this in it.
     #[arg(long)]
     pub(crate) only: Option<String>,
+    /// Whom to measure beside it, under every load that `aims.toml` says they can be asked: none, all, or names as of `compare`.
+    #[arg(long, value_delimiter = ',', default_value = "none")]
+    pub(crate) peers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) install: InstallArgs,
     /// Further arguments of the server, one each.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) server_arg: Vec<String>,
+}
+
+/// Where peers come from.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InstallArgs {
+    /// Folder that peers are installed in, once.
+    #[arg(long, default_value = "target/peers")]
+    pub(crate) installed: PathBuf,
+    /// Install nothing: a peer that is missing is reported as missing.
+    #[arg(long)]
+    pub(crate) no_install: bool,
 }
 
 /// Arguments of `exec-server`.

@@ -9,7 +9,7 @@ use anyhow::Context;
 use crate::args::CoreArgs;
 use crate::engine::template::EventShape;
 use crate::engine::{Load, Pace, Protocol};
-use crate::floor::raw_write::RawWrites;
+use crate::floor::raw_write::{self, RawWrites};
 use crate::floor::{self, Pace as RoundTripPace};
 use crate::load_row::{self, Watched};
 use crate::machine::{self, Machine, ProcessMeter};
@@ -28,8 +28,8 @@ pub(crate) const RECYCLING: [&str; 4] =
 /// Starts on an empty folder that are timed.
 pub(crate) const STARTS: usize = 5;
 /// Names of figures that others are made from.
-const START_MEDIAN: &str = "median ms to the ready line";
-const RESIDENT: &str = "resident memory, MB";
+pub(crate) const START_MEDIAN: &str = "median ms to the ready line";
+pub(crate) const RESIDENT: &str = "resident memory, MB";
 /// Events a second of the end to end measurements.
 const RATES: [f64; 2] = [1_000.0, 10_000.0];
 
@@ -63,6 +63,11 @@ impl Core {
             args.duration = Duration::from_millis(300);
         }
         Ok(Core { args, rows: Vec::new() })
+    }
+
+    /// Waits until a load before has left the disk at rest; the short form does not.
+    pub(crate) fn settle(&self) -> anyhow::Result<()> {
+        if self.args.short { Ok(()) } else { raw_write::settle(&self.args.data) }
     }
 
     fn wanted(&self, name: &str) -> bool {
@@ -121,6 +126,7 @@ impl Core {
 
     /// Runs one load on a server of its own.
     fn measure(&mut self, name: &str, change: impl FnOnce(&mut Load)) -> anyhow::Result<Row> {
+        self.settle()?;
         let server = self.server(1)?;
         self.measure_on(server, name, change)
     }

@@ -104,6 +104,32 @@ fn every_peer_runs_and_does_what_its_row_says() {
     assert_eq!(lines.len(), SAID.len() + 2, "{lines:#?}");
     assert!(notes(line(&lines, "iggy"))[0].contains("no server in the registries"));
     assert_eq!(report["published"][0]["server"], "Apache Iggy");
+    check_aims_beside(&installed);
+}
+
+/// An aim that is told beside a peer of another load, or beside none, compares nothing.
+fn check_aims_beside(installed: &Path) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["--json", "aims", "--short", "--peers", "nats,iggy", "--no-install"])
+        .args(["--only", "8 producers", "--cpu", client_cpu(), "--serve"])
+        .arg(server())
+        .args([Path::new("--data"), folder.path(), Path::new("--installed"), installed])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let missing = report["missing_peers"][0].as_str().unwrap();
+    assert!(missing.starts_with("iggy: no server in the registries"), "{missing}");
+    let aims = report["aims"].as_array().unwrap();
+    assert!(aims.len() >= 2, "{report:#}");
+    for (aim, peer) in aims.iter().flat_map(|aim| ["nats", "nats-synced"].map(|peer| (aim, peer))) {
+        let median = aim["peers"][peer]["median"].as_f64();
+        assert!(median.is_some_and(|median| median > 0.0), "{peer}: {aim:#}");
+        let loads = report["peer_rows"][0][peer].as_array().unwrap();
+        assert!(loads.iter().any(|row| row["name"] == "8 x 1"), "{loads:#?}");
+    }
 }
 
 /// Who has neither Go nor Java must read in the report that a peer is missing, and why; the others are measured.

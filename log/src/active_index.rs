@@ -1,11 +1,26 @@
 //! What a segment's index holds while the segment is in memory: every commit, and for every commit the runs of each
 //! topic and partition in it.
 
+use std::ops::Range;
+
 use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
+use codec::limits::BATCH_ALIGN;
+
+use crate::options::SEGMENT_BYTES_MAX;
 
 /// A run ends where this many bytes of other topics follow. In a large commit the batches of a topic may stand far
 /// apart; a reader that wants only these gains by passing over what is between, from about so many bytes on.
 pub(crate) const RUN_GAP_BYTES: u64 = 32 << 10;
+
+/// Batches start and end at multiples of this.
+pub(crate) const SLOT_BYTES: u64 = BATCH_ALIGN as u64;
+/// Up to this byte of a segment an index can say where a batch is.
+pub(crate) const INDEXED_BYTES_MAX: u64 = SLOT_BYTES * u32::MAX as u64;
+
+const _: () = {
+    assert!(2 * SEGMENT_BYTES_MAX < INDEXED_BYTES_MAX, "every segment that is made can be indexed");
+    assert!(size_of::<RunRow>() == 40, "nearly every event of very many topics is a run");
+};
 
 /// One commit of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +48,30 @@ pub(crate) struct RunEntry {
     pub(crate) offset: Offset,
     /// Offset after the last event.
     pub(crate) offset_end: Offset,
-    /// Number of the run before it of the same topic and partition; 0 or below [`ActiveIndex::first_run`]: none here.
+    /// Number of the run before it of the same topic and partition; 0: none in this index.
     pub(crate) previous: u64,
+}
+
+/// A [`RunEntry`] as it is kept.
+#[derive(Clone, Copy, Debug)]
+struct RunRow {
+    position: u64,
+    offset: u64,
+    /// In slots from the segment's start, as `slot_end`.
+    slot: u32,
+    slot_end: u32,
+    events: u32,
+    /// Which row is the run before it, from 1; 0: none.
+    previous: u32,
+    topic: u32,
+    partition: u16,
 }
 
 /// The index of a segment in memory. Runs are numbered over all segments of a log, from 1.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveIndex {
     pub(crate) commits: Vec<CommitEntry>,
-    pub(crate) runs: Vec<RunEntry>,
+    runs: Vec<RunRow>,
     pub(crate) first_run: u64,
     /// Runs from here on belong to the open commit.
     commit_first_run: u64,
@@ -66,24 +96,54 @@ impl ActiveIndex {
 
     /// A batch was appended to the open commit. `last_run` is the newest run of its topic and partition.
     pub(crate) fn appended(&mut self, batch: RunEntry, last_run: &mut u64) {
-        assert!(*last_run < self.next_run(), "runs are numbered over all segments");
-        if *last_run >= self.commit_first_run {
-            let run = &mut self.runs[(*last_run - self.first_run) as usize];
-            assert!(run.topic == batch.topic && run.partition == batch.partition, "it is its run");
-            assert!(run.end <= batch.at, "batches follow each other");
-            if batch.at - run.end < RUN_GAP_BYTES {
-                run.end = batch.end;
-                run.offset_end = batch.offset_end;
+        let next_run = self.next_run();
+        assert!(*last_run < next_run, "runs are numbered over all segments");
+        let mut previous = 0;
+        if *last_run >= self.first_run {
+            let last = (*last_run - self.first_run) as usize;
+            if *last_run >= self.commit_first_run && self.runs[last].takes(&batch) {
                 return;
             }
+            previous = u32::try_from(last + 1).expect("fewer rows than slots of a segment");
         }
-        let number = self.next_run();
-        self.runs.push(RunEntry { previous: *last_run, ..batch });
-        *last_run = number;
+        self.runs.push(RunRow { previous, ..RunRow::of(&batch) });
+        *last_run = next_run;
     }
 
-    pub(crate) fn run(&self, number: u64) -> Option<&RunEntry> {
-        self.runs.get(usize::try_from(number.checked_sub(self.first_run)?).ok()?)
+    pub(crate) fn run_count(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Runs by their place, those of `rows`; fewer where there are not so many.
+    pub(crate) fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = RunEntry> {
+        let end = rows.end.min(self.runs.len());
+        let rows = self.runs.get(rows.start.min(end)..end).unwrap_or_default();
+        rows.iter().map(|row| row.entry(self.first_run))
+    }
+
+    /// Topic and partition of each row.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (u32, u16)> {
+        self.runs.iter().map(|run| (run.topic, run.partition))
+    }
+
+    /// The run of a row.
+    pub(crate) fn run_in(&self, row: usize) -> RunEntry {
+        self.runs[row].entry(self.first_run)
+    }
+
+    pub(crate) fn run(&self, number: u64) -> Option<RunEntry> {
+        let row = self.runs.get(usize::try_from(number.checked_sub(self.first_run)?).ok()?)?;
+        Some(row.entry(self.first_run))
+    }
+
+    /// How many runs start before `position`.
+    pub(crate) fn runs_before(&self, position: Position) -> usize {
+        self.runs.partition_point(|run| run.position < position.0)
+    }
+
+    /// How many runs start before byte `at`.
+    pub(crate) fn runs_before_byte(&self, at: u64) -> usize {
+        self.runs.partition_point(|run| u64::from(run.slot) * SLOT_BYTES < at)
     }
 
     /// The last commit that starts at or before `position`.
@@ -111,6 +171,55 @@ impl ActiveIndex {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.commits.len() * size_of::<CommitEntry>() + self.runs.len() * size_of::<RunEntry>()
+        self.commits.len() * size_of::<CommitEntry>() + self.runs.len() * size_of::<RunRow>()
+    }
+}
+
+impl RunRow {
+    fn of(batch: &RunEntry) -> Self {
+        assert!(batch.at < batch.end && batch.end <= INDEXED_BYTES_MAX, "segments are bounded");
+        assert!((batch.at | batch.end).is_multiple_of(SLOT_BYTES), "batches stand in whole slots");
+        let events = batch.offset_end.0 - batch.offset.0;
+        RunRow {
+            position: batch.position.0,
+            offset: batch.offset.0,
+            slot: (batch.at / SLOT_BYTES) as u32,
+            slot_end: (batch.end / SLOT_BYTES) as u32,
+            events: u32::try_from(events).expect("a batch counts its events in 32 bits"),
+            previous: 0,
+            topic: batch.topic.0,
+            partition: batch.partition.0,
+        }
+    }
+
+    /// Takes in a batch that stands near behind it; whether it does.
+    fn takes(&mut self, batch: &RunEntry) -> bool {
+        let is_same = self.topic == batch.topic.0 && self.partition == batch.partition.0;
+        assert!(is_same, "it is its run");
+        let end = u64::from(self.slot_end) * SLOT_BYTES;
+        assert!(end <= batch.at && batch.at < batch.end, "batches follow each other");
+        assert!(batch.end <= INDEXED_BYTES_MAX, "segments are bounded");
+        // What a damaged segment says of its offsets may be anything.
+        let events = batch.offset_end.0.wrapping_sub(self.offset);
+        if batch.at - end >= RUN_GAP_BYTES || events > u64::from(u32::MAX) {
+            return false;
+        }
+        self.slot_end = (batch.end / SLOT_BYTES) as u32;
+        self.events = events as u32;
+        true
+    }
+
+    fn entry(&self, first_run: u64) -> RunEntry {
+        let previous = u64::from(self.previous);
+        RunEntry {
+            topic: TopicId(self.topic),
+            partition: Partition(self.partition),
+            at: u64::from(self.slot) * SLOT_BYTES,
+            end: u64::from(self.slot_end) * SLOT_BYTES,
+            position: Position(self.position),
+            offset: Offset(self.offset),
+            offset_end: Offset(self.offset + u64::from(self.events)),
+            previous: if previous == 0 { 0 } else { first_run + previous - 1 },
+        }
     }
 }

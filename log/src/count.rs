@@ -174,14 +174,14 @@ impl Log {
         let commit = index.commit_of(position).map_or(position, |commit| commit.position);
         let after = index.commits.partition_point(|commit| commit.position <= position);
         let next = index.commits.get(after).map_or(Position(u64::MAX), |commit| commit.position);
-        let first = index.runs.partition_point(|run| run.position < commit);
+        let first = index.runs_before(commit);
         let from = first.max(count.run.saturating_sub(index.first_run) as usize);
-        let end = index.runs.len().min(from + STEP_MAX);
-        for run in index.runs.get(from..end).unwrap_or_default() {
-            self.look_at(count, run, next);
+        let end = index.run_count().min(from + STEP_MAX);
+        for run in index.runs(from..end) {
+            self.look_at(count, &run, next);
         }
         count.run = index.first_run + end as u64;
-        if end < index.runs.len() {
+        if end < index.run_count() {
             return false;
         }
         self.end_segment(count, number);

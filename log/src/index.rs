@@ -8,38 +8,37 @@
 //! 64 archive (rkyv 0.8, little-endian, 16-aligned) of `IndexRows`
 //! ```
 //!
-//! A helper thread writes, checks and maps it with its pages loaded, so that a shard never waits for one.
+//! A helper thread writes or checks it and maps it with its pages loaded, so that a shard never waits for one. A log of
+//! very many topics has a run for nearly every event, so what a run takes is what an index costs.
 
-use std::collections::HashMap;
-use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+mod building;
 
 use codec::crc32c::crc32c;
-use codec::header::{BatchHeader, ContentKind};
 use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
 
-use crate::active_index::{ActiveIndex, CommitEntry, RunEntry};
-use crate::chores::ChoreOutcome;
-use crate::disk::{Chore, ChoreDone, LogKey};
-use crate::recovery::walk_through;
-use crate::scan::SegmentScan;
-use crate::segment::index_path;
-use crate::storage::{FileId, Mapped, OpenMode, Storage};
+pub(crate) use building::{IndexTask, NoIndex};
+
+use crate::active_index::SLOT_BYTES;
+use crate::disk::LogKey;
+use crate::storage::Mapped;
 
 pub(crate) const INDEX_MAGIC: u32 = 0x5849_4d52;
-const INDEX_VERSION: u32 = 1;
+/// One of another version counts as missing: it is made again from its segment.
+const INDEX_VERSION: u32 = 2;
 const INDEX_HEADER_BYTES: usize = 64;
 
 /// The archive. Commits by place; keys by topic and partition; the runs of a key follow each other, by offset.
 #[derive(Debug, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 struct IndexRows {
+    /// Runs tell their positions from here on.
+    base_position: u64,
     commits: Vec<CommitRow>,
     keys: Vec<KeyRow>,
     runs: Vec<RunRow>,
 }
 
 #[derive(Clone, Copy, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[repr(C)]
 struct CommitRow {
     at: u64,
     position: u64,
@@ -47,20 +46,28 @@ struct CommitRow {
 }
 
 #[derive(Clone, Copy, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[repr(C)]
 struct KeyRow {
     topic: u32,
     partition: u32,
     first_run: u32,
 }
 
+/// Without padding and in the order of the archive, so that all of them are copied as one piece.
 #[derive(Clone, Copy, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[repr(C)]
 struct RunRow {
-    at: u64,
-    end: u64,
-    position: u64,
+    /// Of the first event, as in `events` how many follow it.
     offset: u64,
-    offset_end: u64,
+    /// Behind the position of the first commit.
+    position: u32,
+    events: u32,
+    /// In slots of 8 bytes from the segment's start, as `slots`, its length.
+    slot: u32,
+    slots: u32,
 }
+
+const _: () = assert!(size_of::<RunRow>() == 24, "nearly every event of very many topics is a run");
 
 /// A run as a reader needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +108,7 @@ impl SealedIndex {
     pub(crate) fn check(mapped: Mapped, log: LogKey, segment: u64) -> Option<Self> {
         let head = mapped.first_chunk::<INDEX_HEADER_BYTES>()?;
         let archive = &mapped[INDEX_HEADER_BYTES..];
-        if *head != index_header(log, segment, archive)
+        if *head != index_header(INDEX_VERSION, log, segment, archive)
             || rkyv::access::<ArchivedIndexRows, rkyv::rancor::Error>(archive).is_err()
         {
             return None;
@@ -109,8 +116,17 @@ impl SealedIndex {
         Some(SealedIndex { mapped })
     }
 
+    /// A mapped file that this process has just made: `written` is what it wrote. The sum of these bytes was taken as they
+    /// were made, and nobody has read them back from the disk since; where they are found there, [`SealedIndex::check`]
+    /// looks at them.
+    fn just_written(mapped: Mapped, written: &[u8]) -> Option<Self> {
+        let (ours, found) = (written.first_chunk::<INDEX_HEADER_BYTES>()?, mapped.first_chunk()?);
+        (ours == found && mapped.len() == written.len()).then_some(SealedIndex { mapped })
+    }
+
     fn rows(&self) -> &ArchivedIndexRows {
-        // SAFETY: `check` has verified this very archive, and a sealed index never changes.
+        // SAFETY: `check` has verified this very archive, or this process has made it of rows that it had, and the file of
+        // an index never changes.
         unsafe { rkyv::access_unchecked(&self.mapped[INDEX_HEADER_BYTES..]) }
     }
 
@@ -188,7 +204,7 @@ impl SealedIndex {
     /// The scale of [`SealedIndex::key_span`] for a segment of so many bytes.
     pub(crate) fn scale(&self, segment_bytes: u64) -> Scale {
         let runs = self.rows().runs.iter();
-        let spanned: u64 = runs.map(|run| run.end.to_native() - run.at.to_native()).sum();
+        let spanned: u64 = runs.map(span).sum();
         Scale { segment_bytes, spanned: spanned.max(1) }
     }
 
@@ -196,14 +212,14 @@ impl SealedIndex {
     pub(crate) fn key_span(&self, key: usize, scale: Scale) -> KeySpan {
         let row = &self.rows().keys[key];
         let runs = self.runs_of(key);
-        let spanned: u64 = runs.iter().map(|run| run.end.to_native() - run.at.to_native()).sum();
+        let spanned: u64 = runs.iter().map(span).sum();
         let share =
             u128::from(scale.segment_bytes) * u128::from(spanned) / u128::from(scale.spanned);
         KeySpan {
             topic: TopicId(row.topic.to_native()),
             partition: Partition(u16::try_from(row.partition.to_native()).unwrap_or(u16::MAX)),
             first: Offset(runs.first().map_or(0, |run| run.offset.to_native())),
-            end: Offset(runs.last().map_or(0, |run| run.offset_end.to_native())),
+            end: Offset(runs.last().map_or(0, offset_end)),
             bytes: u64::try_from(share).unwrap_or(u64::MAX),
         }
     }
@@ -240,9 +256,10 @@ impl SealedIndex {
         mut visit: impl FnMut(u64, u64, Position),
     ) {
         let runs = self.runs_of(key);
-        let before = runs.partition_point(|run| run.end.to_native() <= from);
+        let before = runs.partition_point(|run| byte(run.slot) + span(run) <= from);
         for run in &runs[before..] {
-            visit(run.at.to_native(), run.end.to_native(), Position(run.position.to_native()));
+            let run = self.run_from(run);
+            visit(run.at, run.end, run.position);
         }
     }
 
@@ -254,8 +271,8 @@ impl SealedIndex {
         offset: Offset,
     ) -> Option<Run> {
         let runs = self.key(topic, partition)?;
-        let at = runs.partition_point(|run| run.offset_end.to_native() <= offset.0);
-        runs.get(at).map(run_from)
+        let at = runs.partition_point(|run| offset_end(run) <= offset.0);
+        runs.get(at).map(|run| self.run_from(run))
     }
 
     /// The last run of a topic and partition that starts before `position`, and the first one from there on.
@@ -266,9 +283,10 @@ impl SealedIndex {
         position: Position,
     ) -> (Option<Run>, Option<Run>) {
         let Some(runs) = self.key(topic, partition) else { return (None, None) };
-        let first = runs.partition_point(|run| run.position.to_native() < position.0);
-        let before = first.checked_sub(1).map(|before| run_from(&runs[before]));
-        (before, runs.get(first).map(run_from))
+        let before = |run: &ArchivedRunRow| self.run_from(run).position < position;
+        let first = runs.partition_point(before);
+        let last_before = first.checked_sub(1).map(|before| self.run_from(&runs[before]));
+        (last_before, runs.get(first).map(|run| self.run_from(run)))
     }
 
     /// For each topic and partition the offset after its last event here.
@@ -277,7 +295,7 @@ impl SealedIndex {
         let ends = keys.filter_map(|(at, key)| {
             let last = self.runs_of(at).last()?;
             let partition = Partition(u16::try_from(key.partition.to_native()).ok()?);
-            Some((TopicId(key.topic.to_native()), partition, Offset(last.offset_end.to_native())))
+            Some((TopicId(key.topic.to_native()), partition, Offset(offset_end(last))))
         });
         ends.collect()
     }
@@ -289,22 +307,48 @@ impl SealedIndex {
         let rows = self.rows();
         (rows.commits.len(), rows.keys.len(), rows.runs.len())
     }
-}
 
-fn run_from(row: &ArchivedRunRow) -> Run {
-    Run {
-        at: row.at.to_native(),
-        end: row.end.to_native(),
-        position: Position(row.position.to_native()),
-        offset: Offset(row.offset.to_native()),
-        offset_end: Offset(row.offset_end.to_native()),
+    fn run_from(&self, row: &ArchivedRunRow) -> Run {
+        let at = byte(row.slot);
+        let base = self.rows().base_position.to_native();
+        Run {
+            at,
+            end: at + span(row),
+            position: Position(base + u64::from(row.position.to_native())),
+            offset: Offset(row.offset.to_native()),
+            offset_end: Offset(offset_end(row)),
+        }
     }
 }
 
-fn index_header(log: LogKey, segment: u64, archive: &[u8]) -> [u8; INDEX_HEADER_BYTES] {
+fn byte(slot: rkyv::rend::u32_le) -> u64 {
+    u64::from(slot.to_native()) * SLOT_BYTES
+}
+
+fn span(run: &ArchivedRunRow) -> u64 {
+    byte(run.slots)
+}
+
+fn offset_end(run: &ArchivedRunRow) -> u64 {
+    run.offset.to_native() + u64::from(run.events.to_native())
+}
+
+/// Whether a file is a whole index of an earlier version, which is not used any more.
+pub(crate) fn is_outdated(file: &[u8], log: LogKey, segment: u64) -> bool {
+    let Some(head) = file.first_chunk::<INDEX_HEADER_BYTES>() else { return false };
+    let archive = &file[INDEX_HEADER_BYTES..];
+    (1..INDEX_VERSION).any(|version| *head == index_header(version, log, segment, archive))
+}
+
+fn index_header(
+    version: u32,
+    log: LogKey,
+    segment: u64,
+    archive: &[u8],
+) -> [u8; INDEX_HEADER_BYTES] {
     let mut out = [0; INDEX_HEADER_BYTES];
     out[0..4].copy_from_slice(&INDEX_MAGIC.to_le_bytes());
-    out[4..8].copy_from_slice(&INDEX_VERSION.to_le_bytes());
+    out[4..8].copy_from_slice(&version.to_le_bytes());
     out[8..16].copy_from_slice(&log.as_u64().to_le_bytes());
     out[16..24].copy_from_slice(&segment.to_le_bytes());
     out[24..32].copy_from_slice(&(archive.len() as u64).to_le_bytes());
@@ -313,148 +357,4 @@ fn index_header(log: LogKey, segment: u64, archive: &[u8]) -> [u8; INDEX_HEADER_
     let crc = crc32c(&out[..36]);
     out[32..36].copy_from_slice(&crc.to_le_bytes());
     out
-}
-
-/// Writes (or finds, or rebuilds) the index of a sealed segment, and maps it.
-#[derive(Debug)]
-pub(crate) struct IndexTask {
-    pub(crate) dir: PathBuf,
-    pub(crate) log: LogKey,
-    pub(crate) number: u64,
-    pub(crate) file: FileId,
-    pub(crate) base_position: Position,
-    pub(crate) end_bytes: u64,
-    /// The index as it was in memory; `None`: the file is used if it is good, else rebuilt from the segment.
-    pub(crate) memory: Option<Arc<ActiveIndex>>,
-}
-
-impl IndexTask {
-    pub(crate) fn into_chore(self) -> Chore {
-        Box::new(move |storage| ChoreDone(self.run(storage)))
-    }
-
-    fn run(self, storage: &dyn Storage) -> io::Result<ChoreOutcome> {
-        let found = if self.memory.is_none() { self.open(storage)? } else { None };
-        let index = match found {
-            Some(index) => index,
-            None => {
-                self.write(storage)?;
-                self.open(storage)?.ok_or_else(|| {
-                    io::Error::new(io::ErrorKind::InvalidData, "the index is not as it was written")
-                })?
-            }
-        };
-        Ok(ChoreOutcome::Indexed { number: self.number, index: Arc::new(index) })
-    }
-
-    fn open(&self, storage: &dyn Storage) -> io::Result<Option<SealedIndex>> {
-        let path = index_path(&self.dir, self.number);
-        let file = match storage.open(&path, OpenMode::Read, false) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mapped = if storage.len(file)? == 0 { None } else { Some(storage.map(file)?) };
-        storage.close(file);
-        Ok(mapped.and_then(|mapped| SealedIndex::check(mapped, self.log, self.number)))
-    }
-
-    fn write(&self, storage: &dyn Storage) -> io::Result<()> {
-        let rows = match &self.memory {
-            Some(memory) => {
-                let last = memory.commits.last().expect("an empty segment is not sealed");
-                assert!(last.at < self.end_bytes, "an index ends with its segment");
-                rows_of(memory)
-            }
-            None => rows_of(&self.rebuild(storage)?),
-        };
-        let archive = rkyv::to_bytes::<rkyv::rancor::Error>(&rows).map_err(io::Error::other)?;
-        let header = index_header(self.log, self.number, &archive);
-        let path = index_path(&self.dir, self.number);
-        let new = path.with_extension("rmx-new");
-        let file = storage.open(&new, OpenMode::Create, false)?;
-        let written = storage
-            .set_len(file, 0)
-            .and_then(|()| storage.write_at(file, 0, &header))
-            .and_then(|()| storage.write_at(file, INDEX_HEADER_BYTES as u64, &archive))
-            .and_then(|()| storage.sync(file));
-        storage.close(file);
-        written?;
-        storage.rename(&new, &path)?;
-        storage.sync_dir(&self.dir)
-    }
-
-    fn rebuild(&self, storage: &dyn Storage) -> io::Result<ActiveIndex> {
-        let mut scan = SegmentScan::new(storage, self.file, self.log, self.number)?;
-        let mut builder = IndexBuilder::new(self.base_position);
-        let first = crate::aligned::BLOCK_BYTES as u64;
-        let Some((at, expected)) = scan.first_expected(first)? else { return Ok(builder.index) };
-        let end = Some(self.end_bytes);
-        walk_through(&mut scan, at, end, expected, &mut |header, at, body| {
-            builder.visit(header, at, body);
-        })?;
-        Ok(builder.index)
-    }
-}
-
-/// Makes an index from batches as they stand in a segment.
-struct IndexBuilder {
-    index: ActiveIndex,
-    last_runs: HashMap<(TopicId, Partition), u64>,
-}
-
-impl IndexBuilder {
-    fn new(_base: Position) -> Self {
-        IndexBuilder { index: ActiveIndex::starting_at_run(1), last_runs: HashMap::new() }
-    }
-
-    fn visit(&mut self, header: &BatchHeader, at: u64, body: &[u8]) {
-        if header.content == ContentKind::Control {
-            if crate::control::is_commit(body) {
-                let (position, time) = (header.base_position, header.append_time);
-                self.index.commit_opened(CommitEntry { at, position, time });
-            }
-            return;
-        }
-        let last = self.last_runs.entry((header.topic, header.partition)).or_default();
-        let run = RunEntry {
-            topic: header.topic,
-            partition: header.partition,
-            at,
-            end: at + crate::log::batch_slot_bytes(body.len()) as u64,
-            position: header.base_position,
-            offset: header.base_offset,
-            offset_end: header.base_offset.plus(u64::from(header.count)),
-            previous: 0,
-        };
-        self.index.appended(run, last);
-    }
-}
-
-fn rows_of(index: &ActiveIndex) -> IndexRows {
-    let mut runs: Vec<&RunEntry> = index.runs.iter().collect();
-    runs.sort_by_key(|run| (run.topic, run.partition, run.offset));
-    let mut rows = IndexRows::default();
-    rows.commits.extend(index.commits.iter().map(|commit| CommitRow {
-        at: commit.at,
-        position: commit.position.0,
-        time: commit.time.0,
-    }));
-    for run in runs {
-        let (topic, partition) = (run.topic.0, u32::from(run.partition.0));
-        let known = rows.keys.last().is_some_and(|k| (k.topic, k.partition) == (topic, partition));
-        if !known {
-            assert!(rows.runs.len() < u32::MAX as usize, "a segment is sealed before that");
-            let first_run = rows.runs.len() as u32;
-            rows.keys.push(KeyRow { topic, partition, first_run });
-        }
-        rows.runs.push(RunRow {
-            at: run.at,
-            end: run.end,
-            position: run.position.0,
-            offset: run.offset.0,
-            offset_end: run.offset_end.0,
-        });
-    }
-    rows
 }

@@ -8,6 +8,8 @@ use crate::aligned::BLOCK_BYTES;
 
 /// Smallest segment that can be configured. Tests use it; a server has no reason to.
 pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// Largest segment that can be configured: places in it are 32-bit numbers of slots in its index.
+pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 /// Size of a segment unless configured.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 256 << 20;
 /// Size of the first segment of a start. Each is twice as large as the one before it until they reach the configured size, so
@@ -115,7 +117,8 @@ impl LogOptions {
     #[must_use]
     pub(crate) fn bounded(mut self) -> Self {
         let block = BLOCK_BYTES as u64;
-        self.segment_bytes = self.segment_bytes.max(SEGMENT_BYTES_MIN).next_multiple_of(block);
+        self.segment_bytes =
+            self.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).next_multiple_of(block);
         self.commit_bytes_max = self
             .commit_bytes_max
             .clamp(4 * BLOCK_BYTES, 64 << 20)
@@ -159,7 +162,9 @@ mod tests {
     /// Half of an odd number of blocks is no whole block: commits must be bounded by whole ones whatever is configured.
     #[test]
     fn every_size_of_segments_is_brought_into_bounds() {
-        for segment_bytes in [0, SEGMENT_BYTES_MIN + 1, SEGMENT_BYTES_MIN + 4096, 4 << 30] {
+        for segment_bytes in
+            [0, SEGMENT_BYTES_MIN + 1, SEGMENT_BYTES_MIN + 4096, SEGMENT_BYTES_MAX, u64::MAX]
+        {
             let commit_bytes_max = usize::MAX / 2;
             let options = LogOptions { segment_bytes, commit_bytes_max, ..LogOptions::default() };
             let options = options.bounded();

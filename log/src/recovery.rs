@@ -24,7 +24,7 @@ use crate::log::{Log, LogParts};
 use crate::options::{LogOptions, PREPARE_AT_OPEN_BYTES};
 use crate::positions::LogPositions;
 use crate::publishers::Publishers;
-use crate::scan::{Expected, SegmentScan, Stop, Visit};
+use crate::scan::{Expected, SegmentScan, Stop, Tail, Visit};
 use crate::segment::{
     FORMAT_VERSION, HeaderError, SegmentHeader, damage_path, index_path, segment_number,
     segment_path,
@@ -59,7 +59,7 @@ pub struct RecoveryReport {
     pub epoch: Epoch,
     /// Position of its next event.
     pub end: Position,
-    /// Where an unfinished tail was cut: segment and byte.
+    /// Where an unfinished tail was cut: segment and byte. `None`: nothing was begun behind the last whole commit.
     pub cut: Option<(u64, u64)>,
     /// Damage, quarantined: the segment's file is kept, with a report beside it.
     pub damage: Vec<Damage>,
@@ -503,10 +503,14 @@ impl RecoveryTask<'_> {
                 return Ok(Walked { base, end_bytes, is_last: false });
             };
             let durable_next = next.is_some_and(|next| next.epoch > expected.epoch);
-            let known = durable_next || self.is_known_durable(opened, index, bad, end, expected)?;
-            if !known {
+            let tail = match durable_next {
+                true => Tail::Durable,
+                false => self.tail(opened, index, bad, end, expected)?,
+            };
+            if tail < Tail::Durable {
                 replay.bytes_read += scan.bytes_read;
-                report.cut = Some((one.number, bad));
+                // What was only prepared is no tail: a clean stop leaves it too.
+                report.cut = (tail == Tail::Begun).then_some((one.number, bad));
                 return Ok(Walked { base, end_bytes: bad, is_last: true });
             }
             let resume = scan.next_head(bad + 1, expected.commit)?;
@@ -529,33 +533,28 @@ impl RecoveryTask<'_> {
         }
     }
 
-    /// Whether a commit behind `bad` says that what stands there was durable.
-    fn is_known_durable(
+    /// What stands at `bad` and behind it, up to the end of the log.
+    fn tail(
         &self,
         opened: &[Opened],
         index: usize,
         bad: u64,
         end: Option<u64>,
         expected: &Expected,
-    ) -> io::Result<bool> {
-        let mut from = bad + 1;
+    ) -> io::Result<Tail> {
+        let mut tail = Tail::Nothing;
         for (offset, one) in opened[index..].iter().enumerate() {
             let mut scan = SegmentScan::new(self.storage, one.file, self.key, one.number)?;
-            let end = if offset == 0 { end } else { None };
-            while let Some((at, head)) = scan.next_head(from, expected.commit)? {
-                if end.is_some_and(|end| end <= at) {
-                    break;
-                }
-                if head.record.durable_commit_end > expected.commit
-                    || head.header.durable_end > expected.position
-                {
-                    return Ok(true);
-                }
-                from = at + 1;
+            let said = match offset {
+                0 => scan.tail(bad, end, expected)?,
+                _ => scan.heads_say(FIRST_COMMIT_AT, None, expected)?,
+            };
+            tail = tail.max(said);
+            if tail == Tail::Durable {
+                break;
             }
-            from = FIRST_COMMIT_AT;
         }
-        Ok(false)
+        Ok(tail)
     }
 
     /// Makes the tail final: cut, without the segments behind it and without an empty last one. What was replayed is

@@ -52,6 +52,17 @@ pub(crate) enum Stop {
     Bad { at: u64, why: &'static str },
 }
 
+/// What stands at and behind a byte that is not what it must be. Of several segments the highest holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tail {
+    /// No commit that is due: prepared zeros, or bytes of a former life.
+    Nothing,
+    /// A commit was begun, and nothing says that it was durable.
+    Begun,
+    /// A later commit says that what stood there was durable.
+    Durable,
+}
+
 /// A segment's file being walked.
 pub(crate) struct SegmentScan<'a> {
     storage: &'a dyn Storage,
@@ -188,6 +199,43 @@ impl<'a> SegmentScan<'a> {
             return Ok(Err("the file ends within a batch"));
         }
         Ok(Ok(header))
+    }
+
+    /// Judges the byte at which a walk has stopped, by what stands there and by the commits behind it, up to `end` or
+    /// the end of the file: any of them may be the one that knows.
+    pub(crate) fn tail(
+        &mut self,
+        bad: u64,
+        end: Option<u64>,
+        expected: &Expected,
+    ) -> io::Result<Tail> {
+        let is_within = !bad.is_multiple_of(BLOCK_BYTES as u64) || self.head_at(bad)?.is_some();
+        let here = if is_within { Tail::Begun } else { Tail::Nothing };
+        Ok(here.max(self.heads_say(bad + 1, end, expected)?))
+    }
+
+    /// What the commits that start at or behind byte `from` say of one that is due before them.
+    pub(crate) fn heads_say(
+        &mut self,
+        mut from: u64,
+        end: Option<u64>,
+        expected: &Expected,
+    ) -> io::Result<Tail> {
+        let mut said = Tail::Nothing;
+        while let Some((at, head)) = self.next_head(from, expected.commit)? {
+            assert!(from <= at, "commits are looked for forward");
+            if end.is_some_and(|end| end <= at) {
+                break;
+            }
+            if head.record.durable_commit_end > expected.commit
+                || head.header.durable_end > expected.position
+            {
+                return Ok(Tail::Durable);
+            }
+            said = Tail::Begun;
+            from = at + 1;
+        }
+        Ok(said)
     }
 
     /// The first commit at or after `from`, and what the walk must expect there.

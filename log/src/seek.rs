@@ -222,7 +222,7 @@ fn found(asked: Offset, sought: Offset, at: Position) -> Seek {
 }
 
 /// Follows the runs of one topic and partition back from the newest: the one that holds the offset, else the oldest.
-fn run_back(index: &ActiveIndex, last_run: u64, offset: Offset) -> Option<&RunEntry> {
+fn run_back(index: &ActiveIndex, last_run: u64, offset: Offset) -> Option<RunEntry> {
     let mut run = index.run(last_run)?;
     while run.offset > offset {
         let Some(previous) = index.run(run.previous) else { break };
@@ -238,8 +238,8 @@ fn run_in_memory(
     partition: Partition,
     offset: Offset,
 ) -> Option<(Offset, Position)> {
-    let of_topic = |run: &&RunEntry| {
+    let of_topic = |run: &RunEntry| {
         run.topic == topic && run.partition == partition && run.offset_end > offset
     };
-    index.runs.iter().find(of_topic).map(|run| (run.offset, run.position))
+    index.runs(0..index.run_count()).find(of_topic).map(|run| (run.offset, run.position))
 }

@@ -98,8 +98,8 @@ impl TopicSize {
 
     /// Looks at the next runs of an index in memory; whether that were all.
     fn look_at(&mut self, index: &ActiveIndex, segment_bytes: u64) -> bool {
-        let end = index.runs.len().min(self.run + STEP_MAX);
-        for run in &index.runs[self.run.min(end)..end] {
+        let end = index.run_count().min(self.run + STEP_MAX);
+        for run in index.runs(self.run..end) {
             let bytes = run.end - run.at;
             let start = self.starts.iter().find(|(partition, _)| *partition == run.partition);
             let is_kept = start.is_some_and(|(_, start)| *start < run.offset_end);
@@ -107,7 +107,7 @@ impl TopicSize {
             self.spanned = (self.spanned.0 + own, self.spanned.1 + bytes);
         }
         self.run = end;
-        if end < index.runs.len() {
+        if end < index.run_count() {
             return false;
         }
         let (own, all) = self.spanned;

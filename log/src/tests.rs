@@ -7,6 +7,7 @@ mod damage;
 mod deletion;
 mod files;
 mod harness;
+mod indexes;
 mod inspect;
 mod prepared;
 mod released;

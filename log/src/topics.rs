@@ -1,17 +1,19 @@
 //! The topic dictionary of one log, with the next offset of every topic and partition.
 //!
-//! Sized for a million topics: a topic that uses one partition costs one entry of 48 bytes, its name, and eight bytes
-//! in the table of names. Ids are dense from 1, so that a checkpoint can walk them in pieces.
+//! Sized for a million topics: a topic that uses one partition costs one entry of 48 bytes, its name, and 10 to 20 bytes
+//! in the table of names, which keeps their hashes: growing must not look at every name, since publishes wait. Ids are dense from 1, so that a checkpoint can walk them in pieces.
 //!
 //! A deleted topic keeps its id and its offsets, which go on when it begins again: nothing that a client has kept, of a
 //! partition and an offset, ever means another event. Only its name is taken out of the table.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use codec::ids::{Offset, Partition, Position, TopicId};
 use codec::limits::TOPICS_MAX;
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
 
 /// What a log knows of one topic and partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,23 @@ struct TopicEntry {
     rest: Option<Box<Vec<PartitionState>>>,
 }
 
+/// A topic in the table of names.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    /// Half of the hash of its name.
+    hash: u32,
+    id: TopicId,
+}
+
+/// A hash as the table wants it: it looks at both ends.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
+fn is_called(entries: &[TopicEntry], id: TopicId, name: &str) -> bool {
+    entries.get(id.0 as usize - 1).is_some_and(|entry| &*entry.name == name)
+}
+
 /// What a name takes beside its bytes: two counts of who refers to it.
 const NAME_BYTES: usize = 16;
 
@@ -43,8 +62,7 @@ const NAME_BYTES: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Topics {
     entries: Vec<TopicEntry>,
-    /// Open addressing, ids by the hash of their name, 0 = free. At most three quarters full.
-    by_name: Vec<u32>,
+    by_name: HashTable<Listed>,
     hasher: RandomState,
     name_bytes: usize,
     /// What states beyond a topic's first take.
@@ -65,8 +83,8 @@ impl Topics {
     pub(crate) fn new() -> Self {
         Topics {
             entries: Vec::new(),
-            by_name: vec![0; 64],
-            hasher: RandomState::new(),
+            by_name: HashTable::new(),
+            hasher: RandomState::default(),
             name_bytes: 0,
             rest_bytes: 0,
             deleted: BTreeMap::new(),
@@ -79,8 +97,9 @@ impl Topics {
     }
 
     pub(crate) fn id(&self, name: &str) -> Option<TopicId> {
-        let id = self.by_name[self.slot(name)];
-        (id != 0).then_some(TopicId(id))
+        let hash = spread(self.hash(name));
+        let found = self.by_name.find(hash, |listed| is_called(&self.entries, listed.id, name));
+        found.map(|listed| listed.id)
     }
 
     pub(crate) fn name(&self, id: TopicId) -> Option<&Arc<str>> {
@@ -136,9 +155,7 @@ impl Topics {
         if self.deleted.remove(&name).is_none() {
             return;
         }
-        let slot = self.slot(&name);
-        assert_eq!(self.by_name[slot], 0, "a deleted topic is not in the table");
-        self.by_name[slot] = id.0;
+        self.list(&name, id);
     }
 
     /// What a record of a deletion says: of these partitions everything before these ends is gone. One that has gone on
@@ -163,21 +180,12 @@ impl Topics {
         if self.len() >= TOPICS_MAX {
             return None;
         }
-        if self.is_crowded() {
-            self.grow();
-        }
-        let slot = self.slot(&name);
-        assert_eq!(self.by_name[slot], 0, "a topic is added once");
         assert!(!self.deleted.contains_key(&name), "a deleted topic is revived");
+        let id = TopicId(self.len() + 1);
+        self.list(&name, id);
         self.name_bytes += name.len() + NAME_BYTES;
         self.entries.push(TopicEntry { name, first: None, rest: None });
-        self.by_name[slot] = self.len();
-        let taken = self.entries.len() * 4;
-        assert!(
-            taken <= self.by_name.len() * 3,
-            "the table keeps free slots, or a search never ends"
-        );
-        Some(TopicId(self.len()))
+        Some(id)
     }
 
     pub(crate) fn partition(&self, id: TopicId, partition: Partition) -> Option<&PartitionState> {
@@ -240,7 +248,7 @@ impl Topics {
     pub(crate) fn memory_bytes(&self) -> usize {
         let deleted = self.deleted.len() * size_of::<(Arc<str>, TopicId)>();
         self.entries.capacity() * size_of::<TopicEntry>()
-            + self.by_name.len() * 4
+            + self.by_name.allocation_size()
             + self.name_bytes
             + self.rest_bytes
             + deleted
@@ -251,59 +259,31 @@ impl Topics {
         let is_full = self.entries.len() == self.entries.capacity();
         let entries =
             if is_full { self.entries.capacity().max(4) * size_of::<TopicEntry>() } else { 0 };
-        let slots = if self.is_crowded() { self.by_name.len() * 4 } else { 0 };
+        let is_crowded = self.by_name.len() == self.by_name.capacity();
+        let slots = if is_crowded { self.by_name.allocation_size().max(64) } else { 0 };
         self.memory_bytes() + entries + slots + name.len() + NAME_BYTES
     }
 
-    /// Whether the table of names grows with the next.
-    fn is_crowded(&self) -> bool {
-        (self.entries.len() + 1) * 4 > self.by_name.len() * 3
+    fn hash(&self, name: &str) -> u32 {
+        self.hasher.hash_one(name) as u32
     }
 
-    /// Empties a name's slot, and moves up those behind it that a search would not find any more.
+    /// Puts a topic that is not there into the table of names.
+    fn list(&mut self, name: &str, id: TopicId) {
+        assert_eq!(self.id(name), None, "a topic is in the table once");
+        let hash = self.hash(name);
+        self.by_name.insert_unique(spread(hash), Listed { hash, id }, |it| spread(it.hash));
+        assert!(self.by_name.len() <= self.entries.len() + 1, "each name is of one topic");
+    }
+
+    /// Takes a topic's name out of the table.
     fn unlist(&mut self, name: &str) {
-        let mask = self.by_name.len() - 1;
-        let mut hole = self.slot(name);
-        assert!(self.by_name[hole] != 0, "only what is in the table is taken out");
-        self.by_name[hole] = 0;
-        let mut slot = (hole + 1) & mask;
-        while self.by_name[slot] != 0 {
-            let id = self.by_name[slot];
-            let home = self.hasher.hash_one(&*self.entries[id as usize - 1].name) as usize & mask;
-            if slot.wrapping_sub(home) & mask >= slot.wrapping_sub(hole) & mask {
-                self.by_name[hole] = id;
-                self.by_name[slot] = 0;
-                hole = slot;
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    fn slot(&self, name: &str) -> usize {
-        debug_assert!(self.entries.len() < self.by_name.len(), "a search ends at a free slot");
-        let mask = self.by_name.len() - 1;
-        let mut slot = self.hasher.hash_one(name) as usize & mask;
-        loop {
-            let id = self.by_name[slot];
-            if id == 0 || &*self.entries[id as usize - 1].name == name {
-                return slot;
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    fn grow(&mut self) {
-        let grown = self.by_name.len() * 2;
-        assert!(grown.is_power_of_two(), "slots are found by a mask");
-        self.by_name = vec![0; grown];
-        for id in 1..=self.len() {
-            let name = Arc::clone(&self.entries[id as usize - 1].name);
-            if self.deleted.contains_key(&name) {
-                continue;
-            }
-            let slot = self.slot(&name);
-            debug_assert!(self.by_name[slot] == 0, "names are told apart");
-            self.by_name[slot] = id;
+        let hash = spread(self.hash(name));
+        let found =
+            self.by_name.find_entry(hash, |listed| is_called(&self.entries, listed.id, name));
+        match found {
+            Ok(entry) => drop(entry.remove()),
+            Err(_) => unreachable!("only what is in the table is taken out"),
         }
     }
 }

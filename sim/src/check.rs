@@ -14,4 +14,5 @@ pub mod progress;
 pub mod resent;
 pub mod rests;
 pub mod retention;
+pub mod sticky;
 pub mod whole;

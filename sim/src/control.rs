@@ -7,12 +7,12 @@ use std::sync::Arc;
 use codec::ids::{Offset, Partition};
 use codec::limits::PARTITIONS;
 use codec::refusal::{Code, Refusal};
-use dataplane::control::{ControlReply, ControlRequest};
+use dataplane::control::{ControlReply, ControlRequest, LogName, LogsLeft, TopicOrder};
 use dataplane::mail::Mail;
 use dataplane::session::SessionKey;
 use routing::snapshot::{RoutingSnapshot, SnapshotEditor, Sought};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
-use routing::topic::TopicFilter;
+use routing::topic::{TopicFilter, TopicName};
 use routing::topic_policy::TopicPolicies;
 
 use crate::faults::{Fault, Tally};
@@ -75,9 +75,23 @@ enum Ordered {
     Paused(GroupId),
 }
 
+/// A deletion that not every shard has answered.
+#[derive(Debug)]
+struct Deleting {
+    waiting: BTreeSet<u16>,
+    left: Vec<LogName>,
+}
+
 /// The control plane of a node.
 #[derive(Debug)]
 pub struct Control {
+    /// Deletions that the catalog holds: of which topic, by its index, and from which logs alone.
+    deletions: BTreeMap<u64, (usize, Option<Vec<LogName>>)>,
+    /// Those that shards have been asked for in this life.
+    deleting: BTreeMap<u64, Deleting>,
+    /// Those that are over, and whether every log holds them.
+    ended: Vec<(u64, bool)>,
+    topics: Vec<TopicName>,
     /// Durable subscriptions: what a catalog holds.
     catalog: BTreeMap<SubscriptionId, Arc<Subscription>>,
     /// Names of groups that the catalog holds as paused.
@@ -130,6 +144,10 @@ impl Control {
     pub fn new(plan: &Plan, random: Random) -> Self {
         let snapshot = Arc::new(RoutingSnapshot::empty());
         Control {
+            deletions: BTreeMap::new(),
+            deleting: BTreeMap::new(),
+            ended: Vec::new(),
+            topics: plan.topics.clone(),
             catalog: BTreeMap::new(),
             paused: BTreeSet::new(),
             orders: VecDeque::new(),
@@ -175,7 +193,76 @@ impl Control {
         self.answers.clear();
         self.queue.waiting.clear();
         self.queue.is_open = true;
+        self.ended.clear();
+        self.deleting.clear();
+        // Before the first version: nobody publishes before that.
+        for (number, (topic, logs)) in self.deletions.clone() {
+            self.ask_to_delete(number, topic, logs, now_us, network, tally);
+        }
         self.publish(now_us, network, tally);
+    }
+
+    /// An operator deletes a topic: into the catalog, then to every shard. Returns the number of the deletion.
+    pub fn delete_topic(
+        &mut self,
+        topic: usize,
+        now_us: u64,
+        network: &mut Network,
+        tally: &mut Tally,
+    ) -> Option<u64> {
+        if !self.queue.is_open {
+            return None;
+        }
+        let number = self.deletions.last_key_value().map_or(1, |(last, _)| last + 1);
+        self.deletions.insert(number, (topic, None));
+        self.ask_to_delete(number, topic, None, now_us, network, tally);
+        Some(number)
+    }
+
+    fn ask_to_delete(
+        &mut self,
+        number: u64,
+        topic: usize,
+        logs: Option<Vec<LogName>>,
+        now_us: u64,
+        network: &mut Network,
+        tally: &mut Tally,
+    ) {
+        let topic = self.topics[topic].as_str().into();
+        let order = Arc::new(TopicOrder { number, topic, logs });
+        let shards = 0..self.adopted.len() as u16;
+        for shard in shards.clone() {
+            let mail = Mail::Control(ControlReply::DeleteTopic(order.clone()));
+            network.send_from_control(shard, mail, now_us, tally);
+        }
+        let deleting = Deleting { waiting: shards.collect(), left: Vec::new() };
+        self.deleting.insert(number, deleting);
+    }
+
+    /// Deletions that are not finished: of which topic, by its index, and from which logs alone.
+    #[must_use]
+    pub fn begun_deletions(&self) -> &BTreeMap<u64, (usize, Option<Vec<LogName>>)> {
+        &self.deletions
+    }
+
+    /// Deletions that have come to an end, and whether every log holds them.
+    pub fn take_ended(&mut self) -> Vec<(u64, bool)> {
+        std::mem::take(&mut self.ended)
+    }
+
+    fn on_topic_deleted(&mut self, shard: u16, number: u64, result: Result<u64, LogsLeft>) {
+        let deleting = self.deleting.get_mut(&number).expect("it is known until all have answered");
+        assert!(deleting.waiting.remove(&shard), "a shard answers once");
+        deleting.left.extend(result.err().into_iter().flat_map(|left| left.logs));
+        if !deleting.waiting.is_empty() {
+            return;
+        }
+        let Deleting { left, .. } = self.deleting.remove(&number).expect("looked at just now");
+        let (topic, _) = self.deletions.remove(&number).expect("the catalog holds it");
+        self.ended.push((number, left.is_empty()));
+        if !left.is_empty() {
+            self.deletions.insert(number, (topic, Some(left)));
+        }
     }
 
     /// The control plane's thread ends; shards go on without it.
@@ -199,7 +286,9 @@ impl Control {
                 ControlRequest::Unsubscribe { shard, session, request, .. } => {
                     (shard, ControlReply::Unsubscribed { session, request, result: Err(gone()) })
                 }
-                ControlRequest::EndClient { .. } | ControlRequest::Adopted { .. } => continue,
+                ControlRequest::EndClient { .. }
+                | ControlRequest::Adopted { .. }
+                | ControlRequest::TopicDeleted { .. } => continue,
             };
             network.send_from_control(shard, Mail::Control(reply), now_us, tally);
         }
@@ -217,6 +306,7 @@ impl Control {
         self.queue.waiting.is_empty()
             && self.answers.is_empty()
             && self.orders.is_empty()
+            && self.deleting.is_empty()
             && self.next.is_unchanged()
     }
 
@@ -439,6 +529,9 @@ impl Control {
                 for id in ended {
                     self.remove(id, ledger);
                 }
+            }
+            ControlRequest::TopicDeleted { shard, number, result } => {
+                self.on_topic_deleted(shard, number, result);
             }
             ControlRequest::Adopted { shard, version } => {
                 let adopted = &mut self.adopted[usize::from(shard)];

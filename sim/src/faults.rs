@@ -96,6 +96,8 @@ faults! {
     HandedBack => "delivery handed back",
     /// A subscriber rejected events for good.
     Rejected => "delivery rejected",
+    /// An event came to a member of a group whose keys stick to their members.
+    Stuck => "event of a sticky group",
     /// A subscriber handed back what nobody has been shown.
     Unseen => "delivery handed back unseen",
     /// A subscriber settled a part of a delivery.
@@ -116,6 +118,8 @@ faults! {
     OwedExpired => "owed event gone by retention",
     /// An operator was told that a topic is deleted.
     TopicDeleted => "topic deleted by an operator",
+    /// A start found the deletion of a topic begun and not finished.
+    DeletionResumed => "deletion finished by a start",
     /// The deletion of its topic took an event.
     Deleted => "event gone by deletion",
     /// A topic's own retention let events go whose segment was kept.

@@ -1,6 +1,8 @@
 //! What one shard of the simulation stands on: its part of disk, mailboxes and control queue, at one moment.
 
-use dataplane::control::ControlRequest;
+use std::sync::Arc;
+
+use dataplane::control::{ControlReply, ControlRequest};
 use dataplane::kernel::Kernel;
 use dataplane::mail::Mail;
 use log::disk::{Completed, Completion, Disk, DiskOp, LogKey};
@@ -30,6 +32,8 @@ pub struct SimKernel<'a> {
     pub trace: &'a mut Trace,
     /// What goes wrong.
     pub tally: &'a mut Tally,
+    /// Topics that the shard has been told to delete in this cycle.
+    pub deleted: Vec<Arc<str>>,
 }
 
 impl Disk for SimKernel<'_> {
@@ -69,6 +73,9 @@ impl Kernel for SimKernel<'_> {
         let (from, mail) = self.network.receive(self.shard, self.now_us)?;
         let kind = kind_of(&mail);
         self.trace.note(format_args!("  received {kind} from {from}"));
+        if let Mail::Control(ControlReply::DeleteTopic(order)) = &mail {
+            self.deleted.push(order.topic.clone());
+        }
         Some(mail)
     }
 

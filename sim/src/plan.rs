@@ -1,5 +1,6 @@
 //! What a seed means: the shape of the node, its work, its faults and its clients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,15 @@ pub struct Wish {
     pub credit: u32,
 }
 
+/// Which of its group's keys stick to a subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its number among those of the group.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
 /// One subscriber.
 #[derive(Clone, Debug)]
 pub struct SubscriberPlan {
@@ -81,6 +91,8 @@ pub struct SubscriberPlan {
     pub temper: Temper,
     /// When it first comes.
     pub comes_us: u64,
+    /// Where its group divides the keys among its members: its part of them.
+    pub sticky: Option<Slot>,
 }
 
 /// One publisher.
@@ -208,6 +220,33 @@ impl Plan {
         self.policies = Policies::new(random, groups);
         let park_after_us = self.policies.park_after_us;
         self.shard.park_after_us = park_after_us.unwrap_or(self.shard.park_after_us);
+        self
+    }
+
+    /// The same with groups whose keys stick to their members, which only some runs have.
+    #[must_use]
+    pub fn with_sticky(mut self, random: &mut Random) -> Self {
+        if !random.chance(150) {
+            return self;
+        }
+        let mut slots: BTreeMap<Arc<str>, Option<usize>> = BTreeMap::new();
+        for subscriber in &mut self.subscribers {
+            let wish = &subscriber.wishes[0];
+            let Some(group) = wish.group.clone().filter(|_| wish.mode == Mode::Clustering) else {
+                continue;
+            };
+            let count = slots.entry(group).or_insert_with(|| random.chance(600).then_some(0));
+            let Some(count) = count else { continue };
+            subscriber.sticky = Some(Slot { index: *count, count: 0 });
+            *count += 1;
+        }
+        for subscriber in &mut self.subscribers {
+            let group = subscriber.wishes[0].group.as_ref().and_then(|group| slots.get(group));
+            if let (Some(slot), Some(Some(count))) = (&mut subscriber.sticky, group) {
+                slot.count = *count;
+                assert!(slot.index < slot.count, "a slot is one of those that there are");
+            }
+        }
         self
     }
 
@@ -344,6 +383,7 @@ fn subscribers(random: &mut Random) -> Vec<SubscriberPlan> {
                 wishes,
                 temper: random.pick(&[Temper::Prompt, Temper::Slow, Temper::Fickle, Temper::Flaky]),
                 comes_us: random.pick(&[0, 0, 300_000]),
+                sticky: None,
             });
         }
     }
@@ -360,6 +400,7 @@ fn subscribers(random: &mut Random) -> Vec<SubscriberPlan> {
             wishes: vec![wish],
             temper: random.pick(&[Temper::Prompt, Temper::Flaky, Temper::Fickle]),
             comes_us: random.below(200_000),
+            sticky: None,
         });
     }
     list

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 
 use codec::ids::{Offset, Position};
 use codec::refusal::Code;
+use dataplane::group::keys::KeyShare;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{Asked, Delivery, SessionEvent, SubscribeRequest, Verdict};
 use dataplane::token::{Token, TokenFields};
 use routing::subscription::GroupId;
 
-use crate::check::{deletion, letters, line, matched, memory, order, rests};
+use crate::check::{deletion, letters, line, matched, memory, order, rests, sticky};
 use crate::control::{Control, Wanted};
 use crate::copies::{self, Shifted};
 use crate::faults::Fault;
 use crate::ledger::{Arrived, BatchId, Checked, Place, Violation, bits_of, violated};
 use crate::node::{Home, Node, Owner};
-use crate::plan::{SubscriberPlan, Temper};
+use crate::plan::{Slot, SubscriberPlan, Temper};
 use crate::policies::Poison;
 use crate::scene::Scene;
 
@@ -64,6 +65,8 @@ pub struct Subscriber {
     /// Whether a wish still names the start of a new group.
     names_start: Vec<bool>,
     credit_max: Vec<u32>,
+    /// The keys that each wish takes, where its group divides them.
+    shares: Vec<Option<KeyShare>>,
     held: Vec<Held>,
     settled: Vec<(Token, u64)>,
     comes_us: u64,
@@ -83,6 +86,7 @@ impl Subscriber {
             standing: vec![Standing::Wanted { not_before_us: 0 }; wishes],
             names_start: vec![true; wishes],
             credit_max: plan.wishes.iter().map(|wish| wish.credit).collect(),
+            shares: vec![None; wishes],
             held: Vec::new(),
             settled: Vec::new(),
             comes_us: plan.comes_us,
@@ -292,7 +296,13 @@ impl Subscriber {
             start: plan.start.clone().filter(|_| self.names_start[wish]),
             credit: plan.credit,
         };
-        if let Err(refusal) = node.shard(home).subscribe(home.key, request) {
+        self.shares[wish] = share_of(self.plan.sticky, scene);
+        let (shard, client) = (node.shard(home), self.plan.client.clone());
+        let subscribed = match self.shares[wish].clone() {
+            None => shard.subscribe(home.key, request),
+            Some(share) => shard.subscribe_sharing(home.key, client, request, share),
+        };
+        if let Err(refusal) = subscribed {
             violated!(CHECK, "subscriber {} is refused at once: {}", self.number, refusal.text);
         }
         self.standing[wish] = Standing::Asked;
@@ -364,6 +374,10 @@ impl Subscriber {
             return Ok(());
         }
         self.held.push(held);
+        if let Some(share) = &self.shares[delivery.subscription as usize - 1] {
+            scene.tally.add_faults(Fault::Stuck, u64::from(bits.count_ones()));
+            sticky::check(&scene.ledger, share, id, bits, self.member)?;
+        }
         self.check_credit(delivery.subscription, group)
     }
 
@@ -526,6 +540,15 @@ fn identify(delivery: &Delivery, scene: &mut Scene) -> Result<(BatchId, u32, Pla
     place.offset = Offset(header.base_offset.0.wrapping_sub(u64::from(first)));
     scene.tally.unparked += 1;
     Ok((id, first, place))
+}
+
+/// The keys that a member takes from now on, if its group divides them: its own, and in some lives those of another, who may
+/// be gone.
+fn share_of(slot: Option<Slot>, scene: &mut Scene) -> Option<KeyShare> {
+    let Slot { index, count } = slot?;
+    let takes_over = !scene.is_calm && scene.extra.chance(200);
+    let other = takes_over.then(|| scene.extra.index(count));
+    Some(KeyShare::new(|part| part % count == index || Some(part % count) == other))
 }
 
 /// How long a member of a group may keep a delivery.

@@ -39,6 +39,8 @@ const OPERATOR_SEED: u64 = 0x0e4a_70e5;
 const DELETER_SEED: u64 = 0xde1e_7e25;
 /// The same for delivery policies.
 const POLICY_SEED: u64 = 0xdead_1e77;
+/// The same for groups whose keys stick.
+const STICKY_SEED: u64 = 0x571c_4ed5;
 /// An operator does something in one of so many steps.
 const STEPS_PER_ORDER: u64 = 1_500;
 
@@ -69,7 +71,9 @@ impl World {
     pub fn new(seed: u64, print: bool) -> Result<Self, Violation> {
         let mut random = Random::new(seed);
         let policies = &mut Random::new(seed ^ POLICY_SEED);
-        let plan = Arc::new(Plan::new(&mut random).with_policies(policies));
+        let sticky = &mut Random::new(seed ^ STICKY_SEED);
+        let plan = Plan::new(&mut random).with_policies(policies).with_sticky(sticky);
+        let plan = Arc::new(plan);
         let ledger = Ledger {
             topics: plan.topics.clone(),
             keys: plan.keys.iter().map(|(key, _)| key.clone()).collect(),
@@ -149,9 +153,7 @@ impl World {
             }
         }
         let held: Vec<_> = self.node.shards.iter().map(Shard::held).collect();
-        let has_policies = !self.scene.plan.policies.is_empty();
-        let was_moved = !self.scene.ledger.ever_moved.is_empty();
-        memory::check_idle(&held, has_policies && was_moved)?;
+        memory::check_idle(&held)?;
         self.take_stats();
         let (told, tally) = (self.scene.tally.told_gone, &mut self.scene.tally);
         tally.add_faults(Fault::OwedExpired, retention::check_told(&self.scene.ledger, told)?);
@@ -196,7 +198,9 @@ impl World {
         if let Some(deleter) = &mut self.deleter
             && self.node.is_open
         {
-            deleter.act(&mut self.node, &mut self.scene);
+            let cut_off = deleter.act(&mut self.node, &mut self.control, &mut self.scene);
+            let at = cut_off.map(|cycles| self.scene.tally.cycles + cycles);
+            self.repair_at_cycle = [self.repair_at_cycle, at].into_iter().flatten().min();
         }
         let cycles = self.scene.tally.cycles;
         if self.disasters.last().is_some_and(|next| cycles >= next.at_cycle) {
@@ -300,7 +304,10 @@ impl World {
                 let (scene, network) = (&mut self.scene, &mut self.node.network);
                 self.control.turn(scene.now_us, network, &mut scene.ledger, &mut scene.tally);
                 self.node.is_open |= self.control.is_adopted();
-                Ok(())
+                match &mut self.deleter {
+                    Some(deleter) => deleter.look(&self.node, &mut self.control, scene),
+                    None => Ok(()),
+                }
             }
             _ if !self.node.is_open => Ok(()),
             _ => {
@@ -356,8 +363,13 @@ impl World {
             control: &mut self.control.queue,
             trace: &mut self.scene.trace,
             tally: &mut self.scene.tally,
+            deleted: Vec::new(),
         };
         let work = self.node.shards[index].run_once(now, &mut kernel);
+        let deleted = std::mem::take(&mut kernel.deleted);
+        if let Some(deleter) = &self.deleter {
+            deleter.executed(&self.node, number, &deleted, &mut self.scene);
+        }
         self.scene.ledger.wall_end = self.scene.ledger.wall_end.max(now.wall);
         self.scene.trace.note(format_args!("{} shard {number} did {work}", now.mono_us));
         for (home, owner, event) in self.node.take_events(number) {
@@ -441,6 +453,9 @@ impl World {
         let mut logs = logs;
         self.audit(&mut logs, Some(power))?;
         self.node = start(logs, &self.disk, &mut self.control, &mut self.scene);
+        if let Some(deleter) = &mut self.deleter {
+            deleter.resume(&self.node, &self.control, &mut self.scene);
+        }
         Ok(())
     }
 
@@ -498,12 +513,17 @@ impl World {
     fn audit(&mut self, shards: &mut [ShardLogs], power: Option<bool>) -> Result<Audit, Violation> {
         let audit = audit::audit(shards, &self.disk, &self.scene.ledger)?;
         for log in shards.iter().flat_map(|shard| shard.older.iter().chain([&shard.active])) {
+            let (key, start) = (log.key(), log.positions().start());
+            let known = self.scene.ledger.starts.get(&key).copied().unwrap_or_default();
             retention::note_gone(
                 &mut self.scene.ledger,
                 log,
                 &self.scene.plan,
                 &mut self.scene.tally,
             )?;
+            if start > known {
+                retention::note_freed_unseen(&mut self.scene.ledger, key, &audit);
+            }
         }
         let (ledger, plan) = (&mut self.scene.ledger, &self.scene.plan);
         let allowed = |topic| match (power, plan.ack_of(topic)) {
@@ -592,6 +612,11 @@ impl World {
         }
         if !self.control.is_idle() {
             lines.push("the control plane is busy".to_owned());
+        }
+        for (number, shard) in self.node.shards.iter().enumerate() {
+            if !is_at_rest(shard) {
+                lines.push(format!("shard {number} is not at rest: {:?}", shard.held()));
+            }
         }
         lines.join("; ")
     }

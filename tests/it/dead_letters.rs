@@ -2,9 +2,8 @@
 //!
 //! `IT_DEAD_LETTER_EVENTS=1000000 cargo test --release -p ringmesh --test it dead_letters` runs the first test with so
 //! many events, and holds the server's memory to a bound: its anonymous memory, since the pages of its program and of the
-//! indexes that it maps are the kernel's to take; with an allocator that gives back at once what is freed, since it else
-//! keeps up to a second of it, and a tenth takes less; and counted from where the buffers of the logs and of the
-//! deliveries are in use, which hold some 20 MB and have nothing to do with dead letters.
+//! indexes that it maps are the kernel's to take; at rest, when it has given back what is free; and counted from where the
+//! buffers of the logs and of the deliveries are in use, which hold some 20 MB and have nothing to do with dead letters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use serde_json::Value;
 
 use crate::admin::{get, until};
 use crate::folder;
-use crate::harness::{Ended, PATIENCE, Server, run, serve};
+use crate::harness::{Ended, PATIENCE, Server, run};
 
 const FLAGS: [&str; 2] = ["--shards", "2"];
 /// What a server keeps of the newest events is full after some megabytes: from there on its memory stands still.
@@ -85,17 +84,10 @@ fn letters(server: &Server, group: &str) -> Vec<(usize, Value)> {
     lines.iter().map(letter).collect()
 }
 
-/// A server whose memory is what it uses, not what its allocator keeps of what it has used.
-fn frugal(folder: &std::path::Path) -> Server {
-    let mut command = serve(folder, &[&FLAGS[..], &SMALL].concat());
-    command.env("MIMALLOC_PURGE_DELAY", "0");
-    Server::wait_until_ready(folder, command)
-}
-
-/// The least of a second in which nothing comes: what is not durable yet is kept in memory, and a slow disk is not the letters'
-/// doing.
+/// The least of some seconds in which nothing comes: what is not durable yet is kept in memory, and a slow disk is not the
+/// letters' doing; what is free is given back a second after the last work.
 fn memory_at_rest(server: &Server) -> u64 {
-    let end = Instant::now() + Duration::from_secs(1);
+    let end = Instant::now() + Duration::from_secs(4);
     let samples = std::iter::from_fn(|| {
         std::thread::sleep(Duration::from_millis(10));
         (Instant::now() < end).then(|| memory_bytes(server))
@@ -157,17 +149,19 @@ impl Handler {
     }
 }
 
-/// The same flow without poison, and all of it at once, so that more waits than at any time behind: what buffers the logs and
-/// the readers take and keep is there before anything is measured.
+/// The same flow without poison, in the same parts: what buffers the logs, the readers and the deliveries take and keep is
+/// there before anything is measured.
 fn warm_up(publisher: &Client, member: &Client, count: usize) {
     let wish = SubscribeOptions::new("warm/#").group("warm").credit(2_000);
     let mut subscription = member.subscribe(wish).expect("the server answers");
-    publish_to(publisher, "warm/x", 0..count);
     let mut taken = 0;
-    while taken < count {
-        let delivery = next(&mut subscription);
-        taken += delivery.events().count();
-        delivery.ack();
+    for part in 0..10 {
+        publish_to(publisher, "warm/x", count * part / 10..count * (part + 1) / 10);
+        while taken < count * (part + 1) / 10 {
+            let delivery = next(&mut subscription);
+            taken += delivery.count() as usize;
+            delivery.ack();
+        }
     }
     subscription.end().expect("it stands");
 }
@@ -179,7 +173,7 @@ fn poisonous_events_are_set_aside_and_come_again() {
     let count = std::env::var("IT_DEAD_LETTER_EVENTS").ok();
     let count: usize = count.map_or(20_000, |count| count.parse().expect("a number of events"));
     let folder = folder::new();
-    let server = frugal(folder.path());
+    let server = Server::start_with(folder.path(), &[&FLAGS[..], &SMALL].concat());
     let (publisher, member) = (client(&server), client(&server));
     warm_up(&publisher, &member, count);
     create(&server, "workers");
@@ -349,6 +343,28 @@ fn parked_total(server: &Server) -> u64 {
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
+/// Who looks at what is parked is told of each event that waits, once, and of no other.
+fn check_parked(server: &Server, is_slow: impl Fn(usize) -> bool) {
+    let lines = ask(server, &["parking", "browse", "slow", "-o", "json"]);
+    let events: Vec<Value> =
+        lines.iter().map(|line| serde_json::from_str(line).expect("an event a line")).collect();
+    let mut keys = BTreeSet::new();
+    for event in &events {
+        let key = event["key"].as_str().and_then(|key| key.strip_prefix("k-")?.parse().ok());
+        let key = key.expect("the key that it was published with");
+        assert!(is_slow(key) && keys.insert((key, event["offset"].to_string())), "{event}");
+        assert_eq!((&event["topic"], &event["id"]), (&"dead/x".into(), &key.to_string().into()));
+        assert!(event["until"].as_str() > event["published"].as_str(), "{event}");
+        let why = event["why"].as_str().expect("a word");
+        assert!(why == "behind_key" || event["attempts"].as_u64() >= Some(1), "{event}");
+        assert!(["delayed", "behind_key", "due", "in_flight"].contains(&why), "{event}");
+        assert_eq!(event["event"]["data"], key.to_string(), "{event}");
+    }
+    assert!(!events.is_empty(), "some wait");
+    let one = ask(server, &["parking", "browse", "slow", "--count", "1", "--key", "k-10"]);
+    assert!(one[0].trim_start().starts_with("until ") && one.len() <= 2, "{one:?}");
+}
+
 /// Kills while events wait for long: none is lost, none is delivered more often than a kill explains, the order of each key
 /// holds, and the attempts go on where they were.
 #[test]
@@ -405,6 +421,9 @@ fn parked_events_outlive_kills() {
                 break;
             }
         }
+        if life < 2 {
+            check_parked(&server, is_slow);
+        }
         if life == 0 {
             // What comes behind parked events of its key waits, in every life.
             (0..2).for_each(|_| publish(&publisher, 0..200));
@@ -421,5 +440,7 @@ fn parked_events_outlive_kills() {
         assert!((3..=3 + more).contains(times), "{number} came {times} times");
     }
     assert_eq!(letters(&server, "slow").len(), 0, "none has run out of attempts");
+    let parked = ask(&server, &["parking", "browse", "slow", "-o", "json"]);
+    assert_eq!(parked, Vec::<String>::new(), "no wait goes on");
     assert!(server.stop().success());
 }

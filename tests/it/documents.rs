@@ -410,6 +410,8 @@ fn delivery_is_as_documented() {
     assert_eq!(worked[2], "1 dead letters of \"billing\" would be redriven to the group");
     assert_eq!(worked[3], "1 dead letters of \"billing\" are redriven to the group");
     assert_eq!(worked[4], "0 dead letters of \"billing\" are purged");
+    let parked = lines_of(&blocks[2], &server);
+    assert!(parked.len() == 1 && parked[0].starts_with("until "), "a table of nothing: {parked:?}");
     let again = subscription.next(crate::harness::PATIENCE).expect("it stands");
     let again = again.expect("what was redriven is delivered");
     assert_eq!(&**again.topic(), "orders/new");

@@ -8,6 +8,7 @@ mod container;
 mod contexts;
 mod control_plane;
 mod dead_letters;
+mod disks;
 mod doctor;
 mod documents;
 mod durability;

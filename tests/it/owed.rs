@@ -65,8 +65,11 @@ fn parked_events_can_be_seen() {
     let shown = ask(&server, &["subscription", "show", "team/1"]);
     assert_eq!(shown[1], "2 events are not settled, 1 of them are parked and block 1 keys");
     // The command that it names shows the event.
-    let command = shown[2].split_once("ringmesh ").expect("a command").1.replace('\'', "");
-    let command: Vec<&str> = command.split(' ').collect();
-    let found = server.command(&command).done();
-    assert!(found.len() == 1 && found[0].ends_with(" first"), "{found:?}");
+    let command = shown[2].split_once("ringmesh ").expect("a command").1;
+    let command: Vec<&str> = command.split(' ').chain(["-o", "json"]).collect();
+    let found = ask(&server, &command);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let event: serde_json::Value = serde_json::from_str(&found[0]).expect("an event a line");
+    assert_eq!((&event["why"], &event["key"]), (&"delayed".into(), &"k".into()));
+    assert_eq!(event["event"]["data"], "first", "{event}");
 }

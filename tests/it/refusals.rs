@@ -1,50 +1,17 @@
 //! What the http door says no to on the real server, and that the rest goes on: a disk that is full, a disk that stands still,
 //! and bytes that are not what they should be.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::disks::Disk;
 use crate::folder;
 use crate::full::everything;
 use crate::harness::{PATIENCE, Server};
 use crate::http::{Answer, curl, exchange};
-
-/// A file system of its own in a file, where the machine lets us have one: unlike memory it can stand still.
-struct LoopDisk(PathBuf);
-
-impl LoopDisk {
-    fn mount(folder: &Path, bytes: u64) -> Option<LoopDisk> {
-        let (image, at) = (folder.join("image"), folder.join("disk"));
-        let file = std::fs::File::create(&image).expect("it can be made");
-        file.set_len(bytes).expect("it can be sparse");
-        std::fs::create_dir(&at).expect("it can be made");
-        let done = |command: &mut Command| command.output().is_ok_and(|end| end.status.success());
-        let is_made = done(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image));
-        let is_mounted =
-            is_made && done(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
-        if !is_mounted {
-            eprintln!("this machine lets us mount nothing: not tested");
-        }
-        is_mounted.then_some(LoopDisk(at))
-    }
-
-    /// Lets no write through until it is called with `-u`.
-    fn freeze(&self, how: &str) -> bool {
-        let freeze = Command::new("fsfreeze").arg(how).arg(&self.0).output();
-        freeze.is_ok_and(|end| end.status.success())
-    }
-}
-
-impl Drop for LoopDisk {
-    fn drop(&mut self) {
-        self.freeze("-u");
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 /// A file with data, as an argument of curl.
 fn data(folder: &Path, bytes: usize) -> String {
@@ -97,11 +64,11 @@ fn take_one(server: &Server, query: &str) -> Value {
 #[test]
 fn a_full_disk_is_507_and_nothing_else() {
     let folder = folder::new();
-    let Some(disk) = LoopDisk::mount(folder.path(), 96 << 20) else { return };
+    let disk = Disk::in_file(folder.path(), 96 << 20);
     let data = data(folder.path(), 256 << 10);
-    let ballast = disk.0.join("ballast");
+    let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![0; 40 << 20]).expect("there is room for it");
-    let (dir, flags) = (disk.0.join("data"), ["--shards", "1"]);
+    let (dir, flags) = (disk.path().join("data"), ["--shards", "1"]);
     let mut server = Server::start_with(&dir, &flags);
     server.expect_full_disk();
     let mut acknowledged = fill(&server, &data);
@@ -148,13 +115,11 @@ fn a_full_disk_is_507_and_nothing_else() {
 fn a_disk_that_stands_still_is_429() {
     const CLIENTS: usize = 64;
     let folder = folder::new();
-    let Some(disk) = LoopDisk::mount(folder.path(), 256 << 20) else { return };
+    let disk = Disk::in_file(folder.path(), 256 << 20);
     let data = data(folder.path(), 1 << 20);
-    let server = Server::start_with(&disk.0.join("data"), &["--shards", "1"]);
+    let server = Server::start_with(&disk.path().join("data"), &["--shards", "1"]);
     let mut acknowledged = vec![place(&publish(&server, &data))];
-    if !disk.freeze("-f") {
-        return eprintln!("this machine lets us freeze nothing: not tested");
-    }
+    disk.freeze();
     let answers: Vec<Answer> = std::thread::scope(|scope| {
         let (sender, answers) = mpsc::channel();
         for _ in 0..CLIENTS {
@@ -162,7 +127,7 @@ fn a_disk_that_stands_still_is_429() {
             scope.spawn(move || sender.send(publish(server, data)).expect("it is awaited"));
         }
         let first = answers.recv_timeout(PATIENCE);
-        assert!(disk.freeze("-u"), "it goes on");
+        disk.thaw();
         let rest = (1..CLIENTS).map(|_| answers.recv_timeout(PATIENCE).expect("all are answered"));
         first.into_iter().chain(rest).collect()
     });

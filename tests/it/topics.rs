@@ -121,7 +121,11 @@ fn a_deleted_topic_is_gone_over_a_kill() {
     let read = server.command(&all).done();
     assert_eq!(read, vec!["del/kept"; 20]);
     let rest = ["subscribe", "del/gone", "--group", "late", "--until-end", "--format", "%v\\n"];
-    assert_eq!(server.command(&rest).done(), Vec::<String>::new());
+    let Ended { code, lines, stderr } = server.command(&rest).end();
+    assert_eq!((code, lines), (Some(0), Vec::new()), "{stderr}");
+    let is_known =
+        |line: &str| line.starts_with("subscribed to ") || line.contains(" events are gone ");
+    assert!(stderr.lines().all(is_known), "{stderr}");
     publish(&server, "del/gone", "40");
     let again = json(&server, &["topic", "show", "del/gone"]);
     let partitions = again["partitions"].as_array().expect("a list");

@@ -12,7 +12,7 @@ use codec::refusal::Code;
 use dataplane::group::flight::Reason;
 use dataplane::inquiry::Inquiry;
 use dataplane::letter::{
-    LETTERS_MAX, LetterAct, LetterBatch, LetterFilter, LetterOrder, LetterPlace,
+    LETTERS_MAX, LetterAct, LetterBatch, LetterFilter, LetterKind, LetterOrder, LetterPlace,
 };
 use log::disk::LogKey;
 use routing::internal_topics::{dead_topic, redrive_topic};
@@ -32,21 +32,21 @@ use crate::sources::Sources;
 const LETTERS_DEFAULT: u32 = 100;
 
 /// Which letters, and how much of the work.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LetterQuery {
-    limit: Option<u32>,
-    after: Option<String>,
-    reason: Option<String>,
-    topic: Option<String>,
-    key: Option<String>,
-    id: Option<String>,
-    until_us: Option<u64>,
+    pub(crate) limit: Option<u32>,
+    pub(crate) after: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) topic: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) until_us: Option<u64>,
     /// Only say how many it would be.
     #[serde(default)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
     /// The topic to redrive to; absent: to the group.
-    to: Option<String>,
+    pub(crate) to: Option<String>,
 }
 
 /// One letter.
@@ -83,11 +83,11 @@ pub(crate) struct LettersDone {
 }
 
 /// What came of a page over the shards.
-struct Worked {
+pub(crate) struct Worked {
     letters: u64,
-    batches: Vec<LetterBatch>,
-    next: Option<String>,
-    until_us: u64,
+    pub(crate) batches: Vec<LetterBatch>,
+    pub(crate) next: Option<String>,
+    pub(crate) until_us: u64,
 }
 
 pub(crate) async fn browse(
@@ -101,7 +101,7 @@ pub(crate) async fn browse(
         return Err(Problem::new(Code::MalformedRequest, text));
     }
     let sources = desk.sources()?;
-    let worked = work(&sources, &name, query, LetterAct::Browse).await?;
+    let worked = work(&sources, &name, query, (LetterKind::Dead, LetterAct::Browse)).await?;
     let topic = dead_topic(&name);
     let items = worked.batches.iter().flat_map(|batch| told(&topic, batch)).collect();
     Ok(Json(Letters { items, next: worked.next, until_us: worked.until_us }))
@@ -121,7 +121,8 @@ pub(crate) async fn redrive(
     };
     let dry_run = query.dry_run;
     let act = if dry_run { LetterAct::Count } else { LetterAct::Redrive(topic) };
-    let Worked { letters, next, until_us, .. } = work(&sources, &name, query, act).await?;
+    let Worked { letters, next, until_us, .. } =
+        work(&sources, &name, query, (LetterKind::Dead, act)).await?;
     if !dry_run && letters > 0 {
         info!(subscription = name, letters, "dead letters redriven by an operator");
     }
@@ -141,7 +142,8 @@ pub(crate) async fn purge(
     let sources = desk.sources()?;
     let dry_run = query.dry_run;
     let act = if dry_run { LetterAct::Count } else { LetterAct::Purge };
-    let Worked { letters, next, until_us, .. } = work(&sources, &name, query, act).await?;
+    let Worked { letters, next, until_us, .. } =
+        work(&sources, &name, query, (LetterKind::Dead, act)).await?;
     if !dry_run && letters > 0 {
         info!(subscription = name, letters, "dead letters purged by an operator");
     }
@@ -149,11 +151,11 @@ pub(crate) async fn purge(
 }
 
 /// One page, shard after shard.
-async fn work(
+pub(crate) async fn work(
     sources: &Sources,
     name: &str,
     query: LetterQuery,
-    act: LetterAct,
+    (kind, act): (LetterKind, LetterAct),
 ) -> Result<Worked, Problem> {
     let limit = query.limit.unwrap_or(LETTERS_DEFAULT);
     if limit == 0 || limit > LETTERS_MAX {
@@ -176,7 +178,7 @@ async fn work(
             return Ok(worked);
         }
         let (act, filter, group) = (act.clone(), filter.clone(), Arc::clone(&group));
-        let order = Box::new(LetterOrder { group, act, filter, from, count });
+        let order = Box::new(LetterOrder { group, kind, act, filter, from, count });
         let page = ask::shard(handle, |answer| Inquiry::Letters { order, answer }).await?;
         worked.letters += page.letters;
         worked.batches.extend(page.batches);
@@ -265,17 +267,23 @@ fn place_of(text: &str) -> Result<(u16, Option<LetterPlace>), Problem> {
 }
 
 fn told(topic: &str, batch: &LetterBatch) -> Vec<Letter> {
-    let Ok(body) = Body::checked_before(&batch.body, batch.count) else { return Vec::new() };
     let letter = |index| {
         let (partition, offset) = (batch.partition, batch.base_offset.plus(u64::from(index)));
-        let mut event = Vec::new();
-        json::write_event(&body.event(index)?, &Place { topic, partition, offset }, &mut event);
-        let event = String::from_utf8(event).ok()?;
-        // Data that says it is JSON and is not would make the whole page unreadable.
-        let event = RawValue::from_string(event).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        let event = event_as_json(topic, batch, index)?;
         Some(Letter { partition: partition.0, offset: offset.0, event })
     };
     batch.events.iter().filter_map(letter).collect()
+}
+
+/// One event of a batch of copies in `topic`; none: the batch holds no such event.
+pub(crate) fn event_as_json(topic: &str, batch: &LetterBatch, index: u32) -> Option<Box<RawValue>> {
+    let body = Body::checked_before(&batch.body, batch.count).ok()?;
+    let (partition, offset) = (batch.partition, batch.base_offset.plus(u64::from(index)));
+    let mut event = Vec::new();
+    json::write_event(&body.event(index)?, &Place { topic, partition, offset }, &mut event);
+    let event = String::from_utf8(event).ok()?;
+    // Data that says it is JSON and is not would make the whole page unreadable.
+    Some(RawValue::from_string(event).unwrap_or_else(|_| RawValue::NULL.to_owned()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod delivery_policy;
 pub(crate) mod node;
 pub(crate) mod operating;
+pub(crate) mod parking;
 pub(crate) mod subscriptions;
 pub(crate) mod topic_deletion;
 pub(crate) mod topic_policies;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use codec::refusal::{Code, Refusal};
+use codec::refusal::Code;
+use controlplane::operator::Order;
 use dataplane::inquiry::Inquiry;
 use dataplane::shard::{CountFrom, TopicMeasure};
 use routing::snapshot::RoutingSnapshot;
@@ -76,14 +77,21 @@ pub(crate) async fn delete(
     let bytes = measures.iter().map(|measure| measure.bytes).sum();
     let (subscriptions, subscriptions_complete) = losses(&sources, &topic).await?;
     if !dry_run {
-        let order = |answer| Inquiry::Delete { topic: Arc::clone(&shared), answer };
-        let done = ask::all(&sources.shards, order).await?;
-        events = done.into_iter().sum::<Result<u64, Refusal>>()?;
+        let order = |answer| Order::DeleteTopic { topic: Arc::clone(&shared), answer };
+        let done = ask::control(&sources.control, order).await;
+        events = done.ok_or_else(not_done)??;
         info!(topic = name, events, bytes, "topic deleted by an operator");
     }
     let deletion =
         TopicDeletion { dry_run, name, events, bytes, subscriptions, subscriptions_complete };
     Ok(Json(deletion))
+}
+
+fn not_done() -> Problem {
+    let seconds = ANSWER_TIMEOUT.as_secs();
+    let text =
+        format!("not every log holds it after {seconds} s; it goes on, also after a restart");
+    Problem::new(Code::Unavailable, text)
 }
 
 /// The subscriptions that were not given all of a topic, and whether these are all.

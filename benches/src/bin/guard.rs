@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use benches::bed::batches;
 use benches::fleet;
 use benches::http_node::HttpNode;
+use benches::log_node::LogNode;
 use benches::shard_node::ShardNode;
 use benches::wire_node::WireNode;
 use clap::Parser;
@@ -70,10 +71,14 @@ struct Case {
 /// Events that a case publishes while it is counted.
 const EVENTS: u64 = 8_000;
 
+/// Events of the segment that is sealed, and the topics that they are spread over: nearly each is a run of its own.
+const SEALED: u64 = 100_000;
+const SEALED_TOPICS: u32 = 40_000;
+
 const FLOOR_SMALL: &str = "floor: copy, checksum 100 x 100 B";
 const FLOOR_LARGE: &str = "floor: copy, checksum 100 x 1 KB";
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 18] = [
     Case { name: FLOOR_SMALL, per: 100, floor: None, run: || copy(100) },
     Case { name: FLOOR_LARGE, per: 100, floor: None, run: || copy(1_000) },
     Case { name: "make a batch 100 x 100 B", per: 100, floor: Some(FLOOR_SMALL), run: make },
@@ -108,6 +113,8 @@ const CASES: [Case; 16] = [
         floor: Some(FLOOR_LARGE),
         run: || deliver(4, 100, 1_000),
     },
+    Case { name: "log: append, 40,000 topics", per: SEALED, floor: None, run: append },
+    Case { name: "log: index a segment, 40,000 topics", per: SEALED, floor: None, run: seal },
     Case { name: "http: publish 64 x 1 x 256 B", per: EVENTS, floor: None, run: || http(64, 1) },
     Case { name: "http: publish 4 x 100 x 256 B", per: EVENTS, floor: None, run: || http(4, 100) },
 ];
@@ -213,6 +220,24 @@ fn deliver(clients: usize, count: u32, bytes: usize) {
         node.publish(&topic, &batches);
         node.take(member, clients as u32 * count);
     });
+}
+
+fn append() {
+    let mut node = LogNode::open(SEALED_TOPICS);
+    node.seal();
+    guarded_section(1, &mut || node.append(SEALED));
+}
+
+/// What a helper thread does, on the core of the shard, when a segment is sealed. The rest of it is a few thousand instructions.
+fn seal() {
+    let mut node = LogNode::open(SEALED_TOPICS);
+    node.seal();
+    node.append(SEALED);
+    let before = node.index_bytes();
+    guarded_section(1, &mut || node.seal());
+    let bytes = (node.index_bytes() - before) as f64 / SEALED as f64;
+    assert!(bytes > 20.0, "one segment with all of it is indexed: {bytes}");
+    println!("{bytes:.1} bytes of index an event");
 }
 
 /// Counts the instructions of a case in a process of its own.

@@ -29,6 +29,9 @@ pub const HEADER_PREFIX: &str = "ce-";
 /// The header that is `datacontenttype`.
 pub const CONTENT_TYPE: &str = "content-type";
 
+/// Attributes for which there is room at once: those that nearly every event has, and a few of its own.
+const ATTRIBUTES_USUAL: usize = 8;
+
 /// How a message carries events, by its `Content-Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentMode {
@@ -51,14 +54,16 @@ impl ContentMode {
     #[must_use]
     pub fn of(content_type: Option<&str>) -> ContentMode {
         let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        // The binding reserves every media type that starts so.
+        if !rules::starts_with_ignore_case(essence, "application/cloudevents") {
+            return ContentMode::Binary;
+        }
         match essence.to_ascii_lowercase().as_str() {
             json::MEDIA_TYPE => ContentMode::StructuredJson,
             json::MEDIA_TYPE_BATCH => ContentMode::BatchedJson,
             protobuf::MEDIA_TYPE => ContentMode::StructuredProtobuf,
             protobuf::MEDIA_TYPE_BATCH => ContentMode::BatchedProtobuf,
-            // The binding reserves every media type that starts so.
-            other if other.starts_with("application/cloudevents") => ContentMode::Unknown,
-            _ => ContentMode::Binary,
+            _ => ContentMode::Unknown,
         }
     }
 }
@@ -126,7 +131,7 @@ pub fn parse_event<'a>(
     mode: Mode<'_>,
 ) -> Result<ParsedEvent<'a>, HttpError> {
     check_limit("event data bytes", EVENT_DATA_BYTES_MAX as usize, body.len())?;
-    let mut parsed = ParsedEvent::new(DataKind::None, Cow::Borrowed(&[]));
+    let mut parsed = ParsedEvent::with_room(ATTRIBUTES_USUAL);
     let mut spec_version = None;
     let mut attribute_bytes = 0;
     for (header, value) in headers {

@@ -73,6 +73,12 @@ impl<'a> ParsedEvent<'a> {
         ParsedEvent { attributes: Vec::new(), kind, data }
     }
 
+    /// An event without attributes and data, with room for so many attributes.
+    pub(crate) fn with_room(attributes: usize) -> Self {
+        let attributes = Vec::with_capacity(attributes);
+        ParsedEvent { attributes, kind: DataKind::None, data: Cow::Borrowed(&[]) }
+    }
+
     /// Gives the event an attribute, in place of one of the same name.
     pub fn set(&mut self, key: &Key<'_>, value: &Value<'_>) {
         let held = HeldValue::of(value);

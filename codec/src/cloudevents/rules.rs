@@ -318,7 +318,7 @@ fn ends_with_ignore_case(text: &str, end: &str) -> bool {
     text.get(from..).is_some_and(|tail| tail.eq_ignore_ascii_case(end))
 }
 
-fn starts_with_ignore_case(text: &str, start: &str) -> bool {
+pub(crate) fn starts_with_ignore_case(text: &str, start: &str) -> bool {
     text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
 

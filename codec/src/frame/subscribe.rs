@@ -198,6 +198,16 @@ pub(super) fn decode_unsubscribe(body: &[u8]) -> Result<bool, DecodeError> {
     }
 }
 
+/// What a gap says when nobody knows how many events are gone.
+pub(super) const GAP_UNKNOWN: u64 = u64::MAX;
+
+pub(super) fn decode_gap(body: &[u8]) -> Result<Option<u64>, DecodeError> {
+    let mut reader = Reader::new(body);
+    let events = reader.u64("events of the gap")?;
+    reader.end()?;
+    Ok(Some(events).filter(|events| *events != GAP_UNKNOWN))
+}
+
 pub(super) fn decode_credit(body: &[u8]) -> Result<u32, DecodeError> {
     let mut reader = Reader::new(body);
     let events = reader.u32("credit")?;

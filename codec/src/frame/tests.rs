@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::header::HeaderSeed;
 use crate::ids::{Offset, Partition, Timestamp, TopicId};
 
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 25] = [
     "hello",
     "welcome",
     "topic",
@@ -33,6 +33,8 @@ const NAMES: [&str; 23] = [
     "welcome-sequences",
     "publish-sequence",
     "caught-up",
+    "gap",
+    "gap-unknown",
 ];
 
 fn example(name: &str) -> Vec<u8> {
@@ -72,6 +74,7 @@ fn encode_again(request: u64, frame: &Frame<'_>) -> Vec<u8> {
         }
         Frame::Subscribe(subscribe) => subscribe.encode(request, &mut out),
         Frame::CaughtUp => encode_caught_up(request, &mut out),
+        Frame::Gap { events } => encode_gap(request, *events, &mut out),
         Frame::Subscribed => encode_plain(Kind::Subscribed, request, &[], &mut out),
         Frame::Unsubscribe { end } => encode_unsubscribe(request, *end, &mut out),
         Frame::Unsubscribed => encode_plain(Kind::Unsubscribed, request, &[], &mut out),
@@ -141,6 +144,9 @@ fn every_kind_has_an_example_that_is_read() {
 fn examples_mean_what_they_say() {
     let (bytes, welcome) = (example("hello"), example("welcome"));
     assert!(matches!(whole(&bytes).1, Frame::Hello(hello) if hello == Hello::new("car-7")));
+    let (gap, unknown) = (example("gap"), example("gap-unknown"));
+    assert!(matches!(whole(&gap), (7, Frame::Gap { events: Some(300) })));
+    assert!(matches!(whole(&unknown), (7, Frame::Gap { events: None })));
     let Frame::Welcome(welcome) = whole(&welcome).1 else { panic!("welcome") };
     assert_eq!((welcome.features, welcome.partition), (0, 0));
     let (hello, sequences) = (example("hello-sequences"), example("welcome-sequences"));
@@ -344,5 +350,5 @@ fn kinds_stand_at_their_numbers() {
         assert_eq!(Kind::from_number(kind.number()), Some(*kind));
     }
     assert_eq!(Kind::from_number(0), None);
-    assert_eq!(Kind::from_number(21), None);
+    assert_eq!(Kind::from_number(22), None);
 }

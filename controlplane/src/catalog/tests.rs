@@ -7,7 +7,10 @@ use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
 use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
-use super::{Catalog, CatalogChange, META, OpenError, Setting, TOPIC_POLICIES, record};
+use super::{
+    BegunDeletion, Catalog, CatalogChange, DELETIONS, META, OpenError, Setting, TOPIC_POLICIES,
+    record,
+};
 
 fn subscription(id: u64, mode: Mode, start: Start) -> Arc<Subscription> {
     Arc::new(Subscription {
@@ -241,4 +244,37 @@ fn topic_policies_come_back_after_a_restart() {
     drop(database);
     let error = Catalog::open(&path).unwrap_err();
     assert!(matches!(error, OpenError::DamagedPolicy { field: "pattern", .. }), "{error}");
+}
+
+/// What a kill has cut off is finished only if it comes back; an order that was refused, since its commit failed after it
+/// reached the file, must not be executed by the next start. A catalog of before there were any has none.
+#[test]
+fn begun_deletions_come_back_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.redb");
+    let of = |topic: &str, logs| BegunDeletion { topic: topic.into(), logs };
+    let both = [(1, of("a/b", None)), (7, of("é", Some(vec![(2, 1)])))];
+    let (mut catalog, _) = Catalog::open(&path).unwrap();
+    assert!(catalog.deletions().is_empty());
+    catalog.set_deletions(both.clone().into()).unwrap();
+    catalog.fail_next = true;
+    catalog.set_deletions([(9, of("never", None))].into()).unwrap_err();
+    assert!(catalog.are_deletions_doubtful());
+    let known = catalog.deletions().clone();
+    assert_eq!(known, both.into());
+    catalog.set_deletions(known.clone()).expect("the file is opened again");
+    assert!(!catalog.are_deletions_doubtful());
+    drop(catalog);
+    let (catalog, _) = Catalog::open(&path).unwrap();
+    assert_eq!(*catalog.deletions(), known);
+    drop(catalog);
+
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(DELETIONS).unwrap().insert(8, &[][..]).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = Catalog::open(&path).unwrap_err();
+    let is_told = matches!(error, OpenError::DamagedDeletion { number: 8, field: "topic", .. });
+    assert!(is_told, "{error}");
 }

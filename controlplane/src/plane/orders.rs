@@ -44,6 +44,7 @@ impl<S: Shards> Plane<S> {
             Order::SetTopicPolicy { pattern, change, answer } => {
                 self.on_set_topic_policy(&pattern, change, answer);
             }
+            Order::DeleteTopic { topic, answer } => self.on_delete_topic(topic, answer),
         }
     }
 

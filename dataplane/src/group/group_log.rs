@@ -292,6 +292,33 @@ impl GroupLog {
         })
     }
 
+    /// Members of a group that has divided its keys among them, whose credit here is all that keeps idle events from being
+    /// sent: others may have some, and take none of these. Nobody else, since credit that waits unused is taken back by the
+    /// next shard that asks for it, and so to and fro.
+    #[must_use]
+    pub fn lacking(&self, members: &Members, turn: Turn<'_>) -> BTreeSet<MemberId> {
+        let mut lacking = BTreeSet::new();
+        if !members.divide_keys() || self.untracked > 0 {
+            return lacking;
+        }
+        let mut blocked = Blocked::default();
+        for base in &self.idle {
+            let flight = self.flights.get(*base).expect("idle batches are flights");
+            let (due, later): (Vec<&Idle>, Vec<&Idle>) =
+                flight.idle.iter().partition(|idle| idle.not_before_us <= turn.mono_us);
+            later.iter().for_each(|idle| block_idle(&mut blocked, flight, idle));
+            for (index, key) in due.iter().flat_map(|idle| idle.keys.iter().flatten()) {
+                let is_next = self.keys.bound_to(*key).is_none()
+                    && !self.keys.is_blocked(&blocked, *key, flight.place(*index));
+                if is_next && !members.any_ready_for(*key) {
+                    lacking.extend(members.lacking_for(*key));
+                }
+            }
+            due.iter().for_each(|idle| block_idle(&mut blocked, flight, idle));
+        }
+        lacking
+    }
+
     /// Whether any of these events, whose keys are known, could be sent now.
     fn can_go(&self, flight: &Flight, idle: &Idle, blocked: &Blocked, members: &Members) -> bool {
         let keys = idle.keys.as_deref().unwrap_or_default();

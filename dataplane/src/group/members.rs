@@ -204,6 +204,13 @@ impl Members {
         self.list.iter().any(|member| member.is_ready() && member.takes(key))
     }
 
+    /// Who takes a key that nobody has, but has no credit here and has not been asked for any.
+    pub(super) fn lacking_for(&self, key: KeyHash) -> impl Iterator<Item = MemberId> + '_ {
+        let lacks =
+            move |member: &&Member| member.lease == 0 && !member.wanted && member.takes(key);
+        self.list.iter().filter(lacks).map(|member| member.id)
+    }
+
     /// The same as [`Members::pick`], for a key that nobody has. `current` is whom it would go to if members took every
     /// key alike.
     #[must_use]

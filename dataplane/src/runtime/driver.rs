@@ -21,6 +21,7 @@ use tracing::{debug, error, warn};
 use super::accept::Entrance;
 use super::clock::Clock;
 use super::connections::{Connections, Step};
+use super::giving_back::GivingBack;
 use super::host::Host;
 use super::inquiries::Inquiries;
 use super::kernel::RingKernel;
@@ -95,6 +96,7 @@ pub(super) struct Driver {
     pub(super) drain_us: u64,
     pub(super) counters: Arc<Counters>,
     pub(super) pace: Pace,
+    pub(super) giving_back: GivingBack,
     /// Filled and emptied in one cycle; kept for their memory.
     pub(super) done: Vec<Done>,
     pub(super) dirty: Vec<SessionKey>,
@@ -251,6 +253,8 @@ impl Driver {
         };
         let is_busy = has_work || self.kernel.in_flight.count() > 0 || self.kernel.was_refused;
         if idle_us >= IDLE_US && !is_busy {
+            let next_us = self.giving_back.rest(now_us, self.pace.last_work_us).map(until);
+            let rest_us = [rest_us, next_us].into_iter().flatten().min();
             return self.sleep_in_host(host, rest_us).await;
         }
         // Not past the host's next turn, for its timers run only then.

@@ -18,6 +18,7 @@ use super::clock::Clock;
 use super::connections::{Connections, Patience};
 use super::disk::InFlight;
 use super::driver::{Driver, Idle, Pace, Stop};
+use super::giving_back::{Collect, GivingBack};
 use super::host::Host;
 use super::inquiries::Inquiries;
 use super::kernel::RingKernel;
@@ -51,6 +52,7 @@ pub(super) struct ShardSeed {
     pub(super) stop: Arc<Stop>,
     pub(super) clock: Clock,
     pub(super) idle: Idle,
+    pub(super) collect: Option<Collect>,
     pub(super) patience: Patience,
     pub(super) drain_us: u64,
     pub(super) core: Option<usize>,
@@ -141,6 +143,7 @@ fn plant(seed: ShardSeed) -> Result<(Driver, Host), StartError> {
         drain_us: seed.drain_us,
         counters: seed.counters,
         pace: Pace::new(seed.clock.mono_us()),
+        giving_back: GivingBack::new(seed.collect),
         clock: seed.clock,
         done: Vec::new(),
         dirty: Vec::new(),

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use codec::refusal::Refusal;
 use crossbeam::queue::ArrayQueue;
 use log::count::Counted;
 use routing::subscription::GroupId;
@@ -12,7 +11,7 @@ use super::connection::Phase;
 use super::connections::Connections;
 use crate::inquiry::{Answer, ConnectionReport, GroupReport, Inquiry, MembersReport, PAGE_MAX};
 use crate::kernel::{Kernel, Now};
-use crate::shard::{Counting, Deleting, Measuring, Shard, TopicMeasure, TopicPage};
+use crate::shard::{Counting, Measuring, Shard, TopicMeasure, TopicPage};
 
 /// Slots of connections that one step looks at.
 const SLOTS_PER_STEP: usize = 256;
@@ -45,10 +44,6 @@ enum Making {
     Measure {
         measuring: Measuring,
         answer: Answer<TopicMeasure>,
-    },
-    Delete {
-        deleting: Deleting,
-        answer: Answer<Result<u64, Refusal>>,
     },
     Topics {
         page: TopicPage,
@@ -96,13 +91,6 @@ impl Inquiries {
                     shard.begin_letters(*order, answer);
                     return 1;
                 }
-                Some(Inquiry::Delete { topic, answer }) => match shard.begin_deletion(&topic) {
-                    Ok(deleting) => Making::Delete { deleting, answer },
-                    Err(refusal) => {
-                        answer(Err(refusal));
-                        return 1;
-                    }
-                },
                 Some(inquiry) => {
                     let sight = Sight { shard, connections, now };
                     let Some(making) = sight.begin(inquiry) else { return 1 };
@@ -110,7 +98,7 @@ impl Inquiries {
                 }
             },
         };
-        // Two that may have to ask the disk for an index, and one that waits for it.
+        // Two that may have to ask the disk for an index.
         self.making = match making {
             Making::Count { mut counting, answer } => {
                 match shard.count_step(&mut counting, kernel) {
@@ -130,13 +118,6 @@ impl Inquiries {
                     }
                 }
             }
-            Making::Delete { deleting, answer } => match shard.deletion_step(&deleting) {
-                None => Some(Making::Delete { deleting, answer }),
-                Some(done) => {
-                    answer(done);
-                    None
-                }
-            },
             making => Sight { shard, connections, now }.go_on(making),
         };
         1
@@ -150,7 +131,7 @@ impl Sight<'_> {
             Inquiry::Shard(answer) => answer(self.shard.report()),
             Inquiry::Routing(answer) => answer(self.shard.routing()),
             Inquiry::Topic { name, answer } => answer(self.shard.report_topic(&name)),
-            Inquiry::Letters { .. } | Inquiry::Delete { .. } => unreachable!("taken out before"),
+            Inquiry::Letters { .. } => unreachable!("taken out before"),
             Inquiry::Measure { topic, answer } => {
                 return Some(Making::Measure { measuring: Measuring::new(topic), answer });
             }
@@ -193,7 +174,7 @@ impl Sight<'_> {
                 }
                 answer(found);
             }
-            Making::Count { .. } | Making::Measure { .. } | Making::Delete { .. } => {
+            Making::Count { .. } | Making::Measure { .. } => {
                 unreachable!("their steps are made by the shard")
             }
             Making::Topics { mut page, answer } => {

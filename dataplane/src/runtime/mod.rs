@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`checks`] (may it start here), `executor` (a shard's thread), `driver` (the cycle), `connections`
 //! (sockets and sessions), `kernel` and `disk` (what stands under a shard), `chores` (slow work), `accept` (where
-//! connections come from), `wake` (how a shard is woken), `inquiries` (what it is asked), `host` (what it takes to live in glommio), `ring`.
+//! connections come from), `wake` (how a shard is woken), `inquiries` (what it is asked), `giving_back` (what a rest is used for), `host` (what it takes to live in glommio), `ring`.
 //!
 //! The only module of this crate with `unsafe`: system calls that have no safe wrapper, and memory lent to the kernel.
 #![allow(unsafe_code)]
@@ -16,6 +16,7 @@ mod connections;
 mod disk;
 mod driver;
 mod executor;
+mod giving_back;
 mod host;
 mod inquiries;
 mod kernel;
@@ -37,6 +38,7 @@ use crate::control::ControlReply;
 use crate::inquiry::Inquiry;
 
 pub use self::driver::Idle;
+pub use self::giving_back::Collect;
 pub use self::start::{RuntimeOptions, StartError};
 pub use self::stats::{BOUNDS_US, Counter, Counters, Durations};
 

@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::connections::Patience;
 use super::driver::{Idle, Stop};
 use super::executor::{self, ShardSeed};
+use super::giving_back::Collect;
 use super::kernel::REPLIES_MAX;
 use super::threads::allowed_cores;
 use super::wake::Doorbell;
@@ -40,6 +41,8 @@ pub struct RuntimeOptions {
     pub pin: Option<bool>,
     /// What a shard does when there is nothing to do.
     pub idle: Idle,
+    /// How the process's allocator gives free memory back, if it has to be called for it; a shard at rest does.
+    pub collect: Option<Collect>,
     /// Most connections of all doors together. `None`: 90 % of the limit of open files.
     pub connections_max: Option<u32>,
     /// How long a peer may take next to nothing (less than 16 KiB) although there is more for it.
@@ -57,6 +60,7 @@ impl Default for RuntimeOptions {
             shard: ShardOptions::default(),
             pin: None,
             idle: Idle::Park,
+            collect: None,
             connections_max: None,
             slow_peer_timeout: Duration::from_secs(30),
             close_flush_timeout: Duration::from_secs(2),
@@ -150,6 +154,7 @@ struct Ground {
     stop: Arc<Stop>,
     clock: Clock,
     idle: Idle,
+    collect: Option<Collect>,
     patience: Patience,
     drain_us: u64,
     /// The cores to pin shards to, in turn; none when they are not pinned.
@@ -177,6 +182,7 @@ impl Ground {
             stop: Arc::default(),
             clock: Clock::new(),
             idle: options.idle,
+            collect: options.collect,
             patience: Patience {
                 slow_peer_us: options.slow_peer_timeout.as_micros() as u64,
                 close_flush_us: options.close_flush_timeout.as_micros() as u64,
@@ -213,6 +219,7 @@ impl Ground {
                 stop: Arc::clone(&self.stop),
                 clock: self.clock,
                 idle: self.idle,
+                collect: self.collect,
                 patience: self.patience,
                 drain_us: self.drain_us,
                 core: self.cores.get(index % self.cores.len().max(1)).copied(),

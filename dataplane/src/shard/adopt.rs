@@ -48,6 +48,7 @@ impl Shard {
                 self.on_unsubscribed(session, request, result);
             }
             ControlReply::Sought(sought) => self.on_sought(&sought),
+            ControlReply::DeleteTopic(order) => self.on_delete_topic(&order),
         }
     }
 

@@ -71,22 +71,27 @@ impl Shard {
             let known = place.grave.take().filter(|reader| reader.position() == base);
             let mut reader = known.unwrap_or_else(|| Reader::new(base));
             let end = self.logs[log].positions().end();
-            match self.logs[log].read(&mut reader, end, &mut |_| true, kernel) {
+            let step = self.logs[log].read(&mut reader, end, &mut |_| true, kernel);
+            // A reader that has passed the batch has found it gone, whatever it waits for now.
+            let is_passed = reader.position() > base;
+            match step {
                 ReadStep::Batch(batch) if batch.header.base_position == base => {
                     if let Err(error) = self.take_away(id, log, &batch) {
                         return self.bury_later(id, &error);
                     }
                 }
-                ReadStep::Pending => {
+                ReadStep::Pending if !is_passed => {
                     self.keep_grave(id, log, reader);
                     return TurnEnd::Disk;
                 }
-                ReadStep::More => {
+                ReadStep::More if !is_passed => {
                     self.keep_grave(id, log, reader);
                     return TurnEnd::More;
                 }
-                ReadStep::NoRoom => return TurnEnd::Later(self.now.mono_us + READ_RETRY_US),
-                ReadStep::Failed { start, end, failures } => {
+                ReadStep::NoRoom if !is_passed => {
+                    return TurnEnd::Later(self.now.mono_us + READ_RETRY_US);
+                }
+                ReadStep::Failed { start, end, failures } if !is_passed => {
                     self.keep_grave(id, log, reader);
                     let key = self.logs[log].key();
                     let wait_us = self.read_failed(key, (start, end), failures);

@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use codec::ids::TopicId;
-use codec::refusal::{Code, Refusal};
+use codec::refusal::Code;
 use log::batch::LogState;
 use log::cursor::CursorMark;
 use log::log::Log;
 use log::size::{SizeStep, TopicSize};
 use routing::subscription::GroupId;
 
+use crate::control::{ControlRequest, LogName, LogsLeft, TopicOrder};
 use crate::kernel::Kernel;
 use crate::session::Gap;
 use crate::shard::Shard;
@@ -45,10 +46,16 @@ impl Measuring {
 /// A deletion that is yet to be durable.
 #[derive(Debug)]
 pub struct Deleting {
+    /// What the control plane calls it.
+    number: u64,
     /// What must be durable, by the index of the log.
     marks: Vec<(usize, CursorMark)>,
     /// Events that went.
     events: u64,
+    /// Logs that keep the topic, since nothing is written to them any more.
+    left: Vec<LogName>,
+    /// Why.
+    code: Code,
 }
 
 impl Shard {
@@ -83,46 +90,75 @@ impl Shard {
         None
     }
 
-    /// Deletes a topic from all logs of this shard; none of them may know it. Ask [`Shard::deletion_step`] until it is
-    /// durable.
-    ///
-    /// # Errors
-    /// A log that would have to write takes nothing any more; nothing was changed.
-    pub fn begin_deletion(&mut self, topic: &str) -> Result<Deleting, Refusal> {
-        if self.draining {
-            return Err(Code::ShuttingDown.into());
-        }
-        let of = |log: &Log| log.topic_id(topic);
-        let known: Vec<(usize, TopicId)> = (0..self.logs.len())
-            .filter_map(|index| Some((index, of(&self.logs[index])?)))
-            .collect();
-        if known.iter().any(|(index, _)| self.is_stopped(*index)) {
-            return Err(Code::LogStopped.into());
-        }
-        // What was deleted before and is not durable yet is waited for, too.
-        let logs = self.logs.iter().enumerate();
-        let before = logs.filter(|(_, log)| log.deleted_topic_id(topic).is_some());
-        let mut marks: Vec<_> = before.map(|(index, log)| (index, log.deletion_mark())).collect();
-        let mut events = 0;
-        for (index, id) in known {
-            events += self.logs[index].kept_events(id);
-            marks.push((index, self.logs[index].delete_topic(id)));
-            assert!(self.logs[index].kept_events(id) == 0, "nothing of it is kept");
-            self.drop_held(index, id);
-        }
-        Ok(Deleting { marks, events })
+    /// Deletes a topic from the logs of this shard that the order is about; none of them may know it. The control plane is
+    /// told when that is durable.
+    pub(super) fn on_delete_topic(&mut self, order: &TopicOrder) {
+        let deleting = self.begin_deletion(order);
+        self.deletions.push(deleting);
     }
 
-    /// How many events a deletion took, once it is durable; an error if that is not to be known any more.
-    #[must_use]
-    pub fn deletion_step(&self, deleting: &Deleting) -> Option<Result<u64, Refusal>> {
+    fn begin_deletion(&mut self, order: &TopicOrder) -> Deleting {
+        let topic = &*order.topic;
+        let is_meant =
+            |log: &Log| order.logs.as_ref().is_none_or(|logs| logs.contains(&name_of(log)));
+        let code = if self.draining { Code::ShuttingDown } else { Code::LogStopped };
+        let mut deleting =
+            Deleting { number: order.number, marks: Vec::new(), events: 0, left: Vec::new(), code };
+        for index in 0..self.logs.len() {
+            let (is_stopped, log) = (self.is_stopped(index), &mut self.logs[index]);
+            if !is_meant(log) {
+                continue;
+            }
+            // What was deleted before and is not durable yet is waited for, too.
+            if log.deleted_topic_id(topic).is_some() {
+                deleting.marks.push((index, log.deletion_mark()));
+            }
+            let Some(id) = log.topic_id(topic) else { continue };
+            if is_stopped || self.draining {
+                deleting.left.push(name_of(log));
+                continue;
+            }
+            deleting.events += log.kept_events(id);
+            deleting.marks.push((index, log.delete_topic(id)));
+            assert!(log.kept_events(id) == 0, "nothing of it is kept");
+            self.drop_held(index, id);
+        }
+        deleting
+    }
+
+    /// Tells the control plane of deletions that have come to an end.
+    pub(super) fn tell_deleted(&mut self) -> u32 {
+        let before = self.deletions.len();
+        for deleting in std::mem::take(&mut self.deletions) {
+            let Some(result) = self.deletion_end(&deleting) else {
+                self.deletions.push(deleting);
+                continue;
+            };
+            let (shard, number) = (self.options.index, deleting.number);
+            let told = ControlRequest::TopicDeleted { shard, number, result };
+            self.members.asking.requests.push_back(told);
+        }
+        assert!(self.deletions.len() <= before, "what is told is over");
+        (before - self.deletions.len()) as u32
+    }
+
+    /// How many events a deletion took, once it is durable; or in which logs that is not to be known any more.
+    fn deletion_end(&self, deleting: &Deleting) -> Option<Result<u64, LogsLeft>> {
         let is_durable =
-            |(log, mark): &(usize, CursorMark)| *mark <= self.logs[*log].durable_cursor_mark();
-        let mut waiting = deleting.marks.iter().filter(|of| !is_durable(of)).peekable();
-        if waiting.peek().is_none() {
+            |(log, mark): &&(usize, CursorMark)| *mark <= self.logs[*log].durable_cursor_mark();
+        let mut logs = deleting.left.clone();
+        for (index, _) in deleting.marks.iter().filter(|of| !is_durable(of)) {
+            if !self.is_stopped(*index) {
+                return None;
+            }
+            logs.push(name_of(&self.logs[*index]));
+        }
+        if logs.is_empty() {
             return Some(Ok(deleting.events));
         }
-        waiting.any(|(log, _)| self.is_stopped(*log)).then(|| Err(Code::LogStopped.into()))
+        logs.sort_unstable();
+        logs.dedup();
+        Some(Err(LogsLeft { logs, refusal: deleting.code.into() }))
     }
 
     fn is_stopped(&self, log: usize) -> bool {
@@ -148,4 +184,9 @@ impl Shard {
             self.wake_lagging(id);
         }
     }
+}
+
+/// What the control plane calls a log.
+pub(super) fn name_of(log: &Log) -> LogName {
+    (log.key().generation, log.key().log)
 }

@@ -16,7 +16,7 @@ use crate::dead_letter::told_topic;
 use crate::group::flight::Reason;
 use crate::group::group_log::{BatchView, Dispatch, Hand, Offered, Turn};
 use crate::kernel::Kernel;
-use crate::mail::Mail;
+use crate::mail::{Mail, MemberId};
 use crate::options::{
     CURSOR_FLUSH_US, DELIVERY_QUANTUM_BYTES, READ_FAILURES_MAX, TAIL_BATCHES_PER_CYCLE,
 };
@@ -410,6 +410,11 @@ impl Shard {
 
     /// Asks the homes of members without credit here for some.
     pub(super) fn want_leases(&mut self, id: GroupId) {
+        self.want_leases_of(id, |_| true);
+    }
+
+    /// The same for those that `may_ask` accepts.
+    pub(super) fn want_leases_of(&mut self, id: GroupId, may_ask: impl Fn(MemberId) -> bool) {
         if self.options.shards == 1 {
             return;
         }
@@ -418,6 +423,9 @@ impl Shard {
         let mut asks = Vec::new();
         for member in group.members.iter_mut().filter(|member| member.lease == 0 && !member.wanted)
         {
+            if !may_ask(member.id) {
+                continue;
+            }
             member.wanted = true;
             asks.push(member.id);
         }

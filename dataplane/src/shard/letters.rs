@@ -1,4 +1,4 @@
-//! Dead letters, looked at and worked through: one job at a time, a bounded step a cycle.
+//! Dead letters, looked at and worked through, and parked events, looked at: one job at a time, a bounded step a cycle.
 //!
 //! A job reads the batches of the group's topic of dead letters, log by log, and passes over those letters that are gone.
 //! What it redrives is gone once it is durable under its new topic: after a kill between the two a letter may be redriven
@@ -14,14 +14,16 @@ use codec::refusal::{Code, Refusal};
 use log::batch::{NoAppend, StoredBatch};
 use log::cursor::{Cursor, CursorMark};
 use log::reader::{ReadStep, Reader, Wanted};
-use routing::internal_topics::dead_topic;
+use routing::internal_topics::{dead_topic, parking_topic};
+use routing::subscription::GroupId;
 
 use crate::dead_letter::copies;
 use crate::group::keys::key_hash;
 use crate::inquiry::Answer;
 use crate::kernel::Kernel;
 use crate::letter::{
-    LETTER_BYTES_MAX, LETTERS_MAX, LetterAct, LetterBatch, LetterOrder, LetterPage, LetterPlace,
+    LETTER_BYTES_MAX, LETTERS_MAX, LetterAct, LetterBatch, LetterKind, LetterOrder, LetterPage,
+    LetterPlace, Waiting,
 };
 use crate::selection::Bitmap;
 use crate::shard::Shard;
@@ -125,7 +127,9 @@ impl Shard {
             let text = "the log that the page begins in is gone";
             return answer(refused(Refusal::new(Code::NotFound, text)));
         };
-        let topic = dead_topic(&order.group);
+        let is_parked = order.kind == LetterKind::Parked;
+        assert!(!is_parked || order.act == LetterAct::Browse, "parked events are their group's");
+        let topic = if is_parked { parking_topic } else { dead_topic }(&order.group);
         self.letters.jobs.push_back(LetterJob {
             topic,
             answer,
@@ -209,12 +213,22 @@ impl Shard {
     fn letter_reader(&self, job: &mut LetterJob) -> Option<Reader> {
         let log = &self.logs[job.log];
         log.topic_id(&job.topic)?;
-        let low = log.cursor(cursor_number(&job.topic)).map_or(Position(0), Cursor::low);
+        let low = match job.order.kind {
+            LetterKind::Dead => {
+                log.cursor(cursor_number(&job.topic)).map_or(Position(0), Cursor::low)
+            }
+            LetterKind::Parked => self.first_parked(self.group_of(job)?, job.log)?,
+        };
         let first = low.max(log.positions().start());
         let from = job.order.from.filter(|from| from.log == log.key());
         let first = from.map_or(first, |from| from.position.max(first));
         job.clear_from = first;
         Some(Reader::new(first.min(log.positions().durable_end())))
+    }
+
+    /// The group whose parked events a job is about; none: there is no such group.
+    fn group_of(&self, job: &LetterJob) -> Option<GroupId> {
+        self.snapshot.group_by_name(&job.order.group)
     }
 
     fn next_letter_log(&self, job: &mut LetterJob) -> bool {
@@ -224,20 +238,39 @@ impl Shard {
         !job.is_over
     }
 
+    /// How the events of a batch of copies wait, if the job is about parked events; nothing for those that are over.
+    fn waiting(&self, job: &LetterJob, batch: &StoredBatch) -> Option<Vec<Option<Waiting>>> {
+        if job.order.kind == LetterKind::Dead {
+            return None;
+        }
+        let Some(group) = self.group_of(job) else {
+            return Some(vec![None; batch.header.count as usize]);
+        };
+        let of = |index| self.parked_waits(group, job.log, batch.header.base_position, index);
+        Some((0..batch.header.count).map(of).collect())
+    }
+
     /// Letters of one batch. Whether to go on at once.
     fn on_letters(&mut self, job: &mut LetterJob, batch: &StoredBatch) -> bool {
         let (log, header) = (&self.logs[job.log], &batch.header);
+        let waiting = self.waiting(job, batch);
         let cursor = log.cursor(cursor_number(&job.topic)).cloned().unwrap_or_default();
+        let is_left = |index: u32, at| match &waiting {
+            Some(waiting) => waiting[index as usize].is_some(),
+            None => is_left(&cursor, at),
+        };
         let begin = job.order.from.filter(|from| from.log == log.key());
         let begin = begin.map_or(Position(0), |from| from.position);
         let clear_from = job.clear_from;
-        let Picked { events, ranges, clear_to, cut } = job.pick(batch, &cursor, begin);
+        let Picked { events, ranges, clear_to, cut } = job.pick(batch, is_left, begin);
         job.clear_from = clear_to;
         let letters = events.len();
         if letters > 0 {
             match &job.order.act {
                 LetterAct::Count => {}
-                LetterAct::Browse => job.tell(batch, &events),
+                LetterAct::Browse => {
+                    job.tell(batch, &events, waiting.as_deref().unwrap_or_default())
+                }
                 LetterAct::Purge => {
                     match self.take_letters(job.log, &job.topic, &ranges) {
                         Ok(mark) => job.marks[job.log] = mark,
@@ -350,7 +383,12 @@ struct Picked {
 
 impl LetterJob {
     /// Chooses the letters of a batch, from `begin` on, that are left and meant, as many as the page has room for.
-    fn pick(&self, batch: &StoredBatch, cursor: &Cursor, begin: Position) -> Picked {
+    fn pick(
+        &self,
+        batch: &StoredBatch,
+        is_left: impl Fn(u32, Position) -> bool,
+        begin: Position,
+    ) -> Picked {
         let header = &batch.header;
         let mut picked = Picked {
             events: Bitmap::none(header.count),
@@ -362,10 +400,10 @@ impl LetterJob {
         let room = u64::from(self.order.count) - self.page.letters;
         for (index, letter) in (0..).zip(body.events()) {
             let at = header.base_position.plus(u64::from(index));
-            if at < begin || !is_left(cursor, at) {
+            if at < begin || !is_left(index, at) {
                 continue;
             }
-            if !self.order.filter.chooses(&letter, header.append_time) {
+            if !self.order.filter.chooses(self.order.kind, &letter, header.append_time) {
                 picked.clear_to = at.plus(1);
             } else if u64::from(picked.events.len()) == room {
                 picked.cut = Some(at);
@@ -379,7 +417,7 @@ impl LetterJob {
         picked
     }
 
-    fn tell(&mut self, batch: &StoredBatch, events: &Bitmap) {
+    fn tell(&mut self, batch: &StoredBatch, events: &Bitmap, waiting: &[Option<Waiting>]) {
         self.bytes += batch.body.len() as u64;
         self.page.batches.push(LetterBatch {
             partition: batch.header.partition,
@@ -387,6 +425,7 @@ impl LetterJob {
             time: batch.header.append_time,
             count: batch.header.count,
             events: events.clone(),
+            waiting: events.iter().filter_map(|at| *waiting.get(at as usize)?).collect(),
             // A copy: the answer may wait, and must not keep the log's buffers.
             body: Bytes::copy_from_slice(&batch.body),
         });

@@ -57,8 +57,9 @@ use crate::session::{Asked, SessionEvent};
 
 pub use counting::CountFrom;
 pub(crate) use counting::Counting;
+use deletion::Deleting;
 pub(crate) use deletion::Measuring;
-pub use deletion::{Deleting, TopicMeasure};
+pub use deletion::TopicMeasure;
 pub use held::{HomeCredit, LentCredit, ShardHeld, WaitingMail};
 pub use park::parked_number;
 pub use stats::{ShardMemoryUse, ShardStats};
@@ -151,6 +152,8 @@ pub struct Shard {
     early_older_done: HashMap<GroupId, EarlyDone>,
     /// Groups that were moved, and whose members still wait until every shard knows.
     moving: Vec<Arc<Sought>>,
+    /// Deletions of topics that the control plane has not been told the end of.
+    deletions: Vec<Deleting>,
     /// By group, members that have joined and have not been told that it has caught up.
     /// With each what was acknowledged before it joined ends.
     catching_up: FxHashMap<GroupId, Vec<(MemberId, Position)>>,
@@ -227,6 +230,7 @@ impl Shard {
             parked_quiet_until_us: 0,
             early_older_done: HashMap::new(),
             moving: Vec::new(),
+            deletions: Vec::new(),
             catching_up: FxHashMap::default(),
             advanced: Vec::new(),
             watched: Vec::new(),
@@ -265,6 +269,9 @@ impl Shard {
         work += self.end_retired();
         if self.members.next_client_expiry().is_some_and(|at| at <= now.mono_us) {
             self.expire_clients();
+        }
+        if !self.deletions.is_empty() {
+            work += self.tell_deleted();
         }
         if !self.members.asking.is_idle() || !self.moving.is_empty() {
             work += self.ask_control(kernel);

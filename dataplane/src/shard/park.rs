@@ -14,6 +14,7 @@ use routing::subscription::GroupId;
 use crate::group::flight::{Fate, Parked};
 use crate::group::group_log::parking::PARKED_KEYS_MAX;
 use crate::kernel::Kernel;
+use crate::letter::Waiting;
 use crate::parked::{Wait, parked_copies, resumed};
 use crate::selection::Bitmap;
 use crate::shard::Shard;
@@ -83,6 +84,18 @@ impl ParkedPlace {
         runs.map(|(start, end)| end.0 - start.0).sum()
     }
 
+    /// The first copy that may be owed, of those that are yet to be found; none: all are flights.
+    fn first_unfound(&self) -> Option<Position> {
+        self.found.as_ref().map(|found| found.cursor.low())
+    }
+
+    /// Whether a copy is owed and yet to be found.
+    fn is_unfound(&self, at: Position) -> bool {
+        let Some(found) = &self.found else { return false };
+        let mut runs = found.cursor.unsettled.iter();
+        at >= found.reader.position() && runs.any(|(start, end)| *start <= at && at < *end)
+    }
+
     /// The cursor as it is to be kept; none: as it is.
     pub(super) fn cursor(
         &self,
@@ -123,6 +136,29 @@ impl Shard {
             return Err(TurnEnd::Later(self.now.mono_us + BEGIN_RETRY_US));
         }
         Ok(None)
+    }
+
+    /// Where the first copy that is owed may stand; none: the group has none in that log.
+    pub(super) fn first_parked(&self, id: GroupId, log: usize) -> Option<Position> {
+        let place = &self.groups.get(&id)?.places[log];
+        place.parked.next?;
+        let owed = place.log.parked_unsettled();
+        let first = owed.first().map(|(start, _)| *start);
+        [first, place.parked.first_unfound()].into_iter().flatten().min()
+    }
+
+    /// How a copy waits; none: it is over, as the wait that went on in another copy is.
+    pub(super) fn parked_waits(
+        &self,
+        id: GroupId,
+        log: usize,
+        base: Position,
+        index: u32,
+    ) -> Option<Waiting> {
+        let place = &self.groups.get(&id)?.places[log];
+        let waiting = place.log.waits(base, index, self.now.mono_us);
+        let is_unfound = place.parked.is_unfound(base.plus(u64::from(index)));
+        waiting.or(is_unfound.then_some(Waiting::Delayed))
     }
 
     /// Brings the first events of a batch that leave it to where they go.

@@ -139,7 +139,10 @@ impl Shard {
                 if full && next.is_some() {
                     self.waiting_bytes.insert(id);
                 }
-                if place.log.has_idle() && !group.members.any_ready() {
+                if group.members.any_ready() {
+                    let lacking = place.log.lacking(&group.members, turn);
+                    self.want_leases_of(id, |member| lacking.contains(&member));
+                } else if place.log.has_idle() {
                     self.want_leases(id);
                 }
                 return TurnEnd::Rest;

@@ -6,6 +6,7 @@ mod held;
 mod moved;
 mod parked;
 mod policies;
+mod sticky;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -28,7 +29,7 @@ use routing::snapshot::{RoutingSnapshot, SnapshotEditor};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId, group_name};
 use routing::topic::TopicFilter;
 
-use crate::control::{ControlReply, ControlRequest};
+use crate::control::{ControlReply, ControlRequest, LogsLeft};
 use crate::kernel::{Kernel, Now};
 use crate::mail::Mail;
 use crate::options::ShardOptions;
@@ -97,6 +98,8 @@ struct Node {
     /// Subscribes that wait until every shard has adopted their version.
     waiting: Vec<(u64, u16, ControlReply)>,
     adopted: Vec<u64>,
+    /// What shards have said of deletions.
+    deleted: Vec<(u16, u64, Result<u64, LogsLeft>)>,
     next_id: u64,
     now: Now,
     _lock: FolderLock,
@@ -156,6 +159,7 @@ impl Node {
             shards,
             snapshot: Arc::new(RoutingSnapshot::empty()),
             waiting: Vec::new(),
+            deleted: Vec::new(),
             next_id: known.len() as u64,
             now: Now { wall: Timestamp(1_000_000), mono_us: 0 },
             _lock: folder.lock,
@@ -237,6 +241,9 @@ impl Node {
             }
             ControlRequest::Adopted { shard, version } => {
                 self.adopted[usize::from(shard)] = version;
+            }
+            ControlRequest::TopicDeleted { shard, number, result } => {
+                self.deleted.push((shard, number, result));
             }
             ControlRequest::Unsubscribe { .. } | ControlRequest::EndClient { .. } => {}
         }

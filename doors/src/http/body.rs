@@ -8,6 +8,7 @@ use codec::cloudevents::json::{self, JsonError};
 use codec::cloudevents::parsed::ParsedEvent;
 use codec::cloudevents::protobuf::{self, ProtobufError};
 use codec::cloudevents::rules::{JSON_DEPTH_MAX, is_json_type, json_depth};
+use codec::event::DataKind;
 use codec::limits::BATCH_EVENTS_MAX;
 use codec::problem::Problem;
 use codec::refusal::Code;
@@ -61,7 +62,10 @@ pub(super) fn events<'a>(
             let event = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             let event = binary::parse_event(event, body, Mode::Strict);
             let event = event.map_err(|error| http_problem(&error))?;
-            check_depth(event.text(&codec::attribute::Key::DataContentType), body)?;
+            // What was kept as JSON was looked at already.
+            if event.data_kind() != DataKind::Json {
+                check_depth(event.text(&codec::attribute::Key::DataContentType), body)?;
+            }
             one(event)
         }
         ContentMode::StructuredJson => json::parse_event(body, Mode::Strict)

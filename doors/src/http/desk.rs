@@ -4,7 +4,7 @@
 //! Only the session has the shard, so nothing is done here but waiting.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -22,6 +22,7 @@ use hyper::service::Service;
 
 use super::Shared;
 use super::answers::{self, Caller};
+use super::rising::Rising;
 use super::routes::{self, Route};
 
 /// A request that is all there.
@@ -56,8 +57,7 @@ struct Exchange {
 /// The requests of one connection, as hyper's side and the session's see them. Numbers are never given twice.
 #[derive(Debug, Default)]
 pub(super) struct Floor {
-    /// Few are open at a time, and their numbers rise: nothing to be gained by hashing.
-    exchanges: BTreeMap<u64, Exchange>,
+    exchanges: Rising<Exchange>,
     /// Whole requests that the session has not looked at.
     arrived: VecDeque<(u64, Order)>,
     /// Requests whose client has gone, or has taken all of its stream that it will.
@@ -79,6 +79,12 @@ impl Floor {
         std::mem::take(&mut self.left)
     }
 
+    /// Gives back what no request needs.
+    pub(super) fn trim(&mut self) {
+        self.exchanges.trim();
+        self.arrived.shrink_to_fit();
+    }
+
     /// Requests so far.
     pub(super) fn served(&self) -> u64 {
         self.served
@@ -86,7 +92,7 @@ impl Floor {
 
     /// Answers a request, unless its client has gone.
     pub(super) fn answer(&mut self, id: u64, response: Response<AnswerBody>) {
-        if let Some(exchange) = self.exchanges.get_mut(&id) {
+        if let Some(exchange) = self.exchanges.get_mut(id) {
             exchange.answer = Some(response);
             if let Some(waker) = exchange.waker.take() {
                 waker.wake();
@@ -96,7 +102,7 @@ impl Floor {
 
     /// Bytes of bodies that are being received: here, and in all.
     pub(super) fn gathering_bytes(&self) -> (usize, usize) {
-        let gathering = self.exchanges.values().filter_map(|exchange| exchange.gathering);
+        let gathering = self.exchanges.iter().filter_map(|(_, exchange)| exchange.gathering);
         gathering.fold((0, 0), |(has, whole), one| (has + one.has, whole + one.whole))
     }
 
@@ -107,7 +113,7 @@ impl Floor {
         };
         let slow = self.exchanges.iter().filter(|(_, exchange)| is_slow(exchange));
         let slow: Vec<(u64, Caller)> =
-            slow.map(|(id, exchange)| (*id, exchange.caller.clone())).collect();
+            slow.map(|(id, exchange)| (id, exchange.caller.clone())).collect();
         for (id, caller) in slow {
             let problem = Problem::of("body", Code::IdleTimeout, "the body took too long to come");
             self.answer(id, answers::problem(&problem, &caller));
@@ -213,7 +219,7 @@ impl Serving {
         }
         let (_, order) = wanted.take()?;
         let mut floor = floor.borrow_mut();
-        if let Some(exchange) = floor.exchanges.get_mut(id) {
+        if let Some(exchange) = floor.exchanges.get_mut(*id) {
             exchange.gathering = None;
         }
         floor.arrived.push_back((*id, order));
@@ -223,8 +229,8 @@ impl Serving {
     /// The answer, if there is one.
     fn take_answer(&mut self) -> Option<Response<AnswerBody>> {
         let mut floor = self.floor.borrow_mut();
-        let answer = floor.exchanges.get_mut(&self.id)?.answer.take()?;
-        floor.exchanges.remove(&self.id);
+        let answer = floor.exchanges.get_mut(self.id)?.answer.take()?;
+        floor.exchanges.remove(self.id);
         drop(floor);
         let stay = self.stay.take();
         Some(answer.map(|body| AnswerBody { content: body.content, _stay: stay }))
@@ -233,7 +239,7 @@ impl Serving {
 
 fn note_bytes(floor: &RefCell<Floor>, id: u64, bytes: usize) {
     let mut floor = floor.borrow_mut();
-    let exchange = floor.exchanges.get_mut(&id);
+    let exchange = floor.exchanges.get_mut(id);
     if let Some(gathering) = exchange.and_then(|exchange| exchange.gathering.as_mut()) {
         gathering.has = bytes;
         gathering.whole = gathering.whole.max(bytes);
@@ -251,14 +257,14 @@ impl Future for Serving {
             self.wanted = None;
             let mut floor = self.floor.borrow_mut();
             let id = self.id;
-            let caller = floor.exchanges.get(&id).map(|exchange| exchange.caller.clone());
+            let caller = floor.exchanges.get(id).map(|exchange| exchange.caller.clone());
             floor.answer(id, answers::problem(&problem, &caller.unwrap_or_default()));
             drop(floor);
             if let Some(answer) = self.take_answer() {
                 return Poll::Ready(Ok(answer));
             }
         }
-        if let Some(exchange) = self.floor.borrow_mut().exchanges.get_mut(&self.id) {
+        if let Some(exchange) = self.floor.borrow_mut().exchanges.get_mut(self.id) {
             exchange.waker = Some(context.waker().clone());
         }
         Poll::Pending
@@ -271,7 +277,7 @@ impl Drop for Serving {
         if self.stay.is_some()
             && let Ok(mut floor) = self.floor.try_borrow_mut()
         {
-            floor.exchanges.remove(&self.id);
+            floor.exchanges.remove(self.id);
             floor.left.push(self.id);
         }
     }

@@ -66,7 +66,7 @@ pub(super) fn methods(path: &str) -> Option<&'static str> {
 pub(super) fn route(path: &str, mut query: Query, headers: &HeaderMap) -> Result<Route, Problem> {
     let ask = match &path[PREFIX.len()..] {
         what @ ("publish" | "publish-batch") => {
-            let topic = routes::topic(query.need("topic")?)?;
+            let topic = routes::topic(&query.need("topic")?)?;
             let content_type = routes::only(headers, CONTENT_TYPE.as_str())?;
             let mode = match ContentMode::of(content_type) {
                 _ if what == "publish-batch" => ContentMode::BatchedJson,
@@ -257,7 +257,7 @@ impl Joining {
 /// The group that a body wants to be a member of.
 fn seat_of(body: &[u8]) -> Result<Seat, Problem> {
     let SubscribeBody { client_id, topic, mode } = read(body)?;
-    let (client, topic) = (client(client_id)?, routes::topic(topic)?);
+    let (client, topic) = (client(client_id)?, routes::topic(&topic)?);
     let (mode, prefix) = match mode.as_deref().unwrap_or("LOAD_BALANCE") {
         "LOAD_BALANCE" => (Mode::Clustering, "eventmesh/"),
         "LOAD_BALANCE_STICKY" => (Mode::Clustering, clients::STICKY),

@@ -55,6 +55,9 @@ enum Fate {
 /// Events of one partition.
 #[derive(Debug)]
 struct Part {
+    partition: Partition,
+    /// Takes its events, until the batch is made.
+    builder: BatchBuilder,
     /// The batch, until it is taken.
     batch: Vec<u8>,
     outcome: Option<Result<Stored, Refusal>>,
@@ -99,23 +102,22 @@ impl Publishing {
         options: &HttpOptions,
     ) -> Publishing {
         let mut fates = Vec::with_capacity(events.len());
-        // The partition of each part, and the builder of those that take more.
-        let mut builders: Vec<(Partition, BatchBuilder)> = Vec::new();
+        let mut parts: Vec<Part> = Vec::new();
         for event in events {
             let added = event.and_then(|event| {
                 check_size(&event, options)?;
-                add(&event, &mut builders, options.partitions)
+                add(&event, &mut parts, options.partitions)
             });
             fates.push(match added {
                 Ok((part, index)) => Fate::In { part, index },
                 Err(problem) => Fate::Refused(problem),
             });
         }
-        let parts = builders.into_iter().map(|(partition, mut builder)| {
+        for part in &mut parts {
             // The number stands for no topic here: the shard is given the name.
-            Part { batch: builder.finish(TopicId(1), partition), outcome: None }
-        });
-        let parts = parts.collect();
+            part.batch = part.builder.finish(TopicId(1), part.partition);
+            part.builder = BatchBuilder::default();
+        }
         let (next, unanswered, room_until_us) = (0, 0, None);
         let is_eventmesh = false;
         Publishing { topic, is_batch, is_eventmesh, fates, parts, next, unanswered, room_until_us }
@@ -246,14 +248,14 @@ fn check_size(event: &ParsedEvent<'_>, options: &HttpOptions) -> Result<(), Prob
 /// Adds an event to the batch of its partition. Returns which batch that is, and its place in it.
 fn add(
     event: &ParsedEvent<'_>,
-    builders: &mut Vec<(Partition, BatchBuilder)>,
+    parts: &mut Vec<Part>,
     partitions: u16,
 ) -> Result<(usize, u32), Problem> {
     let key = event.partition_key();
     let partition = key.map_or(Partition::ANY, |key| partition_of(key.as_bytes(), partitions));
     // The last one of a partition is the one that may have room.
-    if let Some(part) = builders.iter().rposition(|(known, _)| *known == partition) {
-        let builder = &mut builders[part].1;
+    if let Some(part) = parts.iter().rposition(|part| part.partition == partition) {
+        let builder = &mut parts[part].builder;
         match event.push_to(builder) {
             Ok(()) => return Ok((part, builder.count() - 1)),
             Err(BuildError::Full) => {}
@@ -262,8 +264,8 @@ fn add(
     }
     let mut builder = BatchBuilder::default();
     event.push_to(&mut builder).map_err(|error| build_problem(&error))?;
-    builders.push((partition, builder));
-    Ok((builders.len() - 1, 0))
+    parts.push(Part { partition, builder, batch: Vec::new(), outcome: None });
+    Ok((parts.len() - 1, 0))
 }
 
 fn build_problem(error: &BuildError) -> Problem {

@@ -93,7 +93,7 @@ pub(super) fn route(
     if head.method == Method::OPTIONS {
         return Err(Box::new(answers::options(allowed, head, caller)));
     }
-    if !allowed.split(", ").any(|method| method == head.method.as_str()) {
+    if !is_allowed(allowed, head.method.as_str()) {
         let detail = format!("{path:?} takes {allowed}, not {}", head.method);
         let why = Problem::of("method", Code::MethodNotAllowed, detail);
         return Err(Box::new(answers::not_allowed(allowed, &why, caller)));
@@ -114,6 +114,13 @@ pub(super) fn route(
         _ => publish(&path["/topics/".len()..], query, &head.headers),
     };
     route.map_err(no)
+}
+
+/// Whether a list of methods holds one; mostly it is the first.
+fn is_allowed(allowed: &str, method: &str) -> bool {
+    let rest = allowed.strip_prefix(method);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+        || allowed.split(", ").any(|known| known == method)
 }
 
 fn check_headers(head: &Parts) -> Result<(), Problem> {
@@ -181,7 +188,7 @@ fn publish(path: &str, query: Query, headers: &HeaderMap) -> Result<Route, Probl
 fn topic_of(path: &str) -> Result<Arc<str>, Problem> {
     if !path.contains('%') {
         // As nearly always: there is nothing to decode.
-        return topic(path.to_owned());
+        return topic(path);
     }
     let mut levels = Vec::new();
     for segment in path.split('/') {
@@ -192,11 +199,11 @@ fn topic_of(path: &str) -> Result<Arc<str>, Problem> {
         }
         levels.push(level);
     }
-    topic(levels.join("/"))
+    topic(&levels.join("/"))
 }
 
 /// A topic that clients may publish to.
-pub(super) fn topic(name: String) -> Result<Arc<str>, Problem> {
+pub(super) fn topic(name: &str) -> Result<Arc<str>, Problem> {
     let name = TopicName::new(name);
     let name = name.map_err(|error| query::topic_problem("topic", &error, Code::MalformedTopic))?;
     if name.is_reserved() {

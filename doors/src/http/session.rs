@@ -5,7 +5,7 @@
 //! the shard's memory for frames that are not whole.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +28,7 @@ use super::eventmesh::{self, Joining};
 use super::pipe::Pipe;
 use super::poll::Polling;
 use super::publish::{Publishing, Stored};
+use super::rising::Rising;
 use super::routes::Route;
 use super::seat::hand_back;
 use super::settle::Settling;
@@ -88,7 +89,7 @@ pub(super) struct HttpSession {
     engine: Engine,
     flag: Arc<Flag>,
     waker: Waker,
-    works: BTreeMap<u64, Work>,
+    works: Rising<Work>,
     /// Publishes that the shard had no room for, in turn.
     waiting: VecDeque<u64>,
     /// What the shard was last told of what is kept, and whether there is room for the rest.
@@ -117,7 +118,7 @@ impl HttpSession {
             engine: Engine::Idle,
             waker: Waker::from(flag.clone()),
             flag,
-            works: BTreeMap::new(),
+            works: Rising::default(),
             waiting: VecDeque::new(),
             counted: (0, 0),
             is_starved: false,
@@ -144,9 +145,10 @@ impl HttpSession {
             self.flag.0.store(false, Ordering::Relaxed);
             self.refill_streams(shard);
             progress = self.poll_engine(out);
-            let has_begun = self.begin_orders(shard);
+            // Who answers at once calls by itself.
+            self.begin_orders(shard);
             self.forget_left(shard);
-            let is_called = self.flag.0.load(Ordering::Relaxed) || has_begun;
+            let is_called = self.flag.0.load(Ordering::Relaxed);
             if progress == Progress::Over || !is_called {
                 self.is_restless = false;
                 break;
@@ -178,13 +180,11 @@ impl HttpSession {
         }
     }
 
-    /// Begins what has been asked in whole. Whether there was something.
-    fn begin_orders(&mut self, shard: &mut Shard) -> bool {
-        let mut has_begun = false;
+    /// Begins what has been asked in whole.
+    fn begin_orders(&mut self, shard: &mut Shard) {
         loop {
             let next = self.desk.floor.borrow_mut().next_order();
-            let Some((id, order)) = next else { return has_begun };
-            has_begun = true;
+            let Some((id, order)) = next else { return };
             let caller = order.caller.clone();
             match self.begin(id, order, shard) {
                 Ok(what) => {
@@ -219,7 +219,7 @@ impl HttpSession {
 
     /// Goes on with a request, and answers it if it is done.
     fn advance(&mut self, id: u64, shard: &mut Shard) {
-        let Some(work) = self.works.get_mut(&id) else { return };
+        let Some(work) = self.works.get_mut(id) else { return };
         let now_us = shard.clock().mono_us;
         let response = match &mut work.what {
             What::Publish(publishing) => {
@@ -257,7 +257,7 @@ impl HttpSession {
             }
             What::Stream(streaming) => {
                 if streaming.is_over() {
-                    self.works.remove(&id);
+                    self.works.remove(id);
                 }
                 return;
             }
@@ -266,7 +266,7 @@ impl HttpSession {
                 answers::json(StatusCode::OK, std::mem::take(answer), &work.caller)
             }
         };
-        self.works.remove(&id);
+        self.works.remove(id);
         self.answer(id, response);
     }
 
@@ -278,7 +278,7 @@ impl HttpSession {
     fn forget_left(&mut self, shard: &mut Shard) {
         let left = self.desk.floor.borrow_mut().take_left();
         for id in left {
-            let Some(mut work) = self.works.remove(&id) else { continue };
+            let Some(mut work) = self.works.remove(id) else { continue };
             match &mut work.what {
                 // What was given to the client before it went comes to others at once.
                 What::Poll(polling) => polling.leave(id, self.key, shard),
@@ -293,13 +293,13 @@ impl HttpSession {
 
     fn refill_streams(&mut self, shard: &mut Shard) {
         let mut over = Vec::new();
-        for (id, work) in &mut self.works {
+        for (id, work) in self.works.iter_mut() {
             if let What::Stream(streaming) = &mut work.what {
-                streaming.refill(*id, self.key, shard);
-                over.extend(streaming.is_over().then_some(*id));
+                streaming.refill(id, self.key, shard);
+                over.extend(streaming.is_over().then_some(id));
             }
         }
-        over.iter().for_each(|id| drop(self.works.remove(id)));
+        over.iter().for_each(|id| drop(self.works.remove(*id)));
     }
 
     /// What the shard says of a request.
@@ -316,14 +316,14 @@ impl HttpSession {
             }
             SessionEvent::Refused { what: Asked::Settle, request, .. } => {
                 let (id, part) = parts_of(request);
-                if let Some(Work { what: What::Settle(settling), .. }) = self.works.get_mut(&id) {
+                if let Some(Work { what: What::Settle(settling), .. }) = self.works.get_mut(id) {
                     settling.refused(part);
                     self.advance(id, shard);
                 }
             }
             SessionEvent::Settled { request, events } => {
                 let (id, part) = parts_of(request);
-                if let Some(Work { what: What::Settle(settling), .. }) = self.works.get_mut(&id) {
+                if let Some(Work { what: What::Settle(settling), .. }) = self.works.get_mut(id) {
                     settling.settled(part, events);
                     self.advance(id, shard);
                 }
@@ -332,7 +332,7 @@ impl HttpSession {
             SessionEvent::Delivery(delivery) => self.on_delivery(delivery, shard),
             SessionEvent::Passed { request, gap } => {
                 let (id, part) = parts_of(request);
-                match self.works.get_mut(&id).map(|work| &mut work.what) {
+                match self.works.get_mut(id).map(|work| &mut work.what) {
                     Some(What::Poll(polling)) => polling.passed(gap),
                     Some(What::Stream(streaming)) => streaming.passed(gap, part),
                     _ => {}
@@ -353,7 +353,7 @@ impl HttpSession {
 
     fn on_published(&mut self, request: u64, outcome: Result<Stored, Refusal>, shard: &mut Shard) {
         let (id, part) = parts_of(request);
-        if let Some(Work { what: What::Publish(publishing), .. }) = self.works.get_mut(&id) {
+        if let Some(Work { what: What::Publish(publishing), .. }) = self.works.get_mut(id) {
             publishing.answered(part, outcome);
             if publishing.is_over() {
                 self.advance(id, shard);
@@ -362,13 +362,13 @@ impl HttpSession {
     }
 
     fn on_subscribed(&mut self, id: u64, shard: &mut Shard) {
-        let Some(Work { caller, what }) = self.works.get_mut(&id) else { return };
+        let Some(Work { caller, what }) = self.works.get_mut(id) else { return };
         let streaming = match what {
             What::Stream(streaming) => streaming,
             What::Join(joining) => {
                 let body = joining.stands(id, self.key, shard);
                 let response = answers::json(StatusCode::OK, body, caller);
-                self.works.remove(&id);
+                self.works.remove(id);
                 return self.answer(id, response);
             }
             _ => return,
@@ -383,7 +383,7 @@ impl HttpSession {
     }
 
     fn on_not_subscribed(&mut self, (id, part): (u64, usize), refusal: Refusal, shard: &mut Shard) {
-        let Some(work) = self.works.get_mut(&id) else { return };
+        let Some(work) = self.works.get_mut(id) else { return };
         let result = match &mut work.what {
             What::Poll(polling) => polling.refused(refusal, (id, part), self.key, shard),
             What::Join(joining) => {
@@ -398,7 +398,7 @@ impl HttpSession {
         };
         if let Err(refusal) = result {
             let response = answers::problem(&refusal.into(), &work.caller);
-            match self.works.remove(&id).map(|work| work.what) {
+            match self.works.remove(id).map(|work| work.what) {
                 Some(What::Poll(mut polling)) => polling.leave(id, self.key, shard),
                 Some(What::Stream(mut streaming)) => streaming.left(id, self.key, shard),
                 _ => {}
@@ -409,7 +409,7 @@ impl HttpSession {
 
     fn on_delivery(&mut self, delivery: Delivery, shard: &mut Shard) {
         let (id, part) = parts_of(delivery.subscription);
-        match self.works.get_mut(&id).map(|work| &mut work.what) {
+        match self.works.get_mut(id).map(|work| &mut work.what) {
             Some(What::Poll(polling)) => {
                 polling.take(&delivery, id, self.key, shard);
                 self.advance(id, shard);
@@ -436,7 +436,7 @@ impl HttpSession {
     fn count_input(&mut self, shard: &mut Shard) {
         let (has, whole) = self.desk.floor.borrow().gathering_bytes();
         let is_gathering = whole > 0;
-        let waiting = self.waiting.iter().filter_map(|id| match &self.works.get(id)?.what {
+        let waiting = self.waiting.iter().filter_map(|id| match &self.works.get(*id)?.what {
             What::Publish(publishing) => Some(publishing.waiting_bytes()),
             _ => None,
         });
@@ -461,16 +461,16 @@ impl HttpSession {
     fn end_waits(&mut self, shard: &mut Shard) {
         let now_us = shard.clock().mono_us;
         let mut due = Vec::new();
-        for (id, work) in &mut self.works {
+        for (id, work) in self.works.iter_mut() {
             match &mut work.what {
                 What::Publish(publishing)
                     if publishing.room_until_us.is_some_and(|until| until <= now_us) =>
                 {
                     publishing.room_until_us = None;
                     publishing.give_up();
-                    due.push(*id);
+                    due.push(id);
                 }
-                What::Poll(polling) if polling.is_over(now_us) => due.push(*id),
+                What::Poll(polling) if polling.is_over(now_us) => due.push(id),
                 _ => {}
             }
         }
@@ -506,7 +506,7 @@ impl HttpSession {
     fn begin_drain(&mut self) {
         self.is_draining = true;
         self.engine.begin_shutdown();
-        for work in self.works.values_mut() {
+        for (_, work) in self.works.iter_mut() {
             if let What::Stream(streaming) = &mut work.what {
                 streaming.drain();
             }
@@ -521,6 +521,8 @@ impl HttpSession {
                 self.engine.rest(&self.pipe);
             }
             self.pipe.trim();
+            self.works.trim();
+            self.desk.floor.borrow_mut().trim();
             if self.waiting.is_empty() {
                 self.waiting = VecDeque::new();
             }
@@ -549,9 +551,9 @@ impl Session for HttpSession {
         let body_us = micros(self.shared.options.body_timeout);
         self.desk.floor.borrow_mut().give_up_slow(now.mono_us.saturating_sub(body_us));
         let (key, shared) = (self.key, self.shared.clone());
-        for (id, work) in &mut self.works {
+        for (id, work) in self.works.iter_mut() {
             if let What::Stream(streaming) = &mut work.what {
-                streaming.look_at_clock(*id, key, shard, &shared);
+                streaming.look_at_clock(id, key, shard, &shared);
             }
         }
         self.end_waits(shard);
@@ -580,7 +582,7 @@ impl Session for HttpSession {
         if self.is_restless {
             return Some(0);
         }
-        let waits = self.works.values().filter_map(|work| match &work.what {
+        let waits = self.works.iter().filter_map(|(_, work)| match &work.what {
             What::Publish(publishing) => publishing.room_until_us,
             What::Poll(polling) => Some(polling.until_us),
             What::Stream(_) | What::Settle(_) | What::Join(_) | What::Done(_) => None,
@@ -605,7 +607,7 @@ impl Session for HttpSession {
     }
 
     fn memory_bytes(&self) -> usize {
-        let works = self.works.values().map(|work| match &work.what {
+        let works = self.works.iter().map(|(_, work)| match &work.what {
             What::Publish(publishing) => publishing.waiting_bytes(),
             What::Poll(polling) => polling.memory_bytes(),
             What::Stream(streaming) => streaming.memory_bytes(),

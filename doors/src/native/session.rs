@@ -145,8 +145,11 @@ impl NativeSession {
                 SessionEvent::CaughtUp { request } => {
                     frame::encode_caught_up(request, session.writing(out));
                 }
-                // The protocol has no word for it; offsets show it.
-                SessionEvent::Passed { .. } => {}
+                // Who starts at a time is not told that something stood there before: nobody knows of what time it was.
+                SessionEvent::Passed { gap, .. } if gap.begins_unknown() => {}
+                SessionEvent::Passed { request, gap } => {
+                    frame::encode_gap(request, gap.events, session.writing(out));
+                }
                 // Only a settle that asks for an answer gets this one, and none here does.
                 SessionEvent::Settled { .. } => {}
                 SessionEvent::Room => {
@@ -248,6 +251,7 @@ impl NativeSession {
             | Frame::Subscribed
             | Frame::Unsubscribed
             | Frame::CaughtUp
+            | Frame::Gap { .. }
             | Frame::Delivery(_)
             | Frame::Refusal(_) => {
                 let refusal = Refusal::new(Code::MalformedFrame, "only a server sends this kind");

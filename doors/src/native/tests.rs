@@ -16,13 +16,14 @@ use codec::frame::{
     WireStart, WireVerdict, encode_plain,
 };
 use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
-use codec::ids::{Offset, Partition, Timestamp, TopicId};
+use codec::ids::{Offset, Partition, Position, Timestamp, TopicId};
 use codec::refusal::{Code, Refusal};
 use dataplane::kernel::Now;
 use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{
-    Admission, Asked, Delivery, Feed, Landing, SessionEvent, SessionKey, SubscribeRequest, Verdict,
+    Admission, Asked, Delivery, Feed, Gap, Landing, SessionEvent, SessionKey, SubscribeRequest,
+    Verdict,
 };
 use dataplane::token::{TOKEN_BYTES, Token};
 use log::batch::StoredBatch;
@@ -535,12 +536,23 @@ fn deliveries_share_the_body_and_announce_the_topic() {
     second.set(0);
     assert_eq!(rig.hear(delivery(&name, &body, Selection::Some(second))), Feed::More);
     assert_eq!(rig.hear(SessionEvent::CaughtUp { request: 7 }), Feed::More);
+    // What stood before a start at a time is no news; what is gone from the midst of a subscription is.
+    let gap = |from, events| {
+        let log = LogKey { generation: 1, log: 0 };
+        let gap = Gap { log, from: Position(from), to: Position(9), events };
+        SessionEvent::Passed { request: 7, gap }
+    };
+    for (from, events) in [(0, None), (3, None), (0, Some(9))] {
+        assert_eq!(rig.hear(gap(from, events)), Feed::More);
+    }
     let sent = rig.sent();
     let [
         (_, Frame::Topic(topic)),
         (7, Frame::Delivery(first)),
         (7, Frame::Delivery(again)),
         (7, Frame::CaughtUp),
+        (7, Frame::Gap { events: None }),
+        (7, Frame::Gap { events: Some(9) }),
     ] = frames(&sent)[..]
     else {
         panic!("{:?}", frames(&sent))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use codec::ids::TopicId;
 use codec::refusal::{Code, Refusal};
+use foldhash::fast::RandomState;
 use routing::topic::{TopicError, TopicName};
 
 /// What a name costs beyond its text: the key, the number and the table's share.
@@ -13,7 +14,7 @@ const NAME_OVERHEAD_BYTES: usize = 64;
 /// The topics that the client has announced.
 #[derive(Debug, Default)]
 pub(super) struct ClientTopics {
-    names: HashMap<u32, Arc<str>>,
+    names: HashMap<u32, Arc<str>, RandomState>,
     text_bytes: usize,
 }
 

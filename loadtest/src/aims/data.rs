@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::figures::is_known;
 use crate::args::AimsArgs;
+use crate::peers::CONTENDERS;
 use crate::workload::{self, Workload};
 
 /// What is measured besides loads.
@@ -43,6 +44,8 @@ pub(super) struct AimLoad {
     pub(super) recycling: bool,
     /// Further arguments of the server.
     pub(super) server: Vec<String>,
+    /// Families of peers that can be asked the same.
+    pub(super) peers: Vec<String>,
 }
 
 /// One aim.
@@ -66,10 +69,12 @@ pub(super) struct Aim {
     /// So many times these figures of the machine, in the same round.
     #[serde(default)]
     pub(super) plus: BTreeMap<String, f64>,
+    /// Met by less than each configuration of this family of peers, in the same round.
+    pub(super) below: Option<String>,
     /// Figures of the machine that are only shown.
     #[serde(default)]
     pub(super) beside: Vec<String>,
-    /// The best peer, shipped / synced; never measured in the same run.
+    /// The best peer, shipped / synced, as published or measured before.
     pub(super) peer: Option<String>,
 }
 
@@ -136,10 +141,15 @@ impl Aims {
             for of in [Some(&aim.of), aim.by.as_ref()].into_iter().flatten() {
                 ensure!(measured(of), "{measure}: there is no load {of}");
             }
+            let limits = [aim.at_most.is_some(), aim.at_least.is_some(), aim.below.is_some()];
             ensure!(
-                aim.at_most.is_none() || aim.at_least.is_none(),
-                "{measure}: at_most and at_least"
+                limits.into_iter().filter(|it| *it).count() <= 1,
+                "{measure}: more than one of at_most, at_least and below"
             );
+            if let Some(family) = &aim.below {
+                let asks = |load: &AimLoad| load.name == aim.of && load.peers.contains(family);
+                ensure!(self.loads.iter().any(asks), "{measure}: {family} is not asked {}", aim.of);
+            }
             ensure!(
                 aim.plus.is_empty() || aim.at_most.is_some(),
                 "{measure}: plus without at_most"
@@ -161,6 +171,11 @@ impl AimLoad {
         let Some(Value::String(name)) = own.remove("name") else { bail!("a load without name") };
         let recycling = own.remove("recycling").is_some_and(|it| it == Value::Boolean(true));
         let server = own.remove("server").map_or(Ok(Vec::new()), Value::try_into)?;
+        let peers: Vec<String> = own.remove("peers").map_or(Ok(Vec::new()), Value::try_into)?;
+        for peer in &peers {
+            let is_known = CONTENDERS.iter().any(|it| it.is_peer() && it.family == peer);
+            ensure!(is_known, "load {name}: there is no peer {peer}");
+        }
         let mut keys = match own.remove("like") {
             None => common.clone(),
             Some(like) => {
@@ -173,7 +188,7 @@ impl AimLoad {
         keys.extend(own);
         let workload = Workload::of(name.clone(), keys).with_context(|| format!("load {name}"))?;
         ensure!(workload.points().len() == 1, "load {name}: a list where a number is meant");
-        Ok(AimLoad { name, workload, recycling, server })
+        Ok(AimLoad { name, workload, recycling, server, peers })
     }
 }
 
@@ -207,8 +222,10 @@ mod tests {
             ("of = \"8 x 1\"", "of = \"9 x 1\"", "no load 9 x 1"),
             ("\"raw p50\" = 2.5", "\"row p50\" = 2.5", "the machine has no row p50"),
             ("peer = \"NATS 15 ms", "pear = \"NATS 15 ms", "pear"),
-            ("at_least = 50_000", "at_least = 50_000\nat_most = 1", "at_most and at_least"),
-            ("name = \"64 x 16\"\npublishers", "name = \"64 x 16\"\npublisher", "publisher"),
+            ("at_least = 50_000", "at_least = 50_000\nat_most = 1", "more than one of"),
+            ("below = \"kafka\"", "below = \"iggy\"", "iggy is not asked"),
+            ("peers = [\"nats\", \"kafka\"]", "peers = [\"nets\"]", "no peer nets"),
+            ("publishers = 64\nin_flight = 16", "publisher = 64\nin_flight = 16", "publisher"),
             ("like = \"rush-hour\"", "like = \"rush\"", "cannot read"),
         ] {
             assert!(TEXT.contains(from), "{from}");

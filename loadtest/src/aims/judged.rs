@@ -1,25 +1,27 @@
 //! What the rounds came to: each aim's figure, its limit, and in how many rounds it was met.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::Round;
 use super::data::Aim;
 use super::figures;
+use super::{Round, Rows};
 use crate::compare::summary::{self, Spread};
 use crate::compare::table::whole;
 use crate::machine::Machine;
+use crate::peers::CONTENDERS;
 use crate::report::Row;
 
-const HEADS: [&str; 7] = [
+const HEADS: [&str; 8] = [
     "measure",
     "aim",
     "got: median (least to most)",
     "met",
     "the machine itself, same run: median (least to most)",
-    "best peer, shipped / synced: published, not of this run",
+    "peers, same run: median",
+    "best peer, shipped / synced: published or measured before",
     "notes",
 ];
 
@@ -34,6 +36,10 @@ pub(super) struct Report {
     machine_rows: Vec<Vec<Row>>,
     /// The loads' rows, round by round.
     rows: Vec<Vec<Row>>,
+    /// The peers' rows, by their configuration, round by round.
+    peer_rows: Vec<BTreeMap<&'static str, Vec<Row>>>,
+    /// Peers that were asked for and cannot be measured here, and why.
+    missing_peers: Vec<String>,
 }
 
 /// One aim, over the rounds.
@@ -51,21 +57,33 @@ struct Judged {
     judged_rounds: usize,
     /// The machine's figures that belong beside it.
     floor: BTreeMap<String, Spread>,
+    /// The same figure of each peer's configuration.
+    peers: BTreeMap<&'static str, Spread>,
     /// What a reader must know.
     notes: Vec<String>,
 }
 
 impl Report {
     /// Judges every aim by these rounds.
-    pub(super) fn new(command: String, machine: Machine, aims: Vec<Aim>, rounds: &[Round]) -> Self {
-        let good = |round: &Round| round.rows.values().flatten().cloned().collect();
+    pub(super) fn new(
+        command: String,
+        machine: Machine,
+        aims: Vec<Aim>,
+        rounds: &[Round],
+        missing_peers: Vec<String>,
+    ) -> Self {
+        let good = |rows: &Rows| rows.values().flatten().cloned().collect();
+        let of_peers =
+            |round: &Round| round.peers.iter().map(|(peer, rows)| (*peer, good(rows))).collect();
         Report {
             command,
             machine,
             rounds: rounds.len(),
             aims: aims.into_iter().map(|aim| Judged::new(aim, rounds)).collect(),
             machine_rows: rounds.iter().map(|round| round.machine.clone()).collect(),
-            rows: rounds.iter().map(good).collect(),
+            rows: rounds.iter().map(|round| good(&round.rows)).collect(),
+            peer_rows: rounds.iter().map(of_peers).collect(),
+            missing_peers,
         }
     }
 
@@ -83,21 +101,17 @@ impl Report {
             let cells = judged.cells().map(|cell| cell.replace('|', "\\|").replace('\n', " "));
             let _ = writeln!(text, "| {} |", cells.join(" | "));
         }
+        for missing in &self.missing_peers {
+            let _ = write!(text, "\nNot measured: {missing}.\n");
+        }
         text
     }
 }
 
 impl Judged {
     fn new(aim: Aim, rounds: &[Round]) -> Self {
-        let of = |round: &Round, load: &str| {
-            figures::of_row(round.rows.get(load)?.as_ref().ok()?, &aim.figure)
-        };
-        let got = |round: &Round| match &aim.by {
-            None => of(round, &aim.of),
-            Some(by) => Some(of(round, &aim.of)? / of(round, by).filter(|by| *by > 0.0)?),
-        };
         let by_round: Vec<_> =
-            rounds.iter().map(|round| (got(round), limit(&aim, &round.machine))).collect();
+            rounds.iter().map(|round| (got(&aim, &round.rows), limit(&aim, round))).collect();
         let judged: Vec<bool> = by_round
             .iter()
             .filter_map(|(got, limit)| Some(is_met(&aim, (*got)?, (*limit)?)))
@@ -112,6 +126,7 @@ impl Judged {
             met_rounds: (!judged.is_empty()).then(|| judged.iter().filter(|met| **met).count()),
             judged_rounds: judged.len(),
             floor: aim.floors().filter_map(floor).collect(),
+            peers: of_peers(&aim, rounds),
             notes: notes(&aim, rounds),
             aim,
         }
@@ -127,6 +142,9 @@ impl Judged {
         };
         let floor: Vec<String> =
             self.floor.iter().map(|(name, it)| format!("{name} {} us", spread(*it))).collect();
+        let shown_peer =
+            |(name, it): (&&str, &Spread)| format!("{name} {}", with_unit(shown(it.median), unit));
+        let peers: Vec<String> = self.peers.iter().map(shown_peer).collect();
         let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
         [
             measure.clone(),
@@ -134,6 +152,7 @@ impl Judged {
             self.got.map_or("-".to_owned(), |got| with_unit(spread(got), unit)),
             met,
             or_none(floor.join("; ")),
+            or_none(peers.join("; ")),
             or_none(peer.clone().unwrap_or_default()),
             self.notes.join("; "),
         ]
@@ -141,8 +160,13 @@ impl Judged {
 
     /// What the aim asks, with what that came to.
     fn wording(&self) -> String {
-        let Aim { at_most, at_least, plus, unit, .. } = &self.aim;
+        let Aim { at_most, at_least, plus, below, unit, .. } = &self.aim;
         let limit = self.limit.map(|limit| shown(limit.median));
+        if let Some(family) = below {
+            let limit =
+                limit.map_or(String::new(), |limit| format!(": {}", with_unit(limit, unit)));
+            return format!("below {family}, each configuration{limit}");
+        }
         match (at_most, at_least, limit) {
             (None, Some(_), Some(limit)) => format!("at least {}", with_unit(limit, unit)),
             (Some(_), None, Some(limit)) if plus.is_empty() => {
@@ -162,17 +186,52 @@ impl Judged {
     }
 }
 
-/// What the figure had to be in a round of which these are the machine's rows.
-fn limit(aim: &Aim, machine: &[Row]) -> Option<f64> {
+/// The figure that an aim is of, in these rows.
+fn got(aim: &Aim, rows: &Rows) -> Option<f64> {
+    let of = |load: &str| figures::of_row(rows.get(load)?.as_ref().ok()?, &aim.figure);
+    match &aim.by {
+        None => of(&aim.of),
+        Some(by) => Some(of(&aim.of)? / of(by).filter(|by| *by > 0.0)?),
+    }
+}
+
+/// The same figure of every peer that has it.
+fn of_peers(aim: &Aim, rounds: &[Round]) -> BTreeMap<&'static str, Spread> {
+    let names: BTreeSet<&str> =
+        rounds.iter().flat_map(|round| round.peers.keys().copied()).collect();
+    let spread = |name| {
+        let found = rounds.iter().filter_map(|round| got(aim, round.peers.get(name)?));
+        Some((name, Spread::of(found)?))
+    };
+    names.into_iter().filter_map(spread).collect()
+}
+
+/// What the figure had to be in a round.
+fn limit(aim: &Aim, round: &Round) -> Option<f64> {
+    if let Some(family) = &aim.below {
+        let mut limit: Option<f64> = None;
+        for configuration in CONTENDERS.iter().filter(|it| it.family == family) {
+            let rows = round.peers.get(configuration.id)?;
+            rows.get(&aim.of)?.as_ref().ok()?;
+            // None where it ran and nothing was answered in time: nobody is judged by that.
+            let theirs = got(aim, rows);
+            limit = limit.into_iter().chain(theirs).min_by(f64::total_cmp);
+        }
+        return limit;
+    }
     let mut limit = aim.at_most.or(aim.at_least)?;
     for (name, times) in &aim.plus {
-        limit += times * figures::of_machine(machine, name)?;
+        limit += times * figures::of_machine(&round.machine, name)?;
     }
     Some(limit)
 }
 
 fn is_met(aim: &Aim, got: f64, limit: f64) -> bool {
-    if aim.at_least.is_some() { got >= limit } else { got <= limit }
+    match (aim.at_least, &aim.below) {
+        (Some(_), _) => got >= limit,
+        (None, Some(_)) => got < limit,
+        (None, None) => got <= limit,
+    }
 }
 
 /// What the rows that it was made from say, and why rows are missing.
@@ -185,7 +244,28 @@ fn notes(aim: &Aim, rounds: &[Round]) -> Vec<String> {
             Err(why) => failures.push(why.clone()),
         }
     }
-    summary::notes(&rows, &failures)
+    let mut notes = summary::notes(&rows, &failures);
+    notes.extend(peer_notes(aim, rounds));
+    notes
+}
+
+/// What the peers' rows say, each with its name.
+fn peer_notes(aim: &Aim, rounds: &[Round]) -> Vec<String> {
+    let mut by_peer: BTreeMap<&str, (Vec<Row>, Vec<String>)> = BTreeMap::new();
+    for (peer, rows) in rounds.iter().flat_map(|round| &round.peers) {
+        let (good, failed) = by_peer.entry(peer).or_default();
+        for (_, row) in rows.iter().filter(|(name, _)| aim.needs(name)) {
+            match row {
+                Ok(row) => good.push(row.clone()),
+                Err(why) => failed.push(why.clone()),
+            }
+        }
+    }
+    let told = |(peer, (good, failed)): (&str, (Vec<Row>, Vec<String>))| {
+        let notes = summary::notes(&good, &failed);
+        notes.into_iter().map(|note| format!("{peer}: {note}")).collect::<Vec<_>>()
+    };
+    by_peer.into_iter().flat_map(told).collect()
 }
 
 fn part(name: &str, times: f64) -> String {
@@ -225,7 +305,14 @@ mod tests {
 
     fn round(raw_us: u64, trip_us: u64, ack: Result<Row, String>) -> Round {
         let machine = vec![row("write", raw_us), row("round trip", trip_us)];
-        Round { machine, rows: BTreeMap::from([("load".to_owned(), ack)]) }
+        let rows = Rows::from([("load".to_owned(), ack)]);
+        Round { machine, rows, peers: BTreeMap::new() }
+    }
+
+    fn with_peer(mut round: Round, peer: &'static str, us: u64) -> Round {
+        let rows = Rows::from([("load".to_owned(), Ok(row("ack", us)))]);
+        round.peers.insert(peer, rows);
+        round
     }
 
     fn aim(limits: &str) -> Aim {
@@ -250,12 +337,31 @@ mod tests {
         assert!(cells[1].starts_with("at most 165 us: raw p50 + trip p50 + 15"), "{cells:?}");
         assert_eq!(cells[2], "240 (160 to 240) us");
         assert_eq!(cells[3], "yes (2 of 3)");
-        assert!(cells[6].contains("no figures: the server ended (1 of 4 rounds)"), "{cells:?}");
+        assert!(cells[7].contains("no figures: the server ended (1 of 4 rounds)"), "{cells:?}");
 
         let judged = Judged::new(aim("at_least = 200"), &rounds[..2]);
         assert_eq!(judged.cells()[3], "**no** (1 of 2)");
         let judged = Judged::new(aim("beside = ['raw p50']"), &rounds);
         assert_eq!((judged.met_rounds, &*judged.cells()[3]), (None, "-"));
         assert!(judged.cells()[4].starts_with("raw p50 100 (100 to 200) us"), "{judged:?}");
+    }
+    /// A peer that is judged by another round, or by its slower configuration, is beaten on paper only.
+    #[test]
+    fn below_a_peer_is_below_all_its_configurations_in_each_round() {
+        let ours = |us| round(100, 50, Ok(row("ack", us)));
+        let both = |us, shipped, synced| {
+            with_peer(with_peer(ours(us), "kafka", shipped), "kafka-synced", synced)
+        };
+        let rounds = [
+            both(100, 200, 900),
+            both(300, 200, 900),
+            both(100, 90, 900),
+            with_peer(ours(100), "kafka-synced", 900),
+        ];
+        let judged = Judged::new(aim("below = 'kafka'"), &rounds);
+        assert_eq!((judged.met_rounds, judged.judged_rounds), (Some(1), 3));
+        let cells = judged.cells();
+        assert!(cells[1].starts_with("below kafka, each configuration: 200"), "{cells:?}");
+        assert!(cells[5].contains("kafka 200 us; kafka-synced 900 us"), "{cells:?}");
     }
 }

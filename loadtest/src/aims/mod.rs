@@ -1,11 +1,12 @@
 //! `loadtest aims`: every aim of `aims.toml`, over several rounds, each beside what the machine itself did in the same round.
 //!
-//! In a round the machine comes first and then each load, on a server of its own on an empty folder; every other round
-//! goes backwards, so that a machine that grows slower or busier does so for all of them.
+//! In a round the machine comes first, then each load, on a server of its own on an empty folder, then the same loads on the
+//! peers that are asked for; every other round goes backwards, so that a machine that grows slower or busier does so for all of them.
 
 mod data;
 mod figures;
 mod judged;
+mod peers;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ use crate::server::Server;
 use crate::workload::{Point, Workload};
 use data::{AimLoad, Aims, IDLE, START, START_FULL};
 use judged::Report;
+use peers::{PeerRows, Peers};
 
 /// The aims.
 const TEXT: &str = include_str!("../../aims.toml");
@@ -35,10 +37,14 @@ const FILL_DATA_BYTES: u32 = 1_000;
 /// How long each floor is measured: long enough for its p99.9.
 const FLOOR: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// One round: the machine's rows, and of each load its row or why there is none.
-pub(crate) struct Round {
+/// Of each load by its name, its row or why there is none.
+type Rows = BTreeMap<String, Result<Row, String>>;
+
+/// One round: what the machine itself did, Ringmesh, and its peers.
+struct Round {
     machine: Vec<Row>,
-    rows: BTreeMap<String, Result<Row, String>>,
+    rows: Rows,
+    peers: PeerRows,
 }
 
 /// Runs every round, prints the table, and fails when Ringmesh gave no figures somewhere.
@@ -46,6 +52,7 @@ pub(crate) fn run(args: &AimsArgs, command: String, as_json: bool) -> anyhow::Re
     let aims = Aims::chosen(TEXT, args)?;
     // Before this thread is on one core, and sees no other.
     let machine = Machine::look();
+    let peers = Peers::prepare(args)?;
     let core = Core::new(&core_args(args))?;
     let fill_bytes = if args.short { FILL_BYTES_SHORT } else { FILL_BYTES };
     let measure = Measure { core, server_arg: &args.server_arg, fill_bytes };
@@ -53,9 +60,13 @@ pub(crate) fn run(args: &AimsArgs, command: String, as_json: bool) -> anyhow::Re
     let mut found = Vec::new();
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        found.push(measure.round(&aims, round % 2 == 1)?);
+        let backwards = round % 2 == 1;
+        let before = backwards.then(|| peers.round(&aims, backwards));
+        let mut round = measure.round(&aims, backwards)?;
+        round.peers = before.unwrap_or_else(|| peers.round(&aims, backwards));
+        found.push(round);
     }
-    let report = Report::new(command, machine, aims.aims, &found);
+    let report = Report::new(command, machine, aims.aims, &found, peers.missing());
     if as_json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -99,10 +110,9 @@ impl Measure<'_> {
         if backwards {
             names.reverse();
         }
-        let mut rows = BTreeMap::new();
+        let mut rows = Rows::new();
         for name in names {
-            // What one load has left to be written is not written in another's time.
-            rustix::fs::sync();
+            self.core.settle()?;
             let row = match aims.loads.iter().find(|load| load.name == name) {
                 Some(load) => self.load(load),
                 None if name == IDLE => self.core.idle_row(IDLE),
@@ -115,7 +125,7 @@ impl Measure<'_> {
             }
             rows.insert(name.to_owned(), row.map_err(|error| format!("{error:#}")));
         }
-        Ok(Round { machine, rows })
+        Ok(Round { machine, rows, peers: PeerRows::new() })
     }
 
     fn load(&self, load: &AimLoad) -> anyhow::Result<Row> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, value_parser};
 
-use crate::args::duration;
+use crate::args::{InstallArgs, duration};
 
 /// Arguments of `compare`.
 #[derive(Clone, Debug, Args)]
@@ -29,12 +29,8 @@ pub(crate) struct CompareArgs {
     /// Rounds; in each, every contender runs once.
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
-    /// Folder that peers are installed in, once.
-    #[arg(long, default_value = "target/peers")]
-    pub(crate) installed: PathBuf,
-    /// Install nothing: a peer that is missing is reported as missing.
-    #[arg(long)]
-    pub(crate) no_install: bool,
+    #[command(flatten)]
+    pub(crate) install: InstallArgs,
     /// Core of the servers.
     #[arg(long, default_value_t = 0)]
     pub(crate) server_cpu: usize,

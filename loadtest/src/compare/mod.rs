@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::engine::{Load, Run};
 use crate::floor;
-use crate::floor::raw_write::RawWrites;
+use crate::floor::raw_write::{self, RawWrites};
 use crate::live;
 use crate::load_row::{self, Watched};
 use crate::machine::{self, Machine};
@@ -84,8 +84,8 @@ pub(crate) fn run(args: &CompareArgs, command: String, as_json: bool) -> anyhow:
         place: Place {
             ringmesh: args.serve.clone(),
             ringmesh_arguments: args.server_arg.clone(),
-            installed: args.installed.clone(),
-            may_install: !args.no_install,
+            installed: args.install.installed.clone(),
+            may_install: !args.install.no_install,
             cpu: Some(args.server_cpu),
         },
         args,
@@ -214,8 +214,7 @@ impl Compare<'_> {
         point: &Point,
         contender: &Contender,
     ) -> anyhow::Result<Row> {
-        // What an unsynced peer has left in the page cache must not be written during the next one's round.
-        rustix::fs::sync();
+        raw_write::settle(self.folder.path())?;
         if let Kind::Floor = contender.kind {
             return self.floor(workload);
         }

@@ -106,6 +106,32 @@ impl RawWrites {
     }
 }
 
+/// Synced writes in a row, none of them slow, after which the disk counts as at rest; and what is slow.
+const CALM_WRITES: u32 = 500;
+const SLOW: Duration = Duration::from_millis(3);
+/// Longest wait for that.
+const SETTLE_LONGEST: Duration = Duration::from_secs(5);
+
+/// Waits until the disk has done with what a load before has left: bytes of the page cache, and the blocks of removed files,
+/// which file systems mounted with `discard` give back to the disk. Both slow synced writes down for a second and longer.
+pub(crate) fn settle(dir: &Path) -> anyhow::Result<()> {
+    rustix::fs::sync();
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let path = dir.join("loadtest-settle");
+    let file = prepare(&path, BLOCK_BYTES as u64)?;
+    let block = AlignedBytes::new(BLOCK_BYTES, |_| 0);
+    let began = Instant::now();
+    let mut calm = 0;
+    while calm < CALM_WRITES && began.elapsed() < SETTLE_LONGEST {
+        let write_began = Instant::now();
+        file.write_all_at(block.bytes(), 0)?;
+        file.sync_data()?;
+        calm = if write_began.elapsed() < SLOW { calm + 1 } else { 0 };
+    }
+    std::fs::remove_file(path)?;
+    Ok(())
+}
+
 /// The file, open for direct writing, every block of it written once and synced.
 pub(crate) fn prepare(path: &Path, bytes: u64) -> anyhow::Result<File> {
     let known = std::fs::metadata(path).map_or(0, |found| found.len());

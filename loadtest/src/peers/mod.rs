@@ -145,7 +145,7 @@ pub(crate) const CONTENDERS: [Contender; 8] = [
         configuration: "-",
         sync: "-",
         kind: Kind::Absent(
-            "no server in the registries that this program installs from; below stand figures published before",
+            "no server in the registries that this program installs from; the report has figures published before",
         ),
         warm_up_least: Duration::ZERO,
     },
@@ -162,7 +162,6 @@ pub(crate) const CONTENDERS: [Contender; 8] = [
 
 /// The contenders that `--peers` asks for. Ringmesh and the floor always run: the others are read against them.
 pub(crate) fn chosen(wanted: &[String]) -> anyhow::Result<Vec<Contender>> {
-    let always = |contender: &Contender| matches!(contender.family, "ringmesh" | "file");
     let names = |contender: &Contender, word: &str| {
         word == "all" || word == contender.id || word == contender.family
     };
@@ -172,7 +171,7 @@ pub(crate) fn chosen(wanted: &[String]) -> anyhow::Result<Vec<Contender>> {
         anyhow::ensure!(known, "--peers {word}: there are all, none, {}", ids.join(", "));
     }
     let is_chosen = |contender: &Contender| wanted.iter().any(|word| names(contender, word));
-    Ok(CONTENDERS.into_iter().filter(|it| always(it) || is_chosen(it)).collect())
+    Ok(CONTENDERS.into_iter().filter(|it| !it.is_peer() || is_chosen(it)).collect())
 }
 
 /// Where things are, for starting any contender.
@@ -209,6 +208,11 @@ impl Contender {
             Kind::Kafka(_) => Some(Protocol::Kafka),
             Kind::Floor | Kind::Absent(_) => None,
         }
+    }
+
+    /// Whether it is neither Ringmesh nor the floor.
+    pub(crate) fn is_peer(&self) -> bool {
+        !matches!(self.family, "ringmesh" | "file")
     }
 
     /// Figures of it that were published before, where it cannot be measured.

@@ -19,6 +19,8 @@ use crate::machine;
 
 /// How long a server may take to end after it was asked to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long until a server that starts or ends is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Lines of a server's output that an error shows.
 const LAST_LINES: usize = 6;
 
@@ -66,6 +68,7 @@ impl Spawn {
 pub(crate) struct ServerProcess {
     child: Child,
     log: PathBuf,
+    ready_after: Duration,
 }
 
 impl ServerProcess {
@@ -75,9 +78,10 @@ impl ServerProcess {
         address: SocketAddr,
         ready_within: Duration,
     ) -> anyhow::Result<Self> {
-        let child = spawn.command()?.spawn().context("cannot start the server")?;
-        let mut server = ServerProcess { child, log: spawn.log.clone() };
         let began = Instant::now();
+        let child = spawn.command()?.spawn().context("cannot start the server")?;
+        let mut server =
+            ServerProcess { child, log: spawn.log.clone(), ready_after: Duration::ZERO };
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
             if let Some(status) = server.child.try_wait()? {
                 bail!("the server ended with {status}: {}", last_lines(&server.log));
@@ -88,14 +92,20 @@ impl ServerProcess {
                     last_lines(&server.log)
                 );
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK_AGAIN);
         }
+        server.ready_after = began.elapsed();
         Ok(server)
     }
 
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How long it took from its start until it took connections.
+    pub(crate) fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     /// An error of its client, with the server's last words if it has ended: then they are the reason.
@@ -119,7 +129,7 @@ impl ServerProcess {
             if asked.elapsed() > STOP_TIMEOUT {
                 bail!("the server does not end in {STOP_TIMEOUT:?} after SIGTERM; it was killed");
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK_AGAIN);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{FileKind, InspectError, InspectSummary, OpenFile, Verdict, u32_at, u
 use crate::aligned::block_ceil;
 use crate::checkpoint::{Checkpoint, END_FRAME_BYTES, KIND_END, take_frame};
 use crate::disk::LogKey;
-use crate::index::SealedIndex;
+use crate::index::{SealedIndex, is_outdated};
 use crate::recovery::read_file;
 use crate::storage::{Mapped, Storage, read_blocks};
 
@@ -117,8 +117,13 @@ pub(super) fn inspect_index(
     bytes.truncate(taken.min(usize::try_from(len).map_err(io::Error::other)?));
     let (log, segment) = (u64_at(bytes.as_slice(), 8), u64_at(bytes.as_slice(), 16));
     let mapped = Mapped::from_memory(bytes);
-    let index = LogKey::from_u64(log).and_then(|log| SealedIndex::check(mapped, log, segment));
+    let key = LogKey::from_u64(log);
     let mut summary = InspectSummary::new(FileKind::Index);
+    if key.is_some_and(|log| is_outdated(&mapped, log, segment)) {
+        writeln!(out, "a whole index of an earlier version; it is made again when it is needed")?;
+        return Ok(summary);
+    }
+    let index = key.and_then(|log| SealedIndex::check(mapped, log, segment));
     let Some(index) = index else {
         writeln!(out, "not a whole index; it is made again from its segment when it is needed")?;
         summary.judge(Verdict::Damaged { at: 0 });

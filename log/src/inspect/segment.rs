@@ -12,7 +12,7 @@ use crate::aligned::BLOCK_BYTES;
 use crate::control::{Record, is_commit};
 use crate::disk::LogKey;
 use crate::log::batch_slot_bytes;
-use crate::scan::{CommitHead, Expected, SegmentScan, Stop};
+use crate::scan::{Expected, SegmentScan, Stop, Tail};
 use crate::segment::{HeaderError, SegmentHeader, segment_number, segment_path};
 use crate::storage::Storage;
 
@@ -70,7 +70,7 @@ fn without_header(
         if let Some((at, expected)) = first {
             writeln!(out, "no first block; the first commit of {log} found is at byte {at}")?;
             inspection.find_next()?;
-            let known = inspection.was_durable(FIRST_COMMIT_AT - 1, &expected)?;
+            let known = inspection.tail(FIRST_COMMIT_AT - 1, &expected)? == Tail::Durable;
             inspection.walk(at, expected, out)?;
             summary = inspection.summary;
             let at = 0;
@@ -165,12 +165,13 @@ impl<'a> Inspection<'a> {
             printed?;
             self.saw(&seen);
             let Stop::Bad { at: bad, why } = stop else { break };
-            let after = self.scan.next_head(bad + 1, expected.commit)?;
-            let after = after.filter(|(at, _)| end.is_none_or(|end| *at < end));
-            if !self.was_durable(bad, &expected)? {
-                self.judge_tail(bad, why, after.is_some(), out)?;
+            let tail = self.tail(bad, &expected)?;
+            if tail < Tail::Durable {
+                self.judge_tail(bad, why, tail, out)?;
                 break;
             }
+            let after = self.scan.next_head(bad + 1, expected.commit)?;
+            let after = after.filter(|(at, _)| end.is_none_or(|end| *at < end));
             writeln!(out, "{bad:>12}  DAMAGED: {why}")?;
             self.summary.judge(Verdict::Damaged { at: bad });
             let Some((next_at, head)) = after else { break };
@@ -198,11 +199,10 @@ impl<'a> Inspection<'a> {
         &mut self,
         bad: u64,
         why: &str,
-        more: bool,
+        tail: Tail,
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        let within = !bad.is_multiple_of(BLOCK_BYTES as u64) || self.scan.head_at(bad)?.is_some();
-        if within || more {
+        if tail == Tail::Begun {
             writeln!(out, "{bad:>12}  unfinished: {why}")?;
             self.summary.judge(Verdict::TornTail { at: bad });
         } else if self.scan.bytes(bad, BLOCK_BYTES)?.iter().any(|byte| *byte != 0) {
@@ -214,46 +214,26 @@ impl<'a> Inspection<'a> {
         Ok(())
     }
 
-    /// Recovery's rule: whether anything behind byte `bad` says that what stood there was durable.
-    fn was_durable(&mut self, bad: u64, expected: &Expected) -> io::Result<bool> {
+    /// Recovery's rule: what stands at byte `bad` and behind it. Segments behind this one are asked only whether it was
+    /// durable: what was begun in them is theirs.
+    fn tail(&mut self, bad: u64, expected: &Expected) -> io::Result<Tail> {
         if self.next.is_some_and(|next| next.epoch > expected.epoch) {
-            return Ok(true);
+            return Ok(Tail::Durable);
         }
         let end = self.next.map(|next| next.previous_end_bytes);
-        if says_durable(&mut self.scan, bad + 1, end, expected)? {
-            return Ok(true);
+        let here = self.scan.tail(bad, end, expected)?;
+        if here == Tail::Durable {
+            return Ok(here);
         }
         for number in &self.later {
             let file = OpenFile::open(self.storage, &segment_path(&self.dir, *number))?;
             let mut scan = SegmentScan::new(self.storage, file.id, self.log, *number)?;
-            if says_durable(&mut scan, FIRST_COMMIT_AT, None, expected)? {
-                return Ok(true);
+            if scan.heads_say(FIRST_COMMIT_AT, None, expected)? == Tail::Durable {
+                return Ok(Tail::Durable);
             }
         }
-        Ok(false)
+        Ok(here)
     }
-}
-
-fn says_durable(
-    scan: &mut SegmentScan<'_>,
-    mut from: u64,
-    end: Option<u64>,
-    expected: &Expected,
-) -> io::Result<bool> {
-    let says = |head: &CommitHead| {
-        head.record.durable_commit_end > expected.commit
-            || head.header.durable_end > expected.position
-    };
-    while let Some((at, head)) = scan.next_head(from, expected.commit)? {
-        if end.is_some_and(|end| end <= at) {
-            return Ok(false);
-        }
-        if says(&head) {
-            return Ok(true);
-        }
-        from = at + 1;
-    }
-    Ok(false)
 }
 
 /// What a walk has passed.

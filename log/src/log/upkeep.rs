@@ -8,7 +8,7 @@ use crate::aligned::BLOCK_BYTES;
 use crate::batch::LogState;
 use crate::chores::{ChoreOutcome, PrepareTask, RetireTask, ZEROS_BYTES};
 use crate::disk::{ChoreDone, Disk, DiskOp, Ticket};
-use crate::index::IndexTask;
+use crate::index::{IndexTask, NoIndex};
 use crate::options::PREPARE_AT_OPEN_BYTES;
 use crate::segments::{Active, SPARES_MAX, Sealed, SegmentIndex};
 use crate::storage::FileId;
@@ -314,7 +314,6 @@ impl Log {
             log: self.key,
             number,
             file: sealed.file,
-            base_position: sealed.base_position,
             end_bytes: sealed.end_bytes,
             memory,
         };
@@ -340,6 +339,15 @@ impl Log {
                 self.unmap_beyond_limit(number);
             }
             Ok(other) => unreachable!("an index came to {other:?}"),
+            Err(error) if error.get_ref().is_some_and(|why| why.is::<NoIndex>()) => {
+                // It would be so every time: readers do without at once, and nothing waits for it.
+                tracing::warn!(log = %self.key, %error, "a segment has no index");
+                self.upkeep.index_wanted = self.upkeep.index_wanted.filter(|of| Some(*of) != asked);
+                if let Some(sealed) = asked.and_then(|number| self.segments.sealed_mut(number)) {
+                    sealed.index = SegmentIndex::Unmapped;
+                    sealed.index_failures = INDEX_FAILURES_MAX;
+                }
+            }
             Err(error) => {
                 // Readers of that segment wait for a while, then do without; the log itself goes on.
                 tracing::warn!(log = %self.key, %error, "making a segment's index failed");

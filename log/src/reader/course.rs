@@ -135,10 +135,9 @@ impl Planning {
         wants: &mut dyn FnMut(TopicId) -> bool,
     ) -> bool {
         let end = self.end;
-        let runs = index.runs.get(self.next..).unwrap_or(&[]);
-        let runs = runs.iter().take_while(|run| run.position < end);
+        let runs = index.runs(self.next..self.next.saturating_add(PLACES_A_CALL_MAX));
         let mut looked_at = 0;
-        for run in runs.take(PLACES_A_CALL_MAX) {
+        for run in runs.take_while(|run| run.position < end) {
             looked_at += 1;
             if self.is_wanted(run.topic, wants) {
                 self.add(run.at, run.end, run.position);
@@ -329,7 +328,7 @@ impl Log {
         let place = reader.place.filter(|(of, _)| *of == segment);
         let from = place.map_or(commit, |(_, at)| at);
         let next = match self.segments.memory_index(segment) {
-            Some(index) => index.runs.partition_point(|run| run.at < commit),
+            Some(index) => index.runs_before_byte(commit),
             None => 0,
         };
         let end = sealed.map_or(end, |sealed| sealed.end_position.min(end));

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use codec::header::BatchHeader;
 use codec::ids::{Partition, Position, Timestamp, TopicId};
 
-use super::harness::small_options;
+use super::harness::{Bench, DIR, small_options};
 use crate::blocking_disk::BlockingDisk;
 use crate::folder::{self, OpenError};
 use crate::inspect::{Verdict, inspect_file};
 use crate::log::Log;
 use crate::reader::{ReadStep, Reader};
+use crate::segment::segment_path;
 use crate::storage::file::FileStorage;
+use crate::storage::{OpenMode, Storage};
 
 const BATCHES: u32 = 40;
 
@@ -148,4 +150,55 @@ fn a_fresh_folder_is_like_the_released_one() {
         "same input, same bytes, for ever"
     );
     assert!(fresh[used..].iter().all(|byte| *byte == 0), "only prepared zeros follow");
+}
+
+/// Prepared room behind the last commit is what every stop leaves. Called a tail that was cut, it would make an operator
+/// look for a crash after each clean start, and hide the one that follows a real one.
+#[test]
+fn a_shutdown_leaves_no_tail_to_cut() {
+    for batches in [0, 1, 40, 400] {
+        let mut bench = Bench::new(11, small_options());
+        while bench.sent.len() < batches {
+            if bench.append(4_000).is_err() {
+                bench.settle();
+            }
+        }
+        bench.settle();
+        bench.log.begin_shutdown(Timestamp(bench.now));
+        bench.settle();
+        assert!(bench.log.is_shut_down(), "a clean end is reached");
+        bench.kill();
+        assert_eq!(bench.reports[0].cut, None, "{batches} batches");
+        bench.verify();
+    }
+}
+
+/// A commit that was begun and is not whole is the one thing that the word stands for: torn within its last batch, or gone
+/// with one behind it that is there.
+#[test]
+fn a_commit_that_was_begun_is_a_tail_that_was_cut() {
+    for zeroed in [1, 4] {
+        let mut bench = Bench::new(5, small_options());
+        bench.append(4_000).unwrap();
+        bench.settle();
+        let (end, active) = (bench.log.positions().end(), bench.log.segments.active.as_ref());
+        let (number, torn) = active.map(|active| (active.number, active.tail)).unwrap();
+        // Two commits of four blocks on their way together, so that neither knows of the other's end.
+        for _ in 0..2 {
+            bench.append_this("t/torn", Partition(0), 1, vec![7; 13_000]).unwrap();
+            bench.run();
+        }
+        while bench.complete() {}
+        bench.disk.kill();
+        let path = segment_path(&Path::new(DIR).join("gen-000001/log-000"), number);
+        let file = bench.storage.open(&path, OpenMode::ReadWrite, false).unwrap();
+        let at = torn + 4096 * (4 - zeroed);
+        bench.storage.write_at(file, at, &vec![0; 4096 * zeroed as usize]).unwrap();
+        bench.storage.close(file);
+        bench.reopen();
+        let report = &bench.reports[0];
+        assert!(report.end == end && report.damage.is_empty(), "{zeroed} blocks: {report:?}");
+        let cut = report.cut.expect("a tail was cut");
+        assert!(cut.0 == number && (torn..=at).contains(&cut.1), "{zeroed} blocks: {report:?}");
+    }
 }

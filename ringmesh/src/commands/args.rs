@@ -13,6 +13,7 @@ use super::configuration::ConfigurationArgs;
 use super::context::ContextArgs;
 use super::dead_letter::{DeadLetterCommand, PolicyArgs};
 use super::doctor::DoctorArgs;
+use super::parking::ParkingCommand;
 use super::shell::{CompletionsArgs, ManArgs};
 use super::top::TopArgs;
 use super::topic_deletion::DeleteTopicArgs;
@@ -58,6 +59,9 @@ pub enum Command {
     /// Look at events that a group could not be given, give them again, throw them away
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
+    /// Look at events that wait long before their group is given them again
+    #[command(subcommand)]
+    Parking(ParkingCommand),
     /// How far each subscription is behind
     Lag(ListArgs),
     /// Watch a server: rates, latencies, shards, subscriptions

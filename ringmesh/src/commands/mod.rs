@@ -19,6 +19,7 @@ pub mod format;
 pub mod inspect;
 pub mod nouns;
 pub mod output;
+pub mod parking;
 pub mod progress;
 pub mod publish;
 pub mod serve;
@@ -53,6 +54,7 @@ pub fn run() -> ExitCode {
         Command::Topic(command) => nouns::topic(&command),
         Command::Subscription(command) => nouns::subscription(&command),
         Command::DeadLetter(command) => dead_letter::run(&command),
+        Command::Parking(command) => parking::run(&command),
         Command::Lag(arguments) => nouns::lag(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Check(arguments) => return check::run(&arguments),

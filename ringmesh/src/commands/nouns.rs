@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use routing::internal_topics::parking_topic;
 use serde_json::{Value, json};
 
 use super::admin::{AdminPort, encoded};
@@ -234,10 +233,10 @@ fn parked(subscription: &Value) -> String {
     if *events == 0 {
         return String::new();
     }
-    let topic = parking_topic(&cell(&subscription["name"]));
+    let name = cell(&subscription["name"]);
     format!(
         ", {events} of them are parked and block {keys} keys\n\
-         parked events, a line for each time: ringmesh subscribe '{topic}' --from earliest --until-end"
+         parked events: ringmesh parking browse {name}"
     )
 }
 

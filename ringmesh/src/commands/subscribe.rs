@@ -62,6 +62,18 @@ async fn receive(
     result
 }
 
+/// On standard error, as all that is not an event: who prints what is kept must know that it is not all.
+fn tell_gap(events: Option<u64>) {
+    let what = match events {
+        Some(1) => "1 event is".to_owned(),
+        Some(events) => format!("{events} events are"),
+        None => "some events are, nobody knows how many,".to_owned(),
+    };
+    eprintln!(
+        "{what} gone before the subscription came to them: retention, a deletion or damage took them"
+    );
+}
+
 fn wish(arguments: &SubscribeArgs, credit: u32) -> SubscribeOptions {
     let mut wish = SubscribeOptions::new(arguments.filter.clone()).credit(credit);
     wish.group.clone_from(&arguments.group);
@@ -122,6 +134,10 @@ impl Receiving<'_> {
                 Some(Received::Delivery(delivery)) => delivery,
                 // Deliveries come in order, so everything before this is printed.
                 Some(Received::CaughtUp) if self.arguments.until_end => return Ok(()),
+                Some(Received::Gap { events }) => {
+                    tell_gap(events);
+                    continue;
+                }
                 Some(_) => continue,
                 None => return Ok(()),
             };

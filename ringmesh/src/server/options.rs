@@ -111,6 +111,8 @@ pub(super) fn runtime(
             Idle::Park => RuntimeIdle::Park,
             Idle::Spin => RuntimeIdle::Spin,
         },
+        // The binary's allocator. Where it is another one, as in a test that starts a server in its own process, this does nothing.
+        collect: Some(libmimalloc_sys::mi_collect),
         connections_max: Some(memory.connections_max),
         slow_peer_timeout: config.native.slow_peer_timeout,
         drain_timeout: config.server.drain_timeout,

@@ -16,7 +16,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let wish = SubscribeOptions::new(filter).start(Start::Earliest);
     let mut subscription = client.subscribe(wish).await?;
     // A program that goes on for ever asks for next() instead, which tells of deliveries alone.
-    while let Some(Received::Delivery(delivery)) = subscription.receive().await? {
+    while let Some(received) = subscription.receive().await? {
+        let delivery = match received {
+            Received::Delivery(delivery) => delivery,
+            Received::CaughtUp => break,
+            // Events are gone: retention took them before they could be delivered.
+            other => {
+                eprintln!("{other:?}");
+                continue;
+            }
+        };
         for (offset, event) in delivery.events() {
             let kind = event.text(&Key::Type).unwrap_or("event");
             let data = String::from_utf8_lossy(event.data());

@@ -147,6 +147,12 @@ pub enum Received {
     /// All that had been acknowledged when the subscription was answered has been delivered, to this member or to
     /// others of its group. Said again after a reconnect.
     CaughtUp,
+    /// Events that the subscription wanted are gone before it came to them: retention took them, or a deletion, or damage
+    /// to a disk. Each member of a group is told, before what stands behind them.
+    Gap {
+        /// How many, or at least so many as were counted; `None` if nobody knows.
+        events: Option<u64>,
+    },
 }
 
 impl Subscription {
@@ -158,14 +164,14 @@ impl Subscription {
         loop {
             match self.receive().await? {
                 Some(Received::Delivery(delivery)) => return Ok(Some(*delivery)),
-                Some(Received::CaughtUp) => {}
+                Some(Received::CaughtUp | Received::Gap { .. }) => {}
                 None => return Ok(None),
             }
         }
     }
 
-    /// The next delivery, or the news that all that was there at the start has been delivered; `None` when the client
-    /// has been closed.
+    /// The next delivery, or the news that all that was there at the start has been delivered or that events are gone;
+    /// `None` when the client has been closed.
     ///
     /// # Errors
     /// As for [`Subscription::next`].

@@ -94,6 +94,11 @@ impl Incoming {
                     let _ = subscribed.deliveries.send(Ok(Received::CaughtUp));
                 }
             }
+            Frame::Gap { events } => {
+                if let Some(subscribed) = state.subscriptions.get(&request) {
+                    let _ = subscribed.deliveries.send(Ok(Received::Gap { events: *events }));
+                }
+            }
             Frame::Ping(echo) => {
                 frame::encode_plain(Kind::Pong, request, echo, &mut self.pongs);
             }

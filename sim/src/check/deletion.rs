@@ -1,9 +1,12 @@
 //! A deleted topic stays deleted: once its deletion was answered, nothing that stood of it then is delivered but what was
 //! on its way, and no recovery finds it. Until then an event of it may be there or not.
 
+use std::collections::BTreeMap;
+
 use codec::ids::{Offset, Partition};
 use log::disk::LogKey;
 use log::log::Log;
+use routing::topic::TopicName;
 
 use super::order::MAIL_US_MAX;
 use super::retention::is_below;
@@ -13,24 +16,66 @@ use crate::ledger::{BatchId, Checked, Fate, Ledger, Place, violated};
 const CHECK: &str = "deleted stays deleted";
 
 /// A partition of a topic (by its index in the run) in a log, and the first offset that its deletion left.
-pub type End = ((LogKey, usize, Partition), Offset);
+type End = ((LogKey, usize, Partition), Offset);
 
-/// A shard has deleted a topic from these logs: what stands of it there may be gone from now on. Returns where it ended,
-/// and how many events are gone.
+/// Where a topic ends in each of these logs: the offsets that come next.
+pub fn standing<'a>(
+    logs: impl Iterator<Item = &'a Log>,
+    topic: &TopicName,
+    index: usize,
+) -> BTreeMap<(LogKey, usize, Partition), Offset> {
+    let mut ends = BTreeMap::new();
+    for log in logs {
+        let Some(id) = log.topic_id(topic.as_str()) else { continue };
+        let places = log.partitions(id);
+        ends.extend(places.map(|place| ((log.key(), index, place.partition), place.next)));
+    }
+    ends
+}
+
+/// A deletion is over, whether it was answered or finished by a start: nothing of what stood may be kept by any log.
+///
+/// # Errors
+/// Something is.
+pub fn check_whole<'a>(
+    ledger: &Ledger,
+    logs: impl Iterator<Item = &'a Log>,
+    ends: &BTreeMap<(LogKey, usize, Partition), Offset>,
+) -> Checked {
+    let logs: BTreeMap<LogKey, &Log> = logs.map(|log| (log.key(), log)).collect();
+    for ((key, topic, partition), end) in ends {
+        // One of an earlier generation of which nothing is left is gone.
+        let Some(log) = logs.get(key) else { continue };
+        let name = ledger.topics[*topic].as_str();
+        let Some(id) = log.topic_id(name).or_else(|| log.deleted_topic_id(name)) else {
+            violated!(CHECK, "{key} has forgotten {name}, and its offsets");
+        };
+        let start = log.logical_start(id, *partition);
+        if start < *end {
+            violated!(
+                CHECK,
+                "{key} keeps {name} {partition} from {start} on, to be deleted up to {end}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A shard has deleted a topic from these logs: what stands of it there may be gone from now on. Returns how many events
+/// are.
 pub fn note_begun<'a>(
     ledger: &mut Ledger,
     logs: impl Iterator<Item = &'a Log>,
     topic: usize,
-) -> (Vec<End>, u64) {
+) -> u64 {
     let name = ledger.topics[topic].clone();
-    let mut ends = Vec::new();
+    let mut ends: Vec<End> = Vec::new();
     for log in logs {
-        let Some(id) = log.deleted_topic_id(name.as_str()) else { continue };
-        let places = log.partitions(id).map(|place| {
-            assert_eq!(place.start, place.next, "nothing of it is kept");
-            ((log.key(), topic, place.partition), place.start)
-        });
-        ends.extend(places);
+        // Begun again in the same cycle, it has its name again.
+        let name = name.as_str();
+        let Some(id) = log.topic_id(name).or_else(|| log.deleted_topic_id(name)) else { continue };
+        let places = log.partitions(id);
+        ends.extend(places.map(|place| ((log.key(), topic, place.partition), place.start)));
     }
     for (key, end) in &ends {
         let first = ledger.first_offsets.entry(*key).or_default();
@@ -51,7 +96,7 @@ pub fn note_begun<'a>(
             (sent.is_expired, sent.is_deleted) = (true, true);
         }
     }
-    (ends, gone)
+    gone
 }
 
 /// Notes that a batch is gone, and whether a deletion has taken it, answered or not.
@@ -77,8 +122,12 @@ fn is_at(ends: &[End], place: &Place, topic: usize) -> bool {
     ends.iter().any(|(of, end)| *of == key && place.offset < *end)
 }
 
-/// An operator was told that a topic is deleted.
-pub fn note_told(ledger: &mut Ledger, ends: Vec<End>, now_us: u64) {
+/// A topic is deleted from every log, and whoever asked for it may have been told.
+pub fn note_told(
+    ledger: &mut Ledger,
+    ends: BTreeMap<(LogKey, usize, Partition), Offset>,
+    now_us: u64,
+) {
     for (key, end) in ends {
         ledger.deleted.insert(key, (end, Some(now_us)));
     }

@@ -1,10 +1,14 @@
 //! Retention takes only what is below the start of its log, or of its topic there, and nothing that the topic keeps longer;
 //! and whoever had still to get it is told of the gap.
 
+use std::collections::BTreeSet;
+
+use log::disk::LogKey;
 use log::log::Log;
 use routing::subscription::Start;
 
 use super::deletion;
+use crate::audit::Audit;
 use crate::faults::{Fault, Tally};
 use crate::ledger::{
     BatchId, Checked, Fate, GroupBook, Ledger, Place, Sent, Violation, all_events, violated,
@@ -56,6 +60,20 @@ pub fn note_gone(ledger: &mut Ledger, log: &Log, plan: &Plan, tally: &mut Tally)
         }
     }
     Ok(())
+}
+
+/// A kill has come between the removal of a log's oldest segment and the log's knowing so: after it the log starts later, but
+/// first offsets are those of before. Which batches stood there that no subscriber had seen nobody can tell but by their
+/// absence.
+pub fn note_freed_unseen(ledger: &mut Ledger, log: LogKey, audit: &Audit) {
+    let found: BTreeSet<BatchId> = audit.found.iter().map(|found| found.id).collect();
+    for index in 0..ledger.sent.len() {
+        let (id, sent) = (BatchId(index as u32), &ledger.sent[index]);
+        let is_of_log = matches!(sent.fate, Fate::Acknowledged { log: of, .. } if of == log);
+        if is_of_log && !ledger.places.contains_key(&id) && !found.contains(&id) {
+            deletion::note_gone(ledger, id);
+        }
+    }
 }
 
 /// What goes must be older than its topic's own retention says, if that is all that it says.

@@ -10,6 +10,7 @@ use crate::group::flight::{Dying, Fate, Flight, Idle, Parked};
 use crate::group::keys::{KeyHash, own_key};
 use crate::group::members::Members;
 use crate::group::rules::Rules;
+use crate::letter::Waiting;
 use crate::options::FLIGHTS_MAX;
 use crate::selection::Bitmap;
 
@@ -49,6 +50,25 @@ impl GroupLog {
     #[must_use]
     pub fn parked_unsettled(&self) -> Vec<(Position, Position)> {
         runs_of(self.flights.parked())
+    }
+
+    /// How an event of a batch of copies waits; none: it is owed no more, or is no parked event.
+    #[must_use]
+    pub fn waits(&self, base: Position, index: u32, mono_us: u64) -> Option<Waiting> {
+        let flight = self.flights.get(base)?;
+        let Parked { key, place } = *flight.parked.as_ref()?.get(index as usize)?;
+        let Some(idle) = flight.idle.iter().find(|idle| idle.events.contains(index)) else {
+            let is_sent = flight.pieces().any(|piece| piece.events.contains(index));
+            let leaves = flight.dying.iter().any(|dying| dying.events.contains(index));
+            return (is_sent || leaves).then_some(Waiting::InFlight);
+        };
+        Some(if self.keys.is_behind_parked(key, place) {
+            Waiting::BehindKey
+        } else if idle.not_before_us > mono_us {
+            Waiting::Delayed
+        } else {
+            Waiting::Due
+        })
     }
 
     /// Events of a batch were handed back for so long.

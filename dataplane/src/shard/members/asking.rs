@@ -23,7 +23,7 @@ use crate::shard::sessions::Wanted;
 #[derive(Debug, Default)]
 pub struct Asking {
     /// Requests that wait for room in its queue, in order.
-    pub(super) requests: VecDeque<ControlRequest>,
+    pub(in crate::shard) requests: VecDeque<ControlRequest>,
     /// Subscribes that wait for its answer: until when. After an outage a hundred thousand wait at once, so each is found
     /// without a look at the others.
     waiting: BTreeMap<(SessionKey, u64), u64>,
@@ -361,8 +361,11 @@ impl Shard {
             ControlRequest::Unsubscribe { session, request, .. } => {
                 self.on_unsubscribed(*session, *request, Err(Code::Unavailable.into()));
             }
-            // Whoever restarts the control plane restarts the process, and ephemeral subscriptions end with it.
-            ControlRequest::EndClient { .. } | ControlRequest::Adopted { .. } => {}
+            // Whoever restarts the control plane restarts the process, and ephemeral subscriptions end with it; a deletion is
+            // finished then.
+            ControlRequest::EndClient { .. }
+            | ControlRequest::Adopted { .. }
+            | ControlRequest::TopicDeleted { .. } => {}
         }
     }
 }

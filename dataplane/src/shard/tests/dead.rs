@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use routing::delivery_policy::DeliveryPolicy;
 
 use super::*;
-use crate::letter::{LetterAct, LetterFilter, LetterOrder, LetterPage};
+use crate::letter::{LetterAct, LetterFilter, LetterKind, LetterOrder, LetterPage};
 
 impl Node {
     pub(super) fn say(
@@ -45,7 +45,8 @@ impl Node {
             let sender = sender.clone();
             let filter = LetterFilter::default();
             let (group, act) = (group.into(), act.clone());
-            let order = LetterOrder { group, act, filter, from: None, count: 1_000 };
+            let kind = LetterKind::Dead;
+            let order = LetterOrder { group, kind, act, filter, from: None, count: 1_000 };
             shard.begin_letters(order, Box::new(move |page| sender.send(page).unwrap()));
         }
         self.run(200);

@@ -2,19 +2,28 @@
 
 use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
+use crate::control::{LogName, TopicOrder};
+use crate::shard::deletion::name_of;
+
 use super::parked::{DELAY_MS, parked_one};
 use super::*;
 
+/// The control plane orders a shard to delete a topic, from these logs or all.
+fn order(node: &mut Node, shard: usize, number: u64, topic: &str, logs: Option<Vec<LogName>>) {
+    let order = TopicOrder { number, topic: topic.into(), logs };
+    let mail = Mail::Control(ControlReply::DeleteTopic(Arc::new(order)));
+    node.shards[shard].1.inbox.push_back(mail);
+}
+
 /// Deletes a topic on every shard and waits until that is durable; how many events went.
 fn delete(node: &mut Node, topic: &str) -> u64 {
-    let begun: Vec<_> =
-        node.shards.iter_mut().map(|(shard, _)| shard.begin_deletion(topic).unwrap()).collect();
+    (0..node.shards.len()).for_each(|shard| order(node, shard, 1, topic, None));
     for _ in 0..40 {
-        let done = node.shards.iter().zip(&begun).map(|((shard, _), of)| shard.deletion_step(of));
-        if let Some(events) = done.collect::<Option<Vec<_>>>() {
-            return events.into_iter().map(Result::unwrap).sum();
-        }
         node.run(5);
+        if node.deleted.len() == node.shards.len() {
+            let told = std::mem::take(&mut node.deleted).into_iter();
+            return told.map(|(_, _, result)| result.unwrap()).sum();
+        }
     }
     panic!("a deletion is not durable in 200 ms");
 }
@@ -108,6 +117,37 @@ fn a_parked_event_goes_with_its_topic() {
     assert_eq!(sum(&node, |shard| shard.stats().lost_events), 1, "the group is told");
 }
 
+/// Rejected events of a batch whose topic is deleted before their letters are written: the search for them must end where
+/// they are gone, or it reads the disk for ever, the group owes them for ever, and no member hears that it has caught up.
+#[test]
+fn what_was_to_be_a_dead_letter_goes_with_its_topic() {
+    let log = LogOptions { segment_bytes: 1 << 20, cache_bytes: 0, ..LogOptions::default() };
+    let mut node = Node::open_with(&SimStorage::new(), 1, &[], &log);
+    let writer = node.session(0, "writer");
+    let reader = join(&mut node, "reader", 100);
+    // More than one read gets, so that the reader has passed it when it waits for what stands behind it.
+    for (topic, bytes) in [("gone", 300 << 10), ("stays", 10)] {
+        let mut builder = BatchBuilder::new(&mut []).unwrap();
+        builder.push(&mut [], DataKind::Text, &vec![b'x'; bytes]).unwrap();
+        let bytes = builder.finish(TopicId(1), codec::ids::Partition(3));
+        let batch = Batch::parse(&bytes, HeaderSeed::WIRE).unwrap();
+        let admitted = node.shards[0].0.publish(writer, 1, &topic.into(), &batch).unwrap();
+        assert_eq!(admitted, Admission::Taken);
+        node.run(60);
+    }
+    let got = node.deliveries(0, reader);
+    node.say(0, reader, &got[0], Verdict::Reject);
+    node.ack(0, reader, &got[1]);
+    assert_eq!(delete(&mut node, "gone"), 1);
+    node.run(200);
+    assert_eq!(sum(&node, |shard| shard.held().flights as u64), 0, "nothing is owed");
+    assert_eq!(sum(&node, |shard| shard.stats().lost_events), 1, "the group is told");
+    assert_eq!(node.count_letters("all"), 0);
+    let late = join(&mut node, "late", 1);
+    let heard = node.events(0, late);
+    assert!(heard.iter().any(|event| matches!(event, SessionEvent::CaughtUp { .. })), "{heard:?}");
+}
+
 /// Where topics may not be begun, a deleted one must not come back by a late publisher.
 #[test]
 fn a_deleted_topic_is_begun_only_where_that_is_allowed() {
@@ -175,15 +215,37 @@ fn a_second_order_waits_for_the_first() {
     node.publish(0, writer, "t", &["a"]);
     node.run(40);
     node.shards[0].1.is_stuck = true;
-    let first = node.shards[0].0.begin_deletion("t").unwrap();
+    order(&mut node, 0, 1, "t", None);
     node.run(20);
-    let second = node.shards[0].0.begin_deletion("t").unwrap();
-    let answers = |node: &Node| {
-        let shard = &node.shards[0].0;
-        [&first, &second].map(|of| shard.deletion_step(of).map(Result::unwrap))
-    };
-    assert_eq!(answers(&node), [None, None]);
+    order(&mut node, 0, 2, "t", None);
+    node.run(20);
+    assert_eq!(node.deleted, []);
     node.shards[0].1.is_stuck = false;
+    node.run(150);
+    assert_eq!(node.deleted, [(0, 1, Ok(1)), (0, 2, Ok(0))]);
+}
+
+/// What a start finishes must be finished where it was not, and take nothing that was published elsewhere since; and a
+/// shard that can take no order must say which logs keep the topic, or nobody ever asks again.
+#[test]
+fn an_order_is_finished_in_the_logs_that_are_left() {
+    let mut node = Node::open(&SimStorage::new(), 2, &[]);
+    let writer = node.session(0, "writer");
+    node.publish(0, writer, "t", &KEYS);
     node.run(40);
-    assert_eq!(answers(&node), [Some(1), Some(0)]);
+    let kept = |node: &Node, shard: usize| node.shards[shard].0.report_topic("t").is_some();
+    assert!(kept(&node, 0) && kept(&node, 1));
+    let left = node.shards[1].0.logs().map(name_of).collect::<Vec<_>>();
+    (0..2).for_each(|shard| order(&mut node, shard, 1, "t", Some(left.clone())));
+    node.run(150);
+    assert!(kept(&node, 0) && !kept(&node, 1), "only the logs that are named");
+    assert!(matches!(node.deleted[..], [(_, 1, Ok(_)), (_, 1, Ok(_))]), "{:?}", node.deleted);
+    node.deleted.clear();
+    node.shards[0].0.begin_drain();
+    order(&mut node, 0, 2, "t", None);
+    node.run(20);
+    let names = node.shards[0].0.logs().map(name_of).collect::<Vec<_>>();
+    let refused = LogsLeft { logs: names, refusal: Code::ShuttingDown.into() };
+    assert_eq!(node.deleted, [(0, 2, Err(refused))]);
+    assert!(kept(&node, 0), "what is refused changes nothing");
 }

@@ -1,13 +1,14 @@
 //! Events that wait for long: copied to their group's parked events, over restarts, in the order of their key.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
 
 use routing::delivery_policy::DeliveryPolicy;
 
 use super::*;
 use crate::group::group_log::parking::PARKED_KEYS_MAX;
 use crate::inquiry::PlaceReport;
-use crate::letter::LetterAct;
+use crate::letter::{LetterAct, LetterFilter, LetterKind, LetterOrder};
 
 pub(super) const DELAY_MS: u64 = 60_000;
 
@@ -32,6 +33,35 @@ impl Node {
         let mut reports = Vec::new();
         assert_eq!(self.shards[shard].0.report_groups(&[GroupId(1)], 0, &mut reports), None);
         *reports[0].places.last().expect("the active log")
+    }
+
+    /// What is parked on the first shard now, page by page: each event, and how it waits.
+    fn parked_now(&mut self) -> Vec<String> {
+        let (mut told, mut from) = (Vec::new(), None);
+        loop {
+            let (sender, page) = mpsc::channel();
+            let filter = LetterFilter::default();
+            let (kind, act) = (LetterKind::Parked, LetterAct::Browse);
+            let order = LetterOrder { group: "g".into(), kind, act, filter, from, count: 300 };
+            let answer = Box::new(move |page| sender.send(page).unwrap());
+            self.shards[0].0.begin_letters(order, answer);
+            self.run(40);
+            let page = page.try_recv().expect("every order is answered");
+            assert_eq!(page.stopped, None);
+            for batch in &page.batches {
+                assert_eq!(batch.events.len() as usize, batch.waiting.len(), "each is told why");
+                let body = Body::checked_before(&batch.body, batch.count).unwrap();
+                for (index, waiting) in batch.events.iter().zip(&batch.waiting) {
+                    let event = body.event(index).unwrap();
+                    let text = std::str::from_utf8(event.data()).unwrap();
+                    told.push(format!("{text} {}", waiting.word()));
+                }
+            }
+            from = page.next;
+            if from.is_none() {
+                return told;
+            }
+        }
     }
 
     fn known(&self) -> Vec<Arc<Subscription>> {
@@ -156,6 +186,52 @@ fn a_wait_goes_on_after_a_restart() {
     assert!(node.subscribe(0, member, Some("g"), "fleet/#", None).is_empty());
     node.pass(DELAY_MS);
     assert!(drain(&mut node, member).is_empty(), "nothing comes again");
+}
+
+/// The topic keeps every wait there was: who asks what waits now must be told of each event once, with its newest wait, also
+/// after a restart, and of none that is over.
+#[test]
+fn only_what_still_waits_is_told() {
+    let storage = SimStorage::new();
+    let (mut node, member, publisher, _) = parked_one(&storage);
+    assert_eq!(node.parked_now(), ["a 0 delayed"]);
+    // So many of its key wait behind it that they are parked, too.
+    for _ in 0..40 {
+        node.publish(0, publisher, "fleet/1", &["a"; 60]);
+        node.run(110);
+        node.events(0, publisher);
+    }
+    node.run(300);
+    let told = node.parked_now();
+    assert_eq!(told[0], "a 0 delayed");
+    let is_behind = |text: &String| text.ends_with(" behind_key");
+    assert!(told.len() > 900 && told[1..].iter().all(is_behind), "{:?}", &told[..3]);
+    assert_eq!(told.len() as u64, node.report(0).parked, "as many as are counted");
+    node.pass(DELAY_MS);
+    let first = node.deliveries(0, member);
+    assert_eq!(texts(&first), ["a 0"]);
+    assert_eq!(node.parked_now()[0], "a 0 in_flight");
+    node.say(0, member, &first[0], Verdict::Retry);
+    node.run(400);
+    assert_eq!(node.parked_now().iter().filter(|text| text.starts_with("a 0 d")).count(), 1);
+    let (known, now) = (node.known(), node.now);
+    drop(node);
+
+    let mut node = Node::open(&storage, 1, &known);
+    node.set_policy("g", slow());
+    node.now.wall = now.wall;
+    let member = node.session(0, "member");
+    node.subscribe(0, member, Some("g"), "fleet/#", None);
+    node.run(400);
+    assert_eq!(node.parked_now().iter().filter(|text| text.starts_with("a 0 d")).count(), 1);
+    node.pass(DELAY_MS);
+    for _ in 0..8_000 {
+        node.run(1);
+        for delivery in node.deliveries(0, member) {
+            node.ack(0, member, &delivery);
+        }
+    }
+    assert_eq!((node.report(0).parked, node.parked_now()), (0, Vec::new()), "all waits are over");
 }
 
 /// A kill between the copy and the cursor that settles its original: the event may come twice, and none is missing or
