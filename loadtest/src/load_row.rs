@@ -167,6 +167,9 @@ fn tell(tally: &Tally, load: &Load, row: &mut Row) {
     }
     if tally.unanswered() > 0 {
         row.notes.push(format!("{} batches were never answered", tally.unanswered()));
+    } else if load.publishers > 0 && events == 0 && tally.refused_batches == 0 {
+        // A disk that others keep busy may stand still for longer than a short run.
+        row.notes.push(format!("disturbed: all answers came after the {seconds} s that count"));
     }
     if tally.refused_batches > 0 {
         let first = tally.first_refusal.as_deref().unwrap_or_default();
