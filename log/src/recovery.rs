@@ -4,34 +4,36 @@
 //! at or behind P, was durable, the bytes were whole once: damage. It is reported beside the segment, the segment is
 //! kept, and the walk goes on behind it. Else nobody was ever told of what is behind P: a torn tail, which is cut.
 
+mod replay;
+mod walking;
+
 use std::io;
 use std::path::Path;
 
 use codec::error::DecodeError;
-use codec::header::{BatchHeader, ContentKind};
-use codec::ids::{Epoch, Partition, Position, Timestamp, TopicId};
+use codec::ids::{Epoch, Position};
+
+use replay::Replay;
+pub(crate) use replay::merge_topics;
+pub(crate) use walking::walk_through;
 
 use crate::aligned::{AlignedBuf, BLOCK_BYTES, block_ceil};
 use crate::checkpoint::{
     CHECKPOINT_VERSION, Checkpoint, CheckpointStart, Checkpointer, checkpoint_path,
 };
 use crate::chores::{ChoreOutcome, PrepareTask, is_quarantined, remove_if_there};
-use crate::control::Record;
-use crate::cursor::Cursors;
 use crate::disk::LogKey;
 use crate::folder::OpenError;
 use crate::log::{Log, LogParts};
 use crate::options::{LogOptions, PREPARE_AT_OPEN_BYTES};
 use crate::positions::LogPositions;
-use crate::publishers::Publishers;
-use crate::scan::{Expected, SegmentScan, Stop, Tail, Visit};
+use crate::scan::Expected;
 use crate::segment::{
     FORMAT_VERSION, HeaderError, SegmentHeader, damage_path, index_path, segment_number,
     segment_path,
 };
 use crate::segments::{Prepared, Sealed, SegmentIndex, Segments};
 use crate::storage::{FileId, OpenMode, Storage, read_blocks};
-use crate::topics::Topics;
 
 const FIRST_COMMIT_AT: u64 = BLOCK_BYTES as u64;
 
@@ -86,87 +88,6 @@ pub(crate) struct RecoveryTask<'a> {
     pub(crate) sealed: bool,
 }
 
-/// Walks all commits of `at..end`, past bad ones, for an index.
-pub(crate) fn walk_through(
-    scan: &mut SegmentScan<'_>,
-    mut at: u64,
-    end: Option<u64>,
-    mut expected: Expected,
-    visit: &mut Visit<'_>,
-) -> io::Result<()> {
-    while let Stop::Bad { at: bad, .. } = scan.walk(at, end, &mut expected, visit)? {
-        let Some((next, head)) = scan.next_head(bad + 1, expected.commit)? else { return Ok(()) };
-        if end.is_some_and(|end| end <= next) {
-            return Ok(());
-        }
-        assert!(next > at, "the walk moves forward");
-        at = next;
-        expected = head.as_expected();
-    }
-    Ok(())
-}
-
-struct Replay {
-    topics: Topics,
-    cursors: Cursors,
-    publishers: Publishers,
-    last_time: Timestamp,
-    bytes_read: u64,
-}
-
-impl Replay {
-    fn visit(&mut self, header: &BatchHeader, body: &[u8]) {
-        self.last_time = self.last_time.max(header.append_time);
-        if header.content == ContentKind::Events {
-            self.place_holders_up_to(header.topic.0);
-            let end = header.base_offset.plus(u64::from(header.count));
-            let mut is_kept = false;
-            if let Some(state) = self.topics.partition_mut(header.topic, header.partition) {
-                state.next = state.next.max(end);
-                is_kept = state.start < end;
-            }
-            if is_kept && self.topics.deleted_len() > 0 {
-                self.topics.revive(header.topic);
-            }
-            self.publishers.recovered(header);
-            return;
-        }
-        let mut rest = body;
-        while let Ok(record) = Record::decode(&mut rest) {
-            match record {
-                Record::Commit(_) => {}
-                Record::Topic { id, name } => {
-                    self.place_holders_up_to(id.0.saturating_sub(1));
-                    if self.topics.known_id(&name).is_none() && id.0 == self.topics.len() + 1 {
-                        self.topics.add(name);
-                    }
-                }
-                Record::Cursor { group, cursor } => self.cursors.recovered(group, Some(cursor)),
-                Record::CursorRemoved { group } => self.cursors.recovered(group, None),
-                Record::TopicDeleted { id, end, ends } => {
-                    self.place_holders_up_to(id.0);
-                    self.topics.deletion_found(id, &ends);
-                    self.topics.deleted_before(end);
-                }
-            }
-        }
-    }
-
-    /// Ids are dense. The record of a topic may have been in damaged bytes: its events are kept under a made-up name.
-    fn place_holders_up_to(&mut self, id: u32) {
-        let known = id.min(codec::limits::TOPICS_MAX);
-        while self.topics.len() < known {
-            let mut name = format!("$damaged/topic-{}", self.topics.len() + 1);
-            // Taken if this log carries on older ones that made up the same name.
-            while self.topics.known_id(&name).is_some() {
-                name.push('+');
-            }
-            self.topics.add(name.into());
-        }
-        assert!(self.topics.len() >= known, "every event that is kept has a topic");
-    }
-}
-
 /// What the newest checkpoint says, or nothing.
 struct Base {
     sequence: u64,
@@ -199,7 +120,7 @@ impl RecoveryTask<'_> {
         let (log, epoch) = (self.key, base.epoch);
         let mut progress = Progress {
             expected,
-            replay: Replay { topics, cursors, publishers, last_time: Timestamp(0), bytes_read: 0 },
+            replay: Replay::new(topics, cursors, publishers),
             report: RecoveryReport {
                 log,
                 epoch,
@@ -465,98 +386,7 @@ fn base_of(checkpoint: &Option<Checkpoint>, opened: &[Opened]) -> Base {
     }
 }
 
-struct Walked {
-    base: Position,
-    end_bytes: u64,
-    is_last: bool,
-}
-
 impl RecoveryTask<'_> {
-    /// Replays one segment from byte `from` on.
-    fn walk_segment(
-        &self,
-        opened: &[Opened],
-        index: usize,
-        from: u64,
-        progress: &mut Progress,
-    ) -> Result<Walked, OpenError> {
-        let Progress { expected, replay, report, .. } = progress;
-        let one = &opened[index];
-        let next = opened[index + 1..].iter().find_map(|later| later.header);
-        let next = next.filter(|next| next.previous == one.number);
-        let end = next.map(|next| next.previous_end_bytes);
-        let base = one.header.map_or(expected.position, |header| header.base_position);
-        let mut scan = SegmentScan::new(self.storage, one.file, self.key, one.number)?;
-        if let Some(header) = one.header {
-            expected.epoch = header.epoch;
-        } else if let Some((_, head)) = scan.next_head(from, expected.commit)? {
-            expected.epoch = head.header.epoch;
-        }
-        let mut at = from;
-        loop {
-            let stop = scan.walk(at, end, expected, &mut |header, _, body| {
-                replay.visit(header, body);
-            })?;
-            let Stop::Bad { at: bad, why } = stop else {
-                replay.bytes_read += scan.bytes_read;
-                let end_bytes = end.unwrap_or(bad_end(from));
-                return Ok(Walked { base, end_bytes, is_last: false });
-            };
-            let durable_next = next.is_some_and(|next| next.epoch > expected.epoch);
-            let tail = match durable_next {
-                true => Tail::Durable,
-                false => self.tail(opened, index, bad, end, expected)?,
-            };
-            if tail < Tail::Durable {
-                replay.bytes_read += scan.bytes_read;
-                // What was only prepared is no tail: a clean stop leaves it too.
-                report.cut = (tail == Tail::Begun).then_some((one.number, bad));
-                return Ok(Walked { base, end_bytes: bad, is_last: true });
-            }
-            let resume = scan.next_head(bad + 1, expected.commit)?;
-            let resume = resume.filter(|(next, _)| end.is_none_or(|end| *next < end));
-            let start = expected.position;
-            if let Some((next_at, head)) = resume {
-                assert!(bad < next_at, "a replay moves forward");
-                *expected = head.as_expected();
-                at = next_at;
-            } else if let Some(header) = opened[index + 1..].iter().find_map(|o| o.header) {
-                expected.position = header.base_position.max(start);
-            }
-            let (segment, end_position) = (one.number, expected.position);
-            report.damage.push(Damage { segment, at: bad, start, end: end_position, why });
-            if resume.is_none() {
-                replay.bytes_read += scan.bytes_read;
-                let end_bytes = end.unwrap_or(block_ceil(one.len));
-                return Ok(Walked { base, end_bytes, is_last: index + 1 == opened.len() });
-            }
-        }
-    }
-
-    /// What stands at `bad` and behind it, up to the end of the log.
-    fn tail(
-        &self,
-        opened: &[Opened],
-        index: usize,
-        bad: u64,
-        end: Option<u64>,
-        expected: &Expected,
-    ) -> io::Result<Tail> {
-        let mut tail = Tail::Nothing;
-        for (offset, one) in opened[index..].iter().enumerate() {
-            let mut scan = SegmentScan::new(self.storage, one.file, self.key, one.number)?;
-            let said = match offset {
-                0 => scan.tail(bad, end, expected)?,
-                _ => scan.heads_say(FIRST_COMMIT_AT, None, expected)?,
-            };
-            tail = tail.max(said);
-            if tail == Tail::Durable {
-                break;
-            }
-        }
-        Ok(tail)
-    }
-
     /// Makes the tail final: cut, without the segments behind it and without an empty last one. What was replayed is
     /// synced: a process that was killed may have written in more than one segment what no sync had reached.
     fn finish_tail(
@@ -656,11 +486,6 @@ impl RecoveryTask<'_> {
     }
 }
 
-fn bad_end(from: u64) -> u64 {
-    assert!(from >= FIRST_COMMIT_AT, "a walk without a known end stops at a bad byte");
-    from
-}
-
 /// A whole file, `None` if it is not there.
 pub(crate) fn read_file(storage: &dyn Storage, path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match storage.open(path, OpenMode::Read, false) {
@@ -686,80 +511,10 @@ fn read_open(storage: &dyn Storage, file: FileId) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Next offsets are carried to a new generation's logs under the same names.
-pub(crate) fn merge_topics(into: &mut Topics, from: &Topics) -> Vec<TopicId> {
-    let mut numbers = vec![TopicId(0); 1 + from.len() as usize];
-    for id in 1..=from.len() {
-        let id = TopicId(id);
-        let Some(name) = from.name(id) else { continue };
-        let known = into.known_id(name);
-        let Some(own) = known.or_else(|| into.add(std::sync::Arc::clone(name))) else {
-            continue;
-        };
-        numbers[id.0 as usize] = own;
-        let partitions: Vec<(Partition, _)> = from.partitions(id).collect();
-        for (partition, state) in partitions {
-            if let Some(merged) = into.partition_mut(own, partition) {
-                assert!(state.start <= state.next, "only what was appended expires");
-                merged.next = merged.next.max(state.next);
-                merged.start = merged.next;
-            }
-        }
-        // Deleted where all logs say so: it has begun again in those that it was published to since.
-        if !from.is_deleted(id) {
-            into.revive(own);
-        } else if known.is_none() {
-            into.delete(own);
-        }
-    }
-    numbers
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cursor::Cursor;
-
-    fn replay() -> Replay {
-        let (topics, cursors, publishers) = Default::default();
-        Replay { topics, cursors, publishers, last_time: Timestamp(0), bytes_read: 0 }
-    }
-
-    /// A log that carries on damaged older ones has topics with made-up names under other ids: to make one up again
-    /// must not keep the server from starting.
-    #[test]
-    fn made_up_names_do_not_collide() {
-        let mut replay = replay();
-        replay.topics.add("$damaged/topic-2".into());
-        replay.place_holders_up_to(3);
-        assert_eq!(replay.topics.len(), 3);
-    }
-
-    /// A change of the number of shards must not bring back a topic that was deleted, nor end one that has begun again in
-    /// one of the logs.
-    #[test]
-    fn a_new_generation_knows_what_is_deleted() {
-        let log = |deleted: &[&str]| {
-            let mut topics = Topics::new();
-            for name in ["gone", "back", "there"] {
-                let id = topics.add(name.into()).unwrap();
-                let state = topics.partition_mut(id, Partition(0)).unwrap();
-                (state.next, state.start) = (codec::ids::Offset(4), codec::ids::Offset(4));
-                if deleted.contains(&name) {
-                    topics.delete(id);
-                }
-            }
-            topics
-        };
-        let (one, other) = (log(&["gone", "back"]), log(&["gone"]));
-        for order in [[&one, &other], [&other, &one]] {
-            let mut merged = Topics::new();
-            order.iter().for_each(|from| drop(merge_topics(&mut merged, from)));
-            let known = ["gone", "back", "there"].map(|name| merged.id(name).is_some());
-            assert_eq!(known, [false, true, true]);
-            assert_eq!(merged.len(), 3);
-        }
-    }
 
     /// Positions that a cursor knows were given to events. Given away again after damage at the log's end, the group
     /// would take the new events for settled ones and never get them.
@@ -769,7 +524,9 @@ mod tests {
         let log = LogKey { generation: 1, log: 0 };
         let (end, damage) = (Position(0), Vec::new());
         let report = RecoveryReport { log, epoch: Epoch(2), end, cut: None, damage, bytes_read: 0 };
-        let mut progress = Progress { expected, replay: replay(), report, sealed: Vec::new() };
+        let (topics, cursors, publishers) = Default::default();
+        let replay = Replay::new(topics, cursors, publishers);
+        let mut progress = Progress { expected, replay, report, sealed: Vec::new() };
         progress.join_ends();
         assert_eq!((progress.report.end, progress.report.damage.len()), (Position(70), 0));
         let cursor = Cursor { next: Position(100), ..Cursor::default() };
