@@ -196,9 +196,10 @@ impl SealedIndex {
         &rows.runs[first..end]
     }
 
-    /// Append time of the last commit's first batch.
-    pub(crate) fn last_time(&self) -> Option<Timestamp> {
-        self.rows().commits.last().map(|commit| Timestamp(commit.time.to_native()))
+    /// Position of the last commit, and the append time of its first batch.
+    pub(crate) fn last_commit(&self) -> Option<(Position, Timestamp)> {
+        let last = self.rows().commits.last()?;
+        Some((Position(last.position.to_native()), Timestamp(last.time.to_native())))
     }
 
     /// The scale of [`SealedIndex::key_span`] for a segment of so many bytes.

@@ -2,9 +2,9 @@
 //! nothing any more that is to be kept.
 //!
 //! Sealed segments are looked at from the oldest on, a bounded number of keys (topic and partition) a run, by their mapped
-//! indexes. What a segment holds of a key expires as one: when the segment's last commit is older than the topic's age, or
-//! when the sealed segments behind it hold enough bytes of the key. So an event lives at least as long as its retention
-//! says, and goes with its segment.
+//! indexes. What a segment holds of a key expires as one: when all that was appended to the segment is older than the topic's
+//! age, or when the sealed segments behind it hold enough bytes of the key. So an event lives at least as long as its
+//! retention says, and goes with its segment.
 //!
 //! What a topic held that was deleted has expired in the same way; nobody else's events go for it.
 //!
@@ -277,8 +277,8 @@ impl Log {
         self.retention.walk = Some(walk);
     }
 
-    /// The segment that a walk is at, its index as far as it is there, and when its last commit was begun. None: the walk
-    /// is over for now.
+    /// The segment that a walk is at, its index as far as it is there, and when all its events had been appended. None: the
+    /// walk is over for now.
     fn segment_to_look_at(
         &mut self,
         walk: &mut Walk,
@@ -311,7 +311,7 @@ impl Log {
             match &sealed.index {
                 SegmentIndex::Mapped(index) => {
                     let index = Arc::clone(index);
-                    let last = index.last_time().unwrap_or(self.now);
+                    let last = self.appended_by(at, &index);
                     return Some((number, Some(index), last));
                 }
                 SegmentIndex::Unmapped => {
@@ -325,6 +325,21 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// When all events of a sealed segment, by its place in the chain, had been appended. An index tells when commits were
+    /// begun, and the last one may have waited for the disk and taken events for long; but what comes behind it was begun
+    /// later.
+    fn appended_by(&self, at: usize, index: &SealedIndex) -> Timestamp {
+        let Some((position, begun)) = index.last_commit() else { return self.now };
+        let (sealed, active) = (&self.segments.sealed[at], self.segments.active.as_ref());
+        if position == sealed.end_position {
+            // It holds no event.
+            return begun;
+        }
+        let later = self.segments.sealed.range(at + 1..).find_map(|later| later.first_time);
+        let later = later.or_else(|| active.and_then(|active| active.index.first_time()));
+        later.unwrap_or(self.active_at).max(begun)
     }
 
     /// When the next pass is due after one that has looked at every sealed segment. Deletions need no other once what

@@ -184,3 +184,40 @@ fn bytes_are_kept_by_partition() {
     );
     assert!(bench.log.next_wakeup().is_some_and(|at| at > Timestamp(bench.now)), "it rests");
 }
+
+/// A commit that waits for the disk takes events long after it was begun: none of them may go by the age of the first.
+#[test]
+fn an_event_goes_by_its_own_age_and_not_by_that_of_its_commit() {
+    let mut bench = Bench::new(7, small_options());
+    let rules = [("a", age(10))];
+    keep(&mut bench, 1, &rules);
+    let mut appended = Vec::new();
+    let mut expired = 0;
+    for round in 1..=100 {
+        for seconds in [0, 9] {
+            bench.now += seconds * SECOND;
+            bench.append_this("a", Partition(1), 1, vec![7; 20_000]).unwrap();
+            appended.push(bench.now);
+        }
+        bench.settle();
+        if round % 30 == 0 {
+            expired += bench.log.expired_events();
+            bench.kill();
+            keep(&mut bench, 1, &rules);
+        }
+        for _ in 0..50 {
+            bench.now += 50_000;
+            bench.run();
+            while bench.complete() {}
+        }
+        let id = bench.log.topic_id("a").unwrap();
+        let start = bench.log.logical_start(id, Partition(1)).0 as usize;
+        let kept_from = appended.iter().position(|at| at + 10 * SECOND > bench.now);
+        assert!(
+            kept_from.is_none_or(|from| start <= from),
+            "round {round}: {start} events went, {kept_from:?} of them were old"
+        );
+    }
+    expired += bench.log.expired_events();
+    assert!(expired > 150, "old ones go all the same: {expired}");
+}
