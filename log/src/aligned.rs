@@ -208,6 +208,14 @@ impl ChunkPool {
         }
     }
 
+    /// Frees the chunks that wait to be used again.
+    pub(crate) fn free_kept(&self) {
+        while self.free.pop().is_some() {}
+        for memory in self.free_singles.iter().flat_map(|size| std::iter::from_fn(|| size.pop())) {
+            self.kept_singles_bytes.fetch_sub(memory.len, Ordering::Relaxed);
+        }
+    }
+
     /// Size of a chunk, unless one batch needs more.
     pub(crate) fn chunk_bytes(&self) -> usize {
         self.chunk_bytes

@@ -33,6 +33,8 @@ pub(crate) enum ChoreOutcome {
     Retired { number: u64, spare: Option<Spare>, starts: Vec<(TopicId, Partition, Offset)> },
     /// A piece of a checkpoint is written.
     Checkpointed { file: Option<FileId> },
+    /// Nothing stands behind the log's last commit.
+    Trimmed,
 }
 
 /// What is to be prepared.
@@ -136,6 +138,34 @@ impl RetireTask {
         remove_if_there(storage, &index_path(&self.dir, self.number))?;
         storage.sync_dir(&self.dir)?;
         Ok(ChoreOutcome::Retired { number: self.number, spare, starts })
+    }
+}
+
+/// Gives back what was prepared behind the log's last commit, so that the next start need not look for commits there.
+#[derive(Debug)]
+pub(crate) struct TrimTask {
+    /// The active segment and where its last commit ends.
+    pub(crate) active: Option<(FileId, u64)>,
+    /// The segment after it, which nothing was written to.
+    pub(crate) next: Option<FileId>,
+}
+
+impl TrimTask {
+    pub(crate) fn into_chore(self) -> Chore {
+        Box::new(move |storage| ChoreDone(self.run(storage)))
+    }
+
+    fn run(self, storage: &dyn Storage) -> io::Result<ChoreOutcome> {
+        if let Some((file, end)) = self.active {
+            storage.set_len(file, end)?;
+        }
+        if let Some(file) = self.next {
+            // Its name stays, so that its number is not given again before the next start has seen it.
+            let emptied = storage.set_len(file, 0);
+            storage.close(file);
+            emptied?;
+        }
+        Ok(ChoreOutcome::Trimmed)
     }
 }
 

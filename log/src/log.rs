@@ -444,7 +444,13 @@ impl Log {
         self.pool.in_use_bytes().saturating_sub(own) + self.reads.lent_bytes()
     }
 
-    /// Takes no events any more; writes what is open, the cursors, a durable mark and a checkpoint.
+    /// Frees what the log keeps only to use it again: for a log at rest. What comes next takes it anew.
+    pub fn free_spare_memory(&mut self) {
+        self.pool.free_kept();
+    }
+
+    /// Takes no events any more; writes what is open, the cursors, a durable mark and a checkpoint, and gives back what was
+    /// prepared.
     pub fn begin_shutdown(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
         if !std::mem::replace(&mut self.shutting_down, true) {
@@ -455,9 +461,8 @@ impl Log {
     /// After [`Log::begin_shutdown`]: all is written, or the log has stopped.
     #[must_use]
     pub fn is_shut_down(&self) -> bool {
-        let stopped = matches!(self.state, LogState::Stopped(_));
-        let written = self.is_idle() && !self.cursors.is_dirty() && self.last_commit_is_mark;
-        self.shutting_down && (stopped || (written && self.checkpointer.is_done()))
+        let stopped = self.shutting_down && matches!(self.state, LogState::Stopped(_));
+        stopped || (self.has_ended() && self.is_idle() && !self.segments.has_room_behind_tail())
     }
 
     /// Does what is due: closes and submits commits, submits a sync and chores. Returns the bytes submitted.
@@ -505,6 +510,11 @@ impl Log {
     pub(crate) fn ends_with_checkpoint(&self) -> bool {
         let commits = self.open.is_some() || !self.closed.is_empty() || !self.flights.is_empty();
         self.shutting_down && self.last_commit_is_mark && !commits && !self.cursors.is_dirty()
+    }
+
+    /// Shut down but for what was prepared: the last checkpoint is written, and nothing came after it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ends_with_checkpoint() && self.checkpointer.is_done()
     }
 
     pub(crate) fn stop(&mut self, why: String) {

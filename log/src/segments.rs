@@ -241,6 +241,25 @@ impl Segments {
         self.check();
     }
 
+    /// Whether anything is prepared behind the last commit.
+    pub(crate) fn has_room_behind_tail(&self) -> bool {
+        let is_in_active =
+            self.active.as_ref().is_some_and(|active| active.tail < active.prepared_end);
+        is_in_active || self.next.is_some()
+    }
+
+    /// Counts nothing behind the last commit as prepared any more. Returns the active segment and its end, and the next one, to
+    /// be cut and emptied.
+    pub(crate) fn give_room_back(&mut self) -> (Option<(FileId, u64)>, Option<FileId>) {
+        let active = self.active.as_mut().map(|active| {
+            active.prepared_end = active.tail;
+            (active.file, active.tail)
+        });
+        let next = self.next.take().map(|next| next.file);
+        self.check();
+        (active, next)
+    }
+
     /// The oldest segment is gone; what is left of its file may be used again.
     pub(crate) fn retired(&mut self, number: u64, spare: Option<Spare>) -> Sealed {
         let gone = self.sealed.pop_front().expect("the oldest segment waits for its retirement");

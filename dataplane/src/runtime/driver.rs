@@ -253,7 +253,9 @@ impl Driver {
         };
         let is_busy = has_work || self.kernel.in_flight.count() > 0 || self.kernel.was_refused;
         if idle_us >= IDLE_US && !is_busy {
-            let next_us = self.giving_back.rest(now_us, self.pace.last_work_us).map(until);
+            let free_spare = || self.shard.free_spare_memory();
+            let next_us = self.giving_back.rest(now_us, self.pace.last_work_us, free_spare);
+            let next_us = next_us.map(until);
             let rest_us = [rest_us, next_us].into_iter().flatten().min();
             return self.sleep_in_host(host, rest_us).await;
         }

@@ -377,6 +377,11 @@ impl Shard {
         }
     }
 
+    /// Frees what is kept only to be used again, of a shard that is at rest.
+    pub fn free_spare_memory(&mut self) {
+        self.logs.iter_mut().for_each(Log::free_spare_memory);
+    }
+
     /// The end of what subscribers may see in the active log.
     fn visible_end(&self) -> Position {
         self.acks.visible_end()

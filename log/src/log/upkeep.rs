@@ -6,7 +6,7 @@ use codec::ids::Timestamp;
 use super::Log;
 use crate::aligned::BLOCK_BYTES;
 use crate::batch::LogState;
-use crate::chores::{ChoreOutcome, PrepareTask, RetireTask, ZEROS_BYTES};
+use crate::chores::{ChoreOutcome, PrepareTask, RetireTask, TrimTask, ZEROS_BYTES};
 use crate::disk::{ChoreDone, Disk, DiskOp, Ticket};
 use crate::index::{IndexTask, NoIndex};
 use crate::options::PREPARE_AT_OPEN_BYTES;
@@ -42,6 +42,7 @@ pub(crate) struct Upkeep {
     index: Option<(Ticket, u64)>,
     retire: Option<Ticket>,
     checkpoint: Option<Ticket>,
+    trim: Option<Ticket>,
     /// Space was lacking; when to look again.
     no_space_until: Option<Timestamp>,
     /// A reader waits for the index of this segment.
@@ -60,6 +61,7 @@ impl Upkeep {
             && self.index.is_none()
             && self.retire.is_none()
             && self.checkpoint.is_none()
+            && self.trim.is_none()
     }
 
     /// Whether a part of a segment is being made.
@@ -70,7 +72,7 @@ impl Upkeep {
     /// Whether this chore is in flight.
     fn is_asked(&self, ticket: Ticket) -> bool {
         let index = self.index.map(|(ticket, _)| ticket);
-        [self.prepare, index, self.retire, self.checkpoint].contains(&Some(ticket))
+        [self.prepare, index, self.retire, self.checkpoint, self.trim].contains(&Some(ticket))
     }
 
     pub(crate) fn retry_at(&self) -> Option<Timestamp> {
@@ -123,6 +125,11 @@ impl Log {
             let chore = piece.into_chore();
             self.upkeep.checkpoint = Some(self.submit_chore(chore, disk));
         }
+        if self.has_ended() && self.upkeep.is_idle() && self.segments.has_room_behind_tail() {
+            let (active, next) = self.segments.give_room_back();
+            let chore = TrimTask { active, next }.into_chore();
+            self.upkeep.trim = Some(self.submit_chore(chore, disk));
+        }
     }
 
     fn submit_chore(&mut self, chore: crate::disk::Chore, disk: &mut impl Disk) -> Ticket {
@@ -137,6 +144,10 @@ impl Log {
             return None;
         }
         self.upkeep.no_space_until = None;
+        // What is being cut is not written to.
+        if self.upkeep.trim.is_some() || self.has_ended() {
+            return None;
+        }
         if self.sealed && !self.cursors.is_dirty() {
             return None;
         }
@@ -252,6 +263,11 @@ impl Log {
         } else if self.upkeep.checkpoint == Some(ticket) {
             self.upkeep.checkpoint = None;
             self.on_checkpoint_piece(done);
+        } else if self.upkeep.trim == Some(ticket) {
+            self.upkeep.trim = None;
+            if let Err(error) = done.0 {
+                tracing::warn!(log = %self.key, %error, "what was prepared stays: the next start reads it");
+            }
         }
         if !matches!(self.state, LogState::Stopped(_)) {
             self.submit_upkeep(disk);

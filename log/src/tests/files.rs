@@ -152,23 +152,62 @@ fn a_fresh_folder_is_like_the_released_one() {
     assert!(fresh[used..].iter().all(|byte| *byte == 0), "only prepared zeros follow");
 }
 
-/// Prepared room behind the last commit is what every stop leaves. Called a tail that was cut, it would make an operator
+/// A log at rest, with so many batches.
+fn settled(batches: usize) -> Bench {
+    let mut bench = Bench::new(11, small_options());
+    while bench.sent.len() < batches {
+        if bench.append(4_000).is_err() {
+            bench.settle();
+        }
+    }
+    bench.settle();
+    bench
+}
+
+fn shut_down(bench: &mut Bench) {
+    bench.log.begin_shutdown(Timestamp(bench.now));
+    bench.settle();
+    assert!(bench.log.is_shut_down(), "a clean end is reached");
+}
+
+/// Prepared room behind the last commit is what a stop may leave. Called a tail that was cut, it would make an operator
 /// look for a crash after each clean start, and hide the one that follows a real one.
 #[test]
-fn a_shutdown_leaves_no_tail_to_cut() {
-    for batches in [0, 1, 40, 400] {
-        let mut bench = Bench::new(11, small_options());
-        while bench.sent.len() < batches {
-            if bench.append(4_000).is_err() {
-                bench.settle();
-            }
+fn prepared_room_is_no_tail_to_cut() {
+    for (batches, is_clean) in [0, 1, 40, 400].into_iter().flat_map(|n| [(n, true), (n, false)]) {
+        let mut bench = settled(batches);
+        if is_clean {
+            shut_down(&mut bench);
         }
-        bench.settle();
-        bench.log.begin_shutdown(Timestamp(bench.now));
-        bench.settle();
-        assert!(bench.log.is_shut_down(), "a clean end is reached");
         bench.kill();
-        assert_eq!(bench.reports[0].cut, None, "{batches} batches");
+        assert_eq!(bench.reports[0].cut, None, "{batches} batches, clean: {is_clean}");
+        bench.verify();
+    }
+}
+
+/// The next start must look through everything that stands behind the last commit, as much as two segments: after a clean stop
+/// nothing may stand there.
+#[test]
+fn a_shutdown_gives_prepared_room_back() {
+    for batches in [0, 1, 40, 400] {
+        let mut bench = settled(batches);
+        assert!(bench.log.segments.has_room_behind_tail(), "{batches} batches: commits need it");
+        shut_down(&mut bench);
+        let dir = Path::new(DIR).join("gen-000001/log-000");
+        let active = bench.log.segments.active.as_ref().expect("commits went to it");
+        assert_eq!(bench.storage.len(active.file).unwrap(), active.tail, "{batches} batches");
+        for number in active.number + 1..=bench.log.segments.last_number {
+            let path = segment_path(&dir, number);
+            let behind = bench.storage.open(&path, OpenMode::Read, false).unwrap();
+            assert_eq!(bench.storage.len(behind).unwrap(), 0, "{batches} batches: {path:?}");
+            bench.storage.close(behind);
+        }
+        // A cursor that is put only now finds room all the same.
+        bench.log.put_cursor(7, crate::cursor::Cursor::default());
+        bench.settle();
+        assert!(bench.log.is_shut_down(), "it ends once more");
+        assert!(!bench.log.segments.has_room_behind_tail());
+        bench.kill();
         bench.verify();
     }
 }
