@@ -276,16 +276,25 @@ impl Run {
         self.collect()
     }
 
-    /// Closes its standard input and waits for its end.
+    /// Closes its standard input and waits for its end, for as long as it goes on saying something.
     pub fn end(mut self) -> Ended {
         self.stdin = None;
-        if wait(&mut self.child, PATIENCE).is_none() {
-            let _ = self.child.kill();
-            let Ended { lines, stderr, .. } = self.collect();
-            let last = lines.last();
-            panic!("the command hangs after {} lines; the last: {last:?}; {stderr}", lines.len());
+        let mut lines = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            lines.push(line);
         }
-        self.collect()
+        let hangs = wait(&mut self.child, PATIENCE).is_none();
+        let _ = self.child.kill();
+        let rest = self.collect();
+        lines.extend(rest.lines);
+        let last = lines.last();
+        let count = lines.len();
+        assert!(
+            !hangs,
+            "the command hangs after {count} lines; the last: {last:?}; {}",
+            rest.stderr
+        );
+        Ended { lines, ..rest }
     }
 
     /// Waits for its end, which must be exit code 0.
