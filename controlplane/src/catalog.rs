@@ -44,6 +44,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SUBSCRIPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("subscriptions");
 const PAUSED: TableDefinition<'_, &str, u64> = TableDefinition::new("paused");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
+const TOPIC_POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("topic_policies");
 const DELETIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("deletions");
 
 /// What an opened catalog holds.
@@ -98,7 +99,6 @@ enum Doubt {
     Paused(Arc<str>, bool),
     Set(Setting),
 }
-const TOPIC_POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("topic_policies");
 
 /// The open catalog. One process at a time; the file is locked.
 #[derive(Debug)]
@@ -189,7 +189,8 @@ impl Catalog {
             Some((found, _)) => return Err(OpenError::Version { path: path.into(), found }),
             None => make(&database, path).map_err(failed)?,
         };
-        let records = read_records(&database).map_err(failed)?;
+        let bytes = |id, bytes: &[u8]| (id, bytes.to_vec());
+        let records = read_table(&database, SUBSCRIPTIONS, bytes).map_err(failed)?;
         let subscriptions = records.iter().map(|(id, bytes)| {
             let id = SubscriptionId(*id);
             let subscription = record::decode(id, bytes);
@@ -200,15 +201,18 @@ impl Catalog {
             })
         });
         let subscriptions = subscriptions.collect::<Result<Vec<_>, _>>()?;
-        let paused = read_paused(&database).map_err(failed)?;
+        let name = |name: &str, _| Arc::from(name);
+        let paused = read_if_made(&database, PAUSED, name).map_err(failed)?;
         let mut contents = Contents { subscriptions, paused, delivery_policies: Vec::new() };
-        for (key, bytes) in read_policies(&database).map_err(failed)? {
+        let named = |key: &str, bytes: &[u8]| (key.to_owned(), bytes.to_vec());
+        for (key, bytes) in read_if_made(&database, POLICIES, named).map_err(failed)? {
             let unknown = || OpenError::Policy { path: path.into(), key: key.clone() };
             contents.take_policy(&key, &bytes).ok_or_else(unknown)?;
         }
-        let topic_policies =
-            Arc::new(policies_of(read_topic_policies(&database).map_err(failed)?, path)?);
-        let deletions = deletions_of(read_deletions(&database).map_err(failed)?, path)?;
+        let records = read_if_made(&database, TOPIC_POLICIES, named).map_err(failed)?;
+        let topic_policies = Arc::new(policies_of(records, path)?);
+        let records = read_if_made(&database, DELETIONS, bytes).map_err(failed)?;
+        let deletions = deletions_of(records, path)?;
         let catalog = Catalog {
             path: path.to_owned(),
             database: Some(database),
@@ -395,15 +399,31 @@ fn make(database: &Database, path: &Path) -> Result<u64, Box<redb::Error>> {
     Ok(1)
 }
 
-fn read_records(database: &Database) -> Result<Vec<(u64, Vec<u8>)>, Box<redb::Error>> {
+/// What a table holds.
+fn read_table<K: redb::Key + 'static, V: redb::Value + 'static, T>(
+    database: &Database,
+    definition: TableDefinition<'_, K, V>,
+    own: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> T,
+) -> Result<Vec<T>, Box<redb::Error>> {
     let transaction = database.begin_read().map_err(boxed)?;
-    let table = transaction.open_table(SUBSCRIPTIONS).map_err(boxed)?;
-    let mut records = Vec::new();
-    for entry in table.iter().map_err(boxed)? {
-        let (id, bytes) = entry.map_err(boxed)?;
-        records.push((id.value(), bytes.value().to_vec()));
+    let table = transaction.open_table(definition).map_err(boxed)?;
+    let entries = table.iter().map_err(boxed)?.map(|entry| {
+        let (key, value) = entry.map_err(boxed)?;
+        Ok(own(key.value(), value.value()))
+    });
+    entries.collect()
+}
+
+/// The same of a table that is made with the first of what it holds.
+fn read_if_made<K: redb::Key + 'static, V: redb::Value + 'static, T>(
+    database: &Database,
+    definition: TableDefinition<'_, K, V>,
+    own: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> T,
+) -> Result<Vec<T>, Box<redb::Error>> {
+    match read_table(database, definition, own) {
+        Err(error) if matches!(*error, redb::Error::TableDoesNotExist(_)) => Ok(Vec::new()),
+        read => read,
     }
-    Ok(records)
 }
 
 /// How what a change touches stood before it.
@@ -416,37 +436,6 @@ fn doubts_of(change: &CatalogChange) -> impl Iterator<Item = Doubt> + '_ {
     let paused = change.paused.iter().map(|(name, now)| Doubt::Paused(name.clone(), !now));
     let set = change.settings.iter().map(|(_, before)| Doubt::Set(before.clone()));
     put.chain(removed).chain(paused).chain(set)
-}
-
-fn read_paused(database: &Database) -> Result<Vec<Arc<str>>, Box<redb::Error>> {
-    let transaction = database.begin_read().map_err(boxed)?;
-    let table = match transaction.open_table(PAUSED) {
-        Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(boxed(error)),
-    };
-    let mut names = Vec::new();
-    for entry in table.iter().map_err(boxed)? {
-        let (name, _) = entry.map_err(boxed)?;
-        names.push(Arc::from(name.value()));
-    }
-    Ok(names)
-}
-
-/// Key and record of every policy.
-fn read_policies(database: &Database) -> Result<Vec<(String, Vec<u8>)>, Box<redb::Error>> {
-    let transaction = database.begin_read().map_err(boxed)?;
-    let table = match transaction.open_table(POLICIES) {
-        Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(boxed(error)),
-    };
-    let mut policies = Vec::new();
-    for entry in table.iter().map_err(boxed)? {
-        let (key, bytes) = entry.map_err(boxed)?;
-        policies.push((key.value().to_owned(), bytes.value().to_vec()));
-    }
-    Ok(policies)
 }
 
 /// Writes the whole list, which is short.
@@ -462,21 +451,6 @@ fn write_topic_policies(
     Ok(())
 }
 
-fn read_topic_policies(database: &Database) -> Result<Vec<(String, Vec<u8>)>, Box<redb::Error>> {
-    let transaction = database.begin_read().map_err(boxed)?;
-    let table = match transaction.open_table(TOPIC_POLICIES) {
-        Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(boxed(error)),
-    };
-    let mut records = Vec::new();
-    for entry in table.iter().map_err(boxed)? {
-        let (pattern, bytes) = entry.map_err(boxed)?;
-        records.push((pattern.value().to_owned(), bytes.value().to_vec()));
-    }
-    Ok(records)
-}
-
 /// Writes all of them, which are few.
 fn write_deletions(
     transaction: &redb::WriteTransaction,
@@ -488,21 +462,6 @@ fn write_deletions(
         table.insert(number, &*deletion_record::encode(deletion))?;
     }
     Ok(())
-}
-
-fn read_deletions(database: &Database) -> Result<Vec<(u64, Vec<u8>)>, Box<redb::Error>> {
-    let transaction = database.begin_read().map_err(boxed)?;
-    let table = match transaction.open_table(DELETIONS) {
-        Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(boxed(error)),
-    };
-    let mut records = Vec::new();
-    for entry in table.iter().map_err(boxed)? {
-        let (number, bytes) = entry.map_err(boxed)?;
-        records.push((number.value(), bytes.value().to_vec()));
-    }
-    Ok(records)
 }
 
 fn deletions_of(
