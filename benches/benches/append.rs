@@ -4,11 +4,11 @@ use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 
+use benches::bed::open_logs;
 use codec::header::BatchHeader;
 use codec::ids::{Partition, Timestamp, TopicId};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use log::batch::NoAppend;
-use log::folder::{self, FolderOptions};
 use log::options::LogOptions;
 use log::sim_disk::{SimDisk, SimStorage};
 
@@ -23,16 +23,8 @@ fn append(c: &mut Criterion) {
             retention_bytes: Some(0),
             ..LogOptions::default()
         };
-        let options = FolderOptions {
-            shards: 1,
-            log,
-            node_id_if_new: 1,
-            folder_bytes_max: None,
-            recover_at_once: 1,
-        };
-        let opened = folder::open(Arc::new(storage.clone()), Path::new("/bench"), &options);
-        let mut folder = opened.expect("the simulated disk opens");
-        let log = &mut folder.shards[0].active;
+        let (mut logs, _lock) = open_logs(Arc::new(storage.clone()), Path::new("/bench"), log);
+        let log = &mut logs.active;
         let mut disk = SimDisk::new(storage, 1);
         let names: Vec<Arc<str>> = (0..topics).map(|t| Arc::from(format!("bench/{t}"))).collect();
         let body = vec![7; bytes];

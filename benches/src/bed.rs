@@ -11,8 +11,9 @@ use codec::murmur2::partition_of;
 use dataplane::kernel::Now;
 use dataplane::options::ShardOptions;
 use dataplane::shard::Shard;
-use log::folder::{self, FolderLock, FolderOptions};
+use log::folder::{self, FolderLock, FolderOptions, ShardLogs};
 use log::options::LogOptions;
+use log::storage::Storage;
 use log::storage::file::FileStorage;
 
 use crate::memory_kernel::MemoryKernel;
@@ -36,20 +37,12 @@ impl Bed {
         let storage = Arc::new(FileStorage::new());
         let retention_bytes = Some(4 * segment_bytes);
         let log = LogOptions { segment_bytes, retention_bytes, ..LogOptions::default() };
-        let options = FolderOptions {
-            shards: 1,
-            log,
-            node_id_if_new: 7,
-            folder_bytes_max: None,
-            recover_at_once: 1,
-        };
-        let opened = folder::open(storage.clone(), folder.path(), &options).expect("opens");
-        let logs = opened.shards.into_iter().next().expect("one shard");
+        let (logs, lock) = open_logs(storage.clone(), folder.path(), log);
         Bed {
             shard: Shard::new(ShardOptions::default(), logs),
             kernel: MemoryKernel::new(storage),
             now: Now { wall: Timestamp(1_000_000), mono_us: 0 },
-            _lock: opened.lock,
+            _lock: lock,
             _folder: folder,
         }
     }
@@ -60,6 +53,23 @@ impl Bed {
         self.now.wall.0 += 10;
         self.shard.run_once(self.now, &mut self.kernel)
     }
+}
+
+/// The logs of one shard, in a folder that is new.
+pub fn open_logs(
+    storage: Arc<dyn Storage>,
+    folder: &Path,
+    log: LogOptions,
+) -> (ShardLogs, FolderLock) {
+    let options = FolderOptions {
+        shards: 1,
+        log,
+        node_id_if_new: 7,
+        folder_bytes_max: None,
+        recover_at_once: 1,
+    };
+    let opened = folder::open(storage, folder, &options).expect("a new folder opens");
+    (opened.shards.into_iter().next().expect("one shard"), opened.lock)
 }
 
 /// A folder for a bench, in memory if there is a `/dev/shm`.

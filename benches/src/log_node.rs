@@ -8,13 +8,13 @@ use codec::header::BatchHeader;
 use codec::ids::{Partition, Timestamp, TopicId};
 use log::batch::NoAppend;
 use log::disk::{Chore, Completed, Completion, Disk, DiskOp, LogKey, Ticket};
-use log::folder::{self, FolderLock, FolderOptions};
+use log::folder::FolderLock;
 use log::log::Log;
 use log::options::LogOptions;
 use log::storage::Storage;
 use log::storage::file::FileStorage;
 
-use crate::bed::folder_in_memory;
+use crate::bed::{folder_in_memory, open_logs};
 
 /// Events between two closed commits: 64 publishers with 16 in flight each.
 const COMMIT_EVENTS: u64 = 1_024;
@@ -63,21 +63,14 @@ impl LogNode {
             index_bytes_max: usize::MAX,
             ..LogOptions::default()
         };
-        let options = FolderOptions {
-            shards: 1,
-            log,
-            node_id_if_new: 7,
-            folder_bytes_max: None,
-            recover_at_once: 1,
-        };
-        let opened = folder::open(storage.clone(), folder.path(), &options).expect("opens");
+        let (logs, lock) = open_logs(storage.clone(), folder.path(), log);
         let mut node = LogNode {
-            log: opened.shards.into_iter().next().expect("one shard").active,
+            log: logs.active,
             disk: HeldChores { storage, written: VecDeque::new(), chores: VecDeque::new() },
             topics: Vec::new(),
             now: Timestamp(1_000_000),
             random: 1,
-            _lock: opened.lock,
+            _lock: lock,
             folder,
         };
         for number in 0..topics {
