@@ -200,15 +200,26 @@ pub(crate) struct ServerArgs {
     pub(crate) server_arg: Vec<String>,
 }
 
-/// Arguments of `core`.
+/// What servers are started from.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct CoreArgs {
+pub(crate) struct StartArgs {
     /// The server's binary.
     #[arg(long)]
     pub(crate) serve: PathBuf,
-    /// Folder on the disk to be measured.
+    /// Folder on the disk to be measured; each server gets an empty folder in it, which is removed afterwards.
     #[arg(long)]
     pub(crate) data: PathBuf,
+    /// Further arguments of the server, one each.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) server_arg: Vec<String>,
+}
+
+/// Arguments of `core`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CoreArgs {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
     /// Core of the server.
     #[arg(long, default_value_t = 0)]
     pub(crate) server_cpu: usize,
@@ -221,9 +232,6 @@ pub(crate) struct CoreArgs {
     /// The short form, for CI: a third of a second each, 500 idle connections. Shows that it runs, not how fast.
     #[arg(long)]
     pub(crate) short: bool,
-    /// Further arguments of the server, one each.
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) server_arg: Vec<String>,
     /// Only the measurements whose name has this in it.
     #[arg(long)]
     pub(crate) only: Option<String>,
@@ -232,12 +240,9 @@ pub(crate) struct CoreArgs {
 /// Arguments of `aims`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AimsArgs {
-    /// The server's binary.
-    #[arg(long)]
-    pub(crate) serve: PathBuf,
-    /// Folder on the disk to be measured.
-    #[arg(long)]
-    pub(crate) data: PathBuf,
+    /// The server.
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
     /// Rounds; in each, everything is measured once.
     #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
@@ -261,9 +266,6 @@ pub(crate) struct AimsArgs {
     pub(crate) peers: Vec<String>,
     #[command(flatten)]
     pub(crate) install: InstallArgs,
-    /// Further arguments of the server, one each.
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) server_arg: Vec<String>,
 }
 
 /// Where peers come from.
@@ -294,12 +296,9 @@ pub(crate) struct ExecServerArgs {
 /// Arguments of `folder`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FolderArgs {
-    /// The server's binary.
-    #[arg(long)]
-    pub(crate) serve: PathBuf,
-    /// Folder in which the server's folder is made, and removed afterwards.
-    #[arg(long)]
-    pub(crate) data: PathBuf,
+    /// The server.
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
     /// Topics, an event at least in each.
     #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) topics: u32,
@@ -318,20 +317,14 @@ pub(crate) struct FolderArgs {
     /// The short form, for CI: 1,000 topics, 100 groups, 32 MiB, one opening. Shows that it runs, not how fast.
     #[arg(long)]
     pub(crate) short: bool,
-    /// Further arguments of the server, one each.
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) server_arg: Vec<String>,
 }
 
 /// Arguments of `churn`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ChurnArgs {
-    /// The server's binary.
-    #[arg(long)]
-    pub(crate) serve: PathBuf,
-    /// Folder in which the server's folder is made, and removed afterwards.
-    #[arg(long)]
-    pub(crate) data: PathBuf,
+    /// The server.
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
     /// Connections that drop and return.
     #[arg(long, default_value_t = 5_000, value_parser = value_parser!(u32).range(1..=15_000))]
     pub(crate) connections: u32,
@@ -372,9 +365,6 @@ pub(crate) struct ChurnArgs {
     /// missed, not how fast it is.
     #[arg(long)]
     pub(crate) short: bool,
-    /// Further arguments of the server, one each.
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) server_arg: Vec<String>,
 }
 
 /// Arguments of `stand-in`.

@@ -67,7 +67,7 @@ impl Core {
 
     /// Waits until a load before has left the disk at rest; the short form does not.
     pub(crate) fn settle(&self) -> anyhow::Result<()> {
-        if self.args.short { Ok(()) } else { raw_write::settle(&self.args.data) }
+        if self.args.short { Ok(()) } else { raw_write::settle(&self.args.start.data) }
     }
 
     fn wanted(&self, name: &str) -> bool {
@@ -81,7 +81,7 @@ impl Core {
     }
 
     fn server(&self, shards: u16) -> anyhow::Result<Server> {
-        self.server_with(shards, &self.args.server_arg)
+        self.server_with(shards, &self.args.start.server_arg)
     }
 
     pub(crate) fn server_with(&self, shards: u16, arguments: &[String]) -> anyhow::Result<Server> {
@@ -93,8 +93,8 @@ impl Core {
         // Two shards on one core would share it; idleness is measured on any.
         let server_cpu = (shards == 1).then_some(self.args.server_cpu);
         Start {
-            binary: &self.args.serve,
-            data: &self.args.data,
+            binary: &self.args.start.serve,
+            data: &self.args.start.data,
             shards,
             cpus: (server_cpu, Some(self.args.cpu)),
             arguments,
@@ -154,8 +154,8 @@ impl Core {
     }
 
     fn raw(&self, write_bytes: usize, in_flight: usize) -> anyhow::Result<Row> {
-        std::fs::create_dir_all(&self.args.data)?;
-        let file = floor::file_in(&self.args.data);
+        std::fs::create_dir_all(&self.args.start.data)?;
+        let file = floor::file_in(&self.args.start.data);
         let row = RawWrites {
             file: file.clone(),
             file_bytes: self.floor_file_bytes(),
@@ -296,7 +296,7 @@ impl Core {
             if !self.wanted(&name) {
                 continue;
             }
-            let mut arguments = self.args.server_arg.clone();
+            let mut arguments = self.args.start.server_arg.clone();
             arguments.extend(RECYCLING.map(str::to_owned));
             let server = self.server_with(1, &arguments)?;
             let warm_up = if self.args.short { 200 } else { 4_000 };

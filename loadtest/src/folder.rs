@@ -55,11 +55,11 @@ pub(crate) fn run(args: &FolderArgs, command: String) -> anyhow::Result<Report> 
         Size { topics, groups, bytes, openings }
     };
     let start = Start {
-        binary: &args.serve,
-        data: &args.data,
+        binary: &args.start.serve,
+        data: &args.start.data,
         shards: args.shards,
         cpus: (None, None),
-        arguments: &args.server_arg,
+        arguments: &args.start.server_arg,
     };
     let began = Instant::now();
     let mut server = Server::start(&start)?;

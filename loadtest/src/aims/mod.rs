@@ -55,7 +55,7 @@ pub(crate) fn run(args: &AimsArgs, command: String, as_json: bool) -> anyhow::Re
     let peers = Peers::prepare(args)?;
     let core = Core::new(&core_args(args))?;
     let fill_bytes = if args.short { FILL_BYTES_SHORT } else { FILL_BYTES };
-    let measure = Measure { core, server_arg: &args.server_arg, fill_bytes };
+    let measure = Measure { core, server_arg: &args.start.server_arg, fill_bytes };
     let rounds = if args.short { 1 } else { args.rounds };
     let mut found = Vec::new();
     for round in 0..rounds {
@@ -83,13 +83,11 @@ pub(crate) fn run(args: &AimsArgs, command: String, as_json: bool) -> anyhow::Re
 
 fn core_args(args: &AimsArgs) -> CoreArgs {
     CoreArgs {
-        serve: args.serve.clone(),
-        data: args.data.clone(),
+        start: args.start.clone(),
         server_cpu: args.server_cpu,
         cpu: args.cpu,
         duration: args.duration.unwrap_or(FLOOR).min(FLOOR),
         short: args.short,
-        server_arg: args.server_arg.clone(),
         only: None,
     }
 }

@@ -35,7 +35,7 @@ impl Peers {
     /// Installs those that `--peers` names.
     pub(super) fn prepare(args: &AimsArgs) -> anyhow::Result<Self> {
         let place = Place {
-            ringmesh: args.serve.clone(),
+            ringmesh: args.start.serve.clone(),
             ringmesh_arguments: Vec::new(),
             installed: args.install.installed.clone(),
             may_install: !args.install.no_install,
@@ -48,7 +48,7 @@ impl Peers {
             (contender, reason)
         };
         let contenders = contenders.into_iter().map(with_reason).collect();
-        Ok(Peers { folder: RunFolder::make(&args.data)?, place, contenders })
+        Ok(Peers { folder: RunFolder::make(&args.start.data)?, place, contenders })
     }
 
     /// Who cannot be measured here, and why.

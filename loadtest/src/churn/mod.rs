@@ -119,11 +119,11 @@ pub(crate) fn run(args: &ChurnArgs, command: String) -> anyhow::Result<Report> {
         data_bytes: args.size,
     };
     let server = Server::start(&Start {
-        binary: &args.serve,
-        data: &args.data,
+        binary: &args.start.serve,
+        data: &args.start.data,
         shards: args.shards,
         cpus: (args.server_cpu, args.cpu),
-        arguments: &args.server_arg,
+        arguments: &args.start.server_arg,
     })?;
     machine::wake_on_time();
     let mut churn = Churn { clients: Clients::connect(server.address, size)?, args, server };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, value_parser};
 
-use crate::args::{InstallArgs, duration};
+use crate::args::{InstallArgs, StartArgs, duration};
 
 /// Arguments of `compare`.
 #[derive(Clone, Debug, Args)]
@@ -17,12 +17,9 @@ pub(crate) struct CompareArgs {
     /// the floor always run.
     #[arg(long, value_delimiter = ',', default_value = "all")]
     pub(crate) peers: Vec<String>,
-    /// Ringmesh's binary.
-    #[arg(long)]
-    pub(crate) serve: PathBuf,
-    /// Folder on the disk to be measured; each server gets an empty folder in it.
-    #[arg(long)]
-    pub(crate) data: PathBuf,
+    /// Ringmesh.
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
     /// Folder for the report: compare.md, compare.json, compare.html.
     #[arg(long, default_value = "target/compare")]
     pub(crate) out: PathBuf,
@@ -43,7 +40,4 @@ pub(crate) struct CompareArgs {
     /// Time before anything counts, instead of the workload's (and of the peers' least).
     #[arg(long, value_parser = duration)]
     pub(crate) warm_up: Option<Duration>,
-    /// Further arguments of Ringmesh's server, one each.
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) server_arg: Vec<String>,
 }

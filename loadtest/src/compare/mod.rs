@@ -80,10 +80,10 @@ pub(crate) fn run(args: &CompareArgs, command: String, as_json: bool) -> anyhow:
     let contenders = peers::chosen(&args.peers)?;
     let workloads = read_workloads(args)?;
     let compare = Compare {
-        folder: RunFolder::make(&args.data)?,
+        folder: RunFolder::make(&args.start.data)?,
         place: Place {
-            ringmesh: args.serve.clone(),
-            ringmesh_arguments: args.server_arg.clone(),
+            ringmesh: args.start.serve.clone(),
+            ringmesh_arguments: args.start.server_arg.clone(),
             installed: args.install.installed.clone(),
             may_install: !args.install.no_install,
             cpu: Some(args.server_cpu),
