@@ -119,14 +119,7 @@ pub(crate) async fn redrive(
         Some(topic) => open_topic(topic)?,
         None => topic_of_group(&sources, &name).await?,
     };
-    let dry_run = query.dry_run;
-    let act = if dry_run { LetterAct::Count } else { LetterAct::Redrive(topic) };
-    let Worked { letters, next, until_us, .. } =
-        work(&sources, &name, query, (LetterKind::Dead, act)).await?;
-    if !dry_run && letters > 0 {
-        info!(subscription = name, letters, "dead letters redriven by an operator");
-    }
-    Ok(Json(LettersDone { dry_run, letters, next, until_us }))
+    change(&sources, &name, query, (LetterAct::Redrive(topic), "redriven")).await
 }
 
 /// Throws letters away.
@@ -140,12 +133,22 @@ pub(crate) async fn purge(
         return Err(Problem::new(Code::MalformedRequest, "to is of redrive"));
     }
     let sources = desk.sources()?;
+    change(&sources, &name, query, (LetterAct::Purge, "purged")).await
+}
+
+/// A page of what takes letters away, or only counts them.
+async fn change(
+    sources: &Sources,
+    name: &str,
+    query: LetterQuery,
+    (act, done): (LetterAct, &str),
+) -> Result<Json<LettersDone>, Problem> {
     let dry_run = query.dry_run;
-    let act = if dry_run { LetterAct::Count } else { LetterAct::Purge };
+    let act = if dry_run { LetterAct::Count } else { act };
     let Worked { letters, next, until_us, .. } =
-        work(&sources, &name, query, (LetterKind::Dead, act)).await?;
+        work(sources, name, query, (LetterKind::Dead, act)).await?;
     if !dry_run && letters > 0 {
-        info!(subscription = name, letters, "dead letters purged by an operator");
+        info!(subscription = name, letters, "dead letters {done} by an operator");
     }
     Ok(Json(LettersDone { dry_run, letters, next, until_us }))
 }
