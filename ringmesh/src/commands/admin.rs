@@ -14,6 +14,31 @@ use super::failure::{Exit, Failure};
 
 /// Most of an answer that is read: a page of the largest list is far below.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// Items of a page of a list.
+const PAGE_ITEMS: u64 = 1_000;
+/// Events of a page, which come whole.
+const PAGE_EVENTS: u64 = 200;
+
+/// A list at a path of the API, and how much of it is wanted.
+pub struct List<'a> {
+    path: &'a str,
+    page_items: u64,
+    items_max: u64,
+}
+
+impl<'a> List<'a> {
+    /// All of it.
+    #[must_use]
+    pub fn whole(path: &'a str) -> Self {
+        List { path, page_items: PAGE_ITEMS, items_max: u64::MAX }
+    }
+
+    /// A list of events, of which at most `count` are wanted.
+    #[must_use]
+    pub fn events(path: &'a str, count: Option<u64>) -> Self {
+        List { path, page_items: PAGE_EVENTS, items_max: count.unwrap_or(u64::MAX) }
+    }
+}
 
 /// A server's admin port.
 pub struct AdminPort<'a> {
@@ -89,23 +114,28 @@ impl<'a> AdminPort<'a> {
         self.request("POST", path, body)
     }
 
-    /// Gives every item of a list to `visit`, page by page.
+    /// Gives the items of a list to `visit`, page by page.
     ///
     /// # Errors
     /// As [`AdminPort::get`], or `visit` fails.
     pub fn each(
         &self,
-        list: &str,
+        list: &List<'_>,
         mut visit: impl FnMut(&Value) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut after = String::new();
-        let mark = if list.contains('?') { '&' } else { '?' };
-        loop {
-            let page = self.get(&format!("{list}{mark}limit=1000{after}"))?;
-            page["items"].as_array().into_iter().flatten().try_for_each(&mut visit)?;
-            let Some(next) = page["next"].as_str() else { return Ok(()) };
-            after = format!("&after={}", encoded(next));
+        let (mut left, mut place) = (list.items_max, String::new());
+        while left > 0 {
+            let limit = Some(left.min(list.page_items).to_string());
+            let path = wishing(list.path.to_owned(), &[("limit", &limit)]);
+            let page = self.get(&(path + &place))?;
+            for item in page["items"].as_array().into_iter().flatten() {
+                left = left.saturating_sub(1);
+                visit(item)?;
+            }
+            let Some(next) = next_page(&page) else { break };
+            place = next;
         }
+        Ok(())
     }
 
     fn target(&self) -> Result<&Target, Failure> {
@@ -172,6 +202,24 @@ impl<'a> AdminPort<'a> {
             _ => Err(refusal(&body).map_or_else(odd, |refusal| Failure::refused(&refusal))),
         }
     }
+}
+
+/// Where the next page begins, and until when things count for it if the page says so; none at the end.
+#[must_use]
+pub fn next_page(page: &Value) -> Option<String> {
+    let next = encoded(page["next"].as_str()?);
+    let until = page["until_us"].as_u64().map(|until| format!("&until_us={until}"));
+    Some(format!("&after={next}{}", until.unwrap_or_default()))
+}
+
+/// A path with what was wished for in its query.
+#[must_use]
+pub fn wishing(path: String, wishes: &[(&str, &Option<String>)]) -> String {
+    let given = wishes.iter().filter_map(|(name, wish)| Some((name, wish.as_ref()?)));
+    given.fold(path, |path, (name, wish)| {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{mark}{name}={}", encoded(wish))
+    })
 }
 
 /// A name as it stands in a path or a query.
@@ -259,6 +307,19 @@ mod tests {
     fn names_are_encoded() {
         assert_eq!(encoded("a/b c?d%e&f#\u{e9}~"), "a%2Fb%20c%3Fd%25e%26f%23%C3%A9~");
         assert_eq!(encoded("$ephemeral/4"), "%24ephemeral%2F4");
+    }
+
+    /// A page that forgets until when things count would tell what came meanwhile, without end.
+    #[test]
+    fn a_next_page_counts_until_the_same_time() {
+        let page = |page| next_page(&page);
+        assert_eq!(page(serde_json::json!({"next": "a/b"})), Some("&after=a%2Fb".into()));
+        let timed = serde_json::json!({"next": "0-1", "until_us": 7});
+        assert_eq!(page(timed), Some("&after=0-1&until_us=7".into()));
+        assert_eq!(page(serde_json::json!({"next": null, "until_us": 7})), None);
+        let (topic, id) = (Some("a/#".to_owned()), Some("&".to_owned()));
+        let wishes = [("topic", &topic), ("key", &None), ("id", &id)];
+        assert_eq!(wishing("parking/g".to_owned(), &wishes), "parking/g?topic=a%2F%23&id=%26");
     }
 
     /// A refusal of a later server must not pass for success, and one of this table keeps its exit code.

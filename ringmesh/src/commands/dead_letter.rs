@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::admin::{AdminPort, encoded};
+use super::admin::{AdminPort, List, encoded, next_page, wishing};
 use super::args::{AdminArgs, Output, time};
 use super::failure::{Exit, Failure};
-use super::nouns::{Cell, cell, print, print_line, print_table};
+use super::nouns::{Cell, cell, cell_if_any, print, print_line, print_list, print_table};
 use super::progress::Progress;
 
 /// `dead-letter`
@@ -154,11 +154,10 @@ pub fn run(command: &DeadLetterCommand) -> Result<(), Failure> {
     match command {
         DeadLetterCommand::Browse(wish) => browse(wish),
         DeadLetterCommand::Redrive(wish) => {
-            let to = wish.to.as_ref().map(|topic| format!("&to={}", encoded(topic)));
             let where_to = wish.to.as_deref().unwrap_or("the group");
             let done = format!("redriven to {where_to}");
-            let query = query(&wish.letters, wish.dry_run) + &to.unwrap_or_default();
-            work(&wish.letters, "redrive", &query, (wish.dry_run, &done))
+            let path = wishing(path(&wish.letters, "/redrive"), &[("to", &wish.to)]);
+            work(&wish.letters, path, (wish.dry_run, &done))
         }
         DeadLetterCommand::Purge(wish) => {
             let LetterArgs { reason, topic, key, id, .. } = &wish.letters;
@@ -167,83 +166,40 @@ pub fn run(command: &DeadLetterCommand) -> Result<(), Failure> {
                 let text = "purge throws letters away for good, and nothing says which";
                 return Err(Failure::new(Exit::Usage, text, "say which, or all of them: --all"));
             }
-            let query = query(&wish.letters, wish.dry_run);
-            work(&wish.letters, "purge", &query, (wish.dry_run, "purged"))
+            work(&wish.letters, path(&wish.letters, "/purge"), (wish.dry_run, "purged"))
         }
     }
 }
 
 fn browse(wish: &BrowseArgs) -> Result<(), Failure> {
-    let LetterArgs { group, admin, .. } = &wish.letters;
-    let port = AdminPort::new(admin);
-    let (query, mut place) = (query(&wish.letters, false), String::new());
-    let mut left = wish.count.unwrap_or(u64::MAX);
-    let mut letters = Vec::new();
-    while left > 0 {
-        let path = format!("dead-letters/{}?limit={}{query}{place}", encoded(group), left.min(200));
-        let page = port.get(&path)?;
-        for letter in page["items"].as_array().into_iter().flatten() {
-            left -= 1;
-            match admin.output {
-                Output::Json => print_line(letter)?,
-                Output::Text => letters.push(row(letter)),
-            }
-        }
-        let Some(next) = next(&page) else { break };
-        place = next;
-    }
-    if admin.output == Output::Json {
-        return Ok(());
-    }
+    let BrowseArgs { letters, count } = wish;
     let columns = [
-        ("died", cell as Cell, "deadtime"),
-        ("reason", cell, "deadreason"),
-        ("attempts", cell, "deadattempts"),
-        ("topic", cell, "deadtopic"),
-        ("partition", cell, "deadpartition"),
-        ("offset", cell, "deadoffset"),
-        ("key", cell, "partitionkey"),
-        ("id", cell, "id"),
+        ("died", cell_if_any as Cell, "event/deadtime"),
+        ("reason", cell_if_any, "event/deadreason"),
+        ("attempts", cell_if_any, "event/deadattempts"),
+        ("topic", cell_if_any, "event/deadtopic"),
+        ("partition", cell_if_any, "event/deadpartition"),
+        ("offset", cell_if_any, "event/deadoffset"),
+        ("key", cell_if_any, "event/partitionkey"),
+        ("id", cell_if_any, "event/id"),
     ];
-    print_table(&Value::Array(letters), &columns)
-}
-
-/// What a table shows of a letter. What it does not say is empty.
-fn row(letter: &Value) -> Value {
-    let names = [
-        "deadtime",
-        "deadreason",
-        "deadattempts",
-        "deadtopic",
-        "deadpartition",
-        "deadoffset",
-        "partitionkey",
-        "id",
-    ];
-    let field = |name: &str| {
-        let value = letter["event"][name].clone();
-        (name.to_owned(), if value.is_null() { Value::from("") } else { value })
-    };
-    Value::Object(names.into_iter().map(field).collect())
+    let path = path(letters, "");
+    print_list(&letters.admin, &List::events(&path, *count), &columns)
 }
 
 /// Piece by piece until all is done.
-fn work(
-    letters: &LetterArgs,
-    verb: &str,
-    query: &str,
-    (dry_run, done): (bool, &str),
-) -> Result<(), Failure> {
+fn work(letters: &LetterArgs, path: String, (dry_run, done): (bool, &str)) -> Result<(), Failure> {
     let port = AdminPort::new(&letters.admin);
     let (mut sum, mut place) = (0, String::new());
     let mut progress = Progress::begin(None, true);
-    let path = format!("dead-letters/{}/{verb}?limit=1000{query}", encoded(&letters.group));
+    let (limit, dry) = (Some("1000".to_owned()), dry_run.then(|| "true".to_owned()));
+    let path = wishing(path, &[("limit", &limit), ("dry_run", &dry)]);
     loop {
         let page = port.post(&format!("{path}{place}"), None)?;
         let count = page["letters"].as_u64().unwrap_or(0);
         sum += count;
         progress.advance(count);
-        let Some(next) = next(&page) else { break };
+        let Some(next) = next_page(&page) else { break };
         place = next;
     }
     progress.end();
@@ -254,25 +210,11 @@ fn work(
     print(format!("{sum} dead letters of {:?} {is} {done}\n", letters.group))
 }
 
-/// Where the next page begins, and until when letters count; none at the end.
-fn next(page: &Value) -> Option<String> {
-    let (next, until) = (page["next"].as_str()?, &page["until_us"]);
-    Some(format!("&after={}&until_us={until}", encoded(next)))
-}
-
-fn query(letters: &LetterArgs, dry_run: bool) -> String {
-    let LetterArgs { reason, topic, key, id, .. } = letters;
+/// The letters, or what is done with them.
+fn path(letters: &LetterArgs, verb: &str) -> String {
+    let LetterArgs { group, reason, topic, key, id, .. } = letters;
     let wishes = [("reason", reason), ("topic", topic), ("key", key), ("id", id)];
-    let mut query = String::new();
-    for (name, wish) in wishes {
-        if let Some(wish) = wish {
-            query.push_str(&format!("&{name}={}", encoded(wish)));
-        }
-    }
-    if dry_run {
-        query.push_str("&dry_run=true");
-    }
-    query
+    wishing(format!("dead-letters/{}{verb}", encoded(group)), &wishes)
 }
 
 /// `ringmesh subscription set`

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::admin::{AdminPort, encoded};
+use super::admin::{AdminPort, List, encoded};
 use super::args::{
     AdminArgs, ChangeArgs, CreateArgs, ListArgs, Output, SeekArgs, SubscriptionCommand,
     TopicCommand,
@@ -22,7 +22,7 @@ pub fn topic(command: &TopicCommand) -> Result<(), Failure> {
     match command {
         TopicCommand::List(list) => {
             let columns = [("topic", cell as Cell, "name")];
-            print_list(&list.admin, "topics", &columns)
+            print_list(&list.admin, &List::whole("topics"), &columns)
         }
         TopicCommand::Show(show) => {
             let path = format!("topics/{}", encoded(&show.name));
@@ -62,7 +62,7 @@ pub fn subscription(command: &SubscriptionCommand) -> Result<(), Failure> {
                 ("mode", cell, "mode"),
                 ("filters", joined, "filters"),
             ];
-            print_list(&list.admin, "subscriptions?exact=true", &columns)
+            print_list(&list.admin, &List::whole("subscriptions?exact=true"), &columns)
         }
         SubscriptionCommand::Show(show) => {
             let path = format!("subscriptions/{}", encoded(&show.name));
@@ -169,17 +169,23 @@ pub fn lag(arguments: &ListArgs) -> Result<(), Failure> {
         ("in flight", cell, "in_flight_events"),
         ("members", cell, "members"),
     ];
-    print_list(&arguments.admin, "subscriptions?exact=true", &columns)
+    print_list(&arguments.admin, &List::whole("subscriptions?exact=true"), &columns)
 }
 
 /// How a field is shown.
 pub(super) type Cell = fn(&Value) -> String;
 
-/// A heading, how its cells are shown, and the field they come from; without one, of the whole item.
+/// A heading, how its cells are shown, and the field they come from (`a/b`: in the field `a`); without one, of the whole
+/// item.
 pub(super) type Column<'a> = (&'a str, Cell, &'a str);
 
 pub(super) fn cell(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Nothing where there is none.
+pub(super) fn cell_if_any(value: &Value) -> String {
+    if value.is_null() { String::new() } else { cell(value) }
 }
 
 fn joined(value: &Value) -> String {
@@ -200,28 +206,43 @@ fn owed(subscription: &Value) -> String {
 /// A list: a table, or one object a line as the pages come.
 pub(super) fn print_list(
     admin: &AdminArgs,
-    list: &str,
+    list: &List<'_>,
     columns: &[Column<'_>],
 ) -> Result<(), Failure> {
     let port = AdminPort::new(admin);
     if admin.output == Output::Json {
         return port.each(list, print_line);
     }
-    let mut items = Vec::new();
+    let mut table = headed(columns);
     port.each(list, |item| {
-        items.push(item.clone());
+        table.row(cells(item, columns));
         Ok(())
     })?;
-    print_table(&Value::Array(items), columns)
+    print_rows(&table)
 }
 
 pub(super) fn print_table(items: &Value, columns: &[Column<'_>]) -> Result<(), Failure> {
-    let headings: Vec<&str> = columns.iter().map(|(heading, _, _)| *heading).collect();
-    let mut table = Table::new(&headings);
+    let mut table = headed(columns);
     for item in items.as_array().into_iter().flatten() {
-        let value = |field: &str| if field.is_empty() { item } else { &item[field] };
-        table.row(columns.iter().map(|(_, show, field)| show(value(field))).collect());
+        table.row(cells(item, columns));
     }
+    print_rows(&table)
+}
+
+fn headed(columns: &[Column<'_>]) -> Table {
+    let headings: Vec<&str> = columns.iter().map(|(heading, _, _)| *heading).collect();
+    Table::new(&headings)
+}
+
+fn cells(item: &Value, columns: &[Column<'_>]) -> Vec<String> {
+    let value = |field: &str| {
+        let names = field.split('/').filter(|name| !name.is_empty());
+        names.fold(item, |value, name| &value[name])
+    };
+    columns.iter().map(|(_, show, field)| show(value(field))).collect()
+}
+
+fn print_rows(table: &Table) -> Result<(), Failure> {
     let mut text = Vec::new();
     table.print(&mut text).map_err(not_printed)?;
     print(String::from_utf8_lossy(&text).into_owned())

@@ -1,15 +1,11 @@
 //! `parking`: what a group has parked and still owes.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
-use super::admin::{AdminPort, encoded};
-use super::args::{AdminArgs, Output};
+use super::admin::{List, encoded, wishing};
+use super::args::AdminArgs;
 use super::failure::Failure;
-use super::nouns::{Cell, cell, print_line, print_table};
-
-/// Parked events of a page.
-const PAGE: u64 = 200;
+use super::nouns::{Cell, cell, cell_if_any, print_list};
 
 /// `parking`
 #[derive(Subcommand, Debug)]
@@ -52,27 +48,8 @@ pub struct ParkedArgs {
 pub fn run(command: &ParkingCommand) -> Result<(), Failure> {
     let ParkingCommand::Browse(wish) = command;
     let ParkedArgs { group, topic, key, id, count, admin } = wish;
-    let port = AdminPort::new(admin);
     let wishes = [("topic", topic), ("key", key), ("id", id)];
-    let given = wishes.iter().filter_map(|(name, wish)| Some((name, wish.as_ref()?)));
-    let query: String = given.map(|(name, wish)| format!("&{name}={}", encoded(wish))).collect();
-    let (mut left, mut place, mut rows) = (count.unwrap_or(u64::MAX), String::new(), Vec::new());
-    while left > 0 {
-        let path = format!("parking/{}?limit={}{query}{place}", encoded(group), left.min(PAGE));
-        let page = port.get(&path)?;
-        for event in page["items"].as_array().into_iter().flatten() {
-            left -= 1;
-            match admin.output {
-                Output::Json => print_line(event)?,
-                Output::Text => rows.push(event.clone()),
-            }
-        }
-        let Some(next) = page["next"].as_str() else { break };
-        place = format!("&after={}&until_us={}", encoded(next), page["until_us"]);
-    }
-    if admin.output == Output::Json {
-        return Ok(());
-    }
+    let path = wishing(format!("parking/{}", encoded(group)), &wishes);
     let columns = [
         ("until", cell as Cell, "until"),
         ("why", cell, "why"),
@@ -80,12 +57,8 @@ pub fn run(command: &ParkingCommand) -> Result<(), Failure> {
         ("topic", cell, "topic"),
         ("partition", cell, "partition"),
         ("offset", cell, "offset"),
-        ("key", or_nothing, "key"),
+        ("key", cell_if_any, "key"),
         ("id", cell, "id"),
     ];
-    print_table(&Value::Array(rows), &columns)
-}
-
-fn or_nothing(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
+    print_list(admin, &List::events(&path, *count), &columns)
 }

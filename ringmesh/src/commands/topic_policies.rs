@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::admin::{AdminPort, encoded};
+use super::admin::{AdminPort, List, encoded};
 use super::args::{AdminArgs, Output};
 use super::failure::Failure;
 use super::nouns::{Cell, cell, print, print_line, print_list, print_table};
@@ -161,7 +161,7 @@ pub fn unset(arguments: &UnsetArgs) -> Result<(), Failure> {
 pub fn list(admin: &AdminArgs) -> Result<(), Failure> {
     let pattern = ("pattern", cell as Cell, "pattern");
     let columns: Vec<_> = [pattern].into_iter().chain(COLUMNS).collect();
-    print_list(admin, "topic-policies", &columns)
+    print_list(admin, &List::whole("topic-policies"), &columns)
 }
 
 /// What holds for a topic, for people.

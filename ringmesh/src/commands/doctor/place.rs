@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::storage::file::FileStorage;
 use log::storage::{Storage, probe_direct};
 
-use super::super::admin::AdminPort;
+use super::super::admin::{AdminPort, List};
 use super::super::args::{AdminArgs, Output};
 use super::super::connection::{self, Target};
 use super::super::contexts::{Address, Origin};
@@ -66,7 +66,8 @@ fn asking(listen: SocketAddr, timeout: Duration) -> AdminArgs {
 pub(super) fn paused(config: &Config, timeout: Duration) -> Option<Finding> {
     let listen = config.admin.listen?;
     let (mut paused, mut stopped) = (Vec::new(), Vec::new());
-    let listed = AdminPort::new(&asking(listen, timeout)).each("subscriptions", |item| {
+    let (asking, list) = (asking(listen, timeout), List::whole("subscriptions"));
+    let listed = AdminPort::new(&asking).each(&list, |item| {
         let name = || item["name"].as_str().unwrap_or_default().to_owned();
         if item["paused"] == true {
             paused.push(name());
