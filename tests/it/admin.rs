@@ -7,63 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::answer::{Answer, exchange};
 use crate::folder;
 use crate::harness::{PATIENCE, Server};
-
-/// An answer.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-}
-
-impl Answer {
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
-    }
-
-    /// The value of a metric, labels included in its name.
-    pub fn metric(&self, series: &str) -> f64 {
-        let values = self.body.lines().filter_map(|line| line.strip_prefix(series));
-        let values: Vec<&str> = values.filter(|rest| rest.starts_with(' ')).collect();
-        let [value] = values[..] else { panic!("{series} stands {} times", values.len()) };
-        value.trim().parse().expect("a number")
-    }
-
-    /// The sum of a metric over its series.
-    pub fn sum(&self, name: &str) -> f64 {
-        let series = self.body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
-        let value =
-            |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-        series.map(|line| value(line).expect("a number")).sum()
-    }
-
-    /// It must be this problem.
-    pub fn is_problem(&self, status: u16, code: &str) {
-        assert_eq!(self.status, status, "{self:?}");
-        assert!(self.head.contains("content-type: application/problem+json"), "{self:?}");
-        let problem = self.json();
-        assert_eq!(problem["status"], status, "{problem}");
-        assert_eq!(problem["code"], code, "{problem}");
-        assert_eq!(problem["type"], format!("urn:ringmesh:error:{code}"), "{problem}");
-    }
-}
-
-/// Sends bytes and reads to the end of the connection.
-pub fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(address).expect("the admin port is open");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
-    // A server that has refused may close before it has read all.
-    let _ = stream.write_all(bytes);
-    let mut text = Vec::new();
-    // A reset after the answer is no matter.
-    let _ = stream.read_to_end(&mut text);
-    let text = String::from_utf8(text).expect("UTF-8");
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
-}
 
 /// One request on a connection of its own.
 pub fn request(address: SocketAddr, method: &str, path: &str) -> Answer {

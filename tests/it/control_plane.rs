@@ -11,7 +11,7 @@ use ringmesh_client::{
 };
 use tokio::time::timeout;
 
-use crate::admin::exchange;
+use crate::answer::exchange;
 use crate::folder;
 use crate::harness::PATIENCE;
 

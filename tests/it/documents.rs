@@ -297,7 +297,7 @@ fn subscriptions_are_as_documented() {
     };
     is_shown(&lines_of(&blocks[0], &server), "text");
     // What was settled last arrives a moment later.
-    let is_settled = |answer: &crate::admin::Answer| answer.json()["lag_events"] == 6;
+    let is_settled = |answer: &crate::answer::Answer| answer.json()["lag_events"] == 6;
     crate::admin::until(&server, "/api/v1/subscriptions/billing", is_settled);
     let paused = lines_of(&blocks[1], &server);
     assert!(paused[0].starts_with("\"billing\" is paused: "), "{paused:?}");
@@ -305,7 +305,7 @@ fn subscriptions_are_as_documented() {
     assert!(paused.iter().any(|line| line.starts_with("\"billing\" is resumed: ")), "{paused:?}");
     let (first, last) = blocks[2].trim_end().rsplit_once('\n').expect("several commands");
     let mut moved = lines_of(first, &server);
-    let is_settled = |answer: &crate::admin::Answer| answer.json()["lag_events"] == 0;
+    let is_settled = |answer: &crate::answer::Answer| answer.json()["lag_events"] == 0;
     crate::admin::until(&server, "/api/v1/subscriptions/billing", is_settled);
     moved.extend(lines_of(last, &server));
     is_shown(&moved, "text");
@@ -403,7 +403,7 @@ fn delivery_is_as_documented() {
     server.command(&["publish", "orders/new", "x", "--key", "k"]).done();
     let delivery = subscription.next(crate::harness::PATIENCE).expect("it stands");
     delivery.expect("it is delivered").reject();
-    let is_settled = |answer: &crate::admin::Answer| answer.json()["lag_events"] == 0;
+    let is_settled = |answer: &crate::answer::Answer| answer.json()["lag_events"] == 0;
     crate::admin::until(&server, "/api/v1/subscriptions/billing", is_settled);
     let worked = lines_of(&blocks[1], &server);
     assert!(worked[1].contains(" rejected ") && worked[1].contains(" orders/new "), "{worked:?}");

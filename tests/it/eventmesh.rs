@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::answer::Answer;
 use crate::folder;
 use crate::harness::{PATIENCE, Server};
-use crate::http::{Answer, Stream, curl};
+use crate::http::{Stream, curl};
 
 /// Posts JSON.
 fn post(server: &Server, path: &str, body: &Value) -> Answer {

@@ -1,47 +1,16 @@
 //! The http door of the real server, with curl, the client that everybody has, and with bytes that no client would send.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::answer::{Answer, exchange};
 use crate::folder;
 use crate::harness::{PATIENCE, Server};
-
-/// An answer to curl.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-}
-
-impl Answer {
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
-    }
-
-    /// It must be this problem.
-    pub fn is_problem(&self, status: u16, code: &str) -> Value {
-        assert_eq!(self.status, status, "{self:?}");
-        assert!(self.head.contains("content-type: application/problem+json"), "{self:?}");
-        let problem = self.json();
-        assert_eq!(problem["code"], code, "{problem}");
-        assert_eq!(problem["status"], status, "{problem}");
-        problem
-    }
-}
-
-fn answer_of(text: &str) -> Answer {
-    // What curl was told to go on with comes first.
-    let text = text.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(text);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
-}
 
 fn url(server: &Server, path: &str) -> String {
     format!("http://{}{path}", server.http())
@@ -53,19 +22,7 @@ pub fn curl(server: &Server, path: &str, arguments: &[&str]) -> Answer {
     command.args(["-sS", "-i", "--max-time", "60"]).args(arguments).arg(url(server, path));
     let output = command.output().expect("curl is there");
     assert!(output.status.success(), "{path} {arguments:?}: {output:?}");
-    answer_of(&String::from_utf8(output.stdout).expect("UTF-8"))
-}
-
-/// Sends bytes and reads to the end of the connection.
-pub fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(address).expect("the door is open");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
-    // A server that has refused may close before it has read all.
-    let _ = stream.write_all(bytes);
-    let mut text = Vec::new();
-    // A reset after the answer is no matter.
-    let _ = stream.read_to_end(&mut text);
-    answer_of(&String::from_utf8_lossy(&text))
+    Answer::of(&String::from_utf8(output.stdout).expect("UTF-8"))
 }
 
 const EVENT: [&str; 8] = [

@@ -1,6 +1,7 @@
 //! The assembled server, over real sockets, with the real command line as its client.
 
 mod admin;
+mod answer;
 mod backup;
 mod book;
 mod commands;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::admin::{exchange, get, request, until};
+use crate::admin::{get, request, until};
+use crate::answer::{Answer, exchange};
 use crate::folder;
 use crate::harness::{Ended, Server, run};
 
@@ -103,7 +104,7 @@ fn paused_subscriptions_rest_until_they_are_resumed() {
     member.wait_until_subscribed();
     publish(&server, "rest/a", 1);
     // The kill may have taken back that the first two were settled.
-    let owed = |answer: &crate::admin::Answer| answer.json()["lag_events"].as_u64().unwrap_or(0);
+    let owed = |answer: &Answer| answer.json()["lag_events"].as_u64().unwrap_or(0);
     let owed = owed(&until(&server, "/api/v1/subscriptions/g", |answer| owed(answer) >= 8));
     assert!((8..=10).contains(&owed), "{owed}");
     assert_eq!(member.line_within(std::time::Duration::from_millis(50)), None, "it rests");
@@ -234,7 +235,7 @@ fn ephemeral_subscriptions_can_only_be_ended() {
     assert!(server.stop().success());
 }
 
-fn post(server: &Server, path: &str, body: &Value) -> crate::admin::Answer {
+fn post(server: &Server, path: &str, body: &Value) -> Answer {
     let body = body.to_string();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\

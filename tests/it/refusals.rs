@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::answer::{Answer, exchange};
 use crate::disks::Disk;
 use crate::folder;
 use crate::full::everything;
 use crate::harness::{PATIENCE, Server};
-use crate::http::{Answer, curl, exchange};
+use crate::http::curl;
 
 /// A file with data, as an argument of curl.
 fn data(folder: &Path, bytes: usize) -> String {

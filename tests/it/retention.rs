@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::admin::{exchange, get};
+use crate::admin::get;
+use crate::answer::exchange;
 use crate::folder;
 use crate::harness::{PATIENCE, Server, run};
 use crate::http::Stream;
