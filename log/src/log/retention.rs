@@ -66,6 +66,8 @@ pub(crate) struct Verdict {
     counted_end: Option<u64>,
     /// When the first of them may be too old.
     aged_at: Option<Timestamp>,
+    /// When all of its events, and all before them, had been appended.
+    appended_by: Timestamp,
 }
 
 /// See the module.
@@ -103,6 +105,9 @@ struct Walk {
     key: usize,
     /// The scale of its runs, once a key was looked at.
     scale: Scale,
+    /// When all events before the segment had been appended. Later than its own if the clock was set back since: what
+    /// stands behind an event does not go before it.
+    appended_by: Timestamp,
     verdict: Verdict,
     /// The rule of the last topic that was looked up.
     known: Option<(TopicId, Option<Keep>)>,
@@ -244,9 +249,10 @@ impl Log {
         };
         let rules = self.retention.rules.clone();
         let keep_of = |name: &Arc<str>| rules.as_ref().and_then(|rules| rules.of(name));
-        let Some((number, index, last_time)) = self.segment_to_look_at(&mut walk, disk) else {
+        let Some((number, index, appended_by)) = self.segment_to_look_at(&mut walk, disk) else {
             return;
         };
+        walk.verdict.appended_by = appended_by;
         let Some(index) = index else {
             // Its index is on its way.
             self.retention.walk = Some(walk);
@@ -267,7 +273,7 @@ impl Log {
             if walk.is_counting {
                 self.count_key(&span, keep);
             } else {
-                self.look_at_key(&mut walk, &span, keep, (last_time, is_oldest));
+                self.look_at_key(&mut walk, &span, keep, is_oldest);
             }
         }
         walk.key = end;
@@ -277,8 +283,8 @@ impl Log {
         self.retention.walk = Some(walk);
     }
 
-    /// The segment that a walk is at, its index as far as it is there, and when all its events had been appended. None: the
-    /// walk is over for now.
+    /// The segment that a walk is at, its index as far as it is there, and when all its events, and all before them, had been
+    /// appended. None: the walk is over for now.
     fn segment_to_look_at(
         &mut self,
         walk: &mut Walk,
@@ -302,7 +308,10 @@ impl Log {
             let is_done = if walk.is_counting {
                 number <= self.retention.counted_end
             } else {
-                sealed.verdict.is_some_and(|v| v.holds(walk, &self.retention, self.now))
+                let held = sealed.verdict.filter(|v| v.holds(walk, &self.retention, self.now));
+                walk.appended_by =
+                    held.map_or(walk.appended_by, |held| held.appended_by.max(walk.appended_by));
+                held.is_some()
             };
             if is_done || self.index_is_lacking(number) {
                 walk.segment = number + 1;
@@ -311,8 +320,8 @@ impl Log {
             match &sealed.index {
                 SegmentIndex::Mapped(index) => {
                     let index = Arc::clone(index);
-                    let last = self.appended_by(at, &index);
-                    return Some((number, Some(index), last));
+                    let appended_by = self.appended_by(at, &index).max(walk.appended_by);
+                    return Some((number, Some(index), appended_by));
                 }
                 SegmentIndex::Unmapped => {
                     self.want_index(number, disk);
@@ -365,7 +374,7 @@ impl Log {
         walk: &mut Walk,
         span: &KeySpan,
         keep: Option<Keep>,
-        (last_time, is_oldest): (Timestamp, bool),
+        is_oldest: bool,
     ) {
         let start = self.logical_start(span.topic, span.partition);
         if span.end <= start {
@@ -377,7 +386,7 @@ impl Log {
         };
         let key = (span.topic, span.partition);
         let all = self.retention.bytes.get(&key).copied().unwrap_or(0);
-        let aged_at = Timestamp(last_time.0.saturating_add(keep.age_us));
+        let aged_at = Timestamp(walk.verdict.appended_by.0.saturating_add(keep.age_us));
         let is_aged = keep.age_us > 0 && aged_at <= self.now;
         // Older bytes of the key go first.
         let is_first = start >= span.first || is_oldest;
@@ -412,6 +421,7 @@ impl Log {
             self.retention.counted_end = number;
         } else if let Some(sealed) = self.segments.sealed_mut(number) {
             sealed.verdict = Some(walk.verdict);
+            walk.appended_by = walk.verdict.appended_by;
         }
         walk.segment = number + 1;
         walk.key = 0;
@@ -421,7 +431,14 @@ impl Log {
 
 impl Verdict {
     fn of(ruling: Ruling) -> Self {
-        Verdict { ruling, is_kept: false, is_usual: false, counted_end: None, aged_at: None }
+        Verdict {
+            ruling,
+            is_kept: false,
+            is_usual: false,
+            counted_end: None,
+            aged_at: None,
+            appended_by: Timestamp(0),
+        }
     }
 
     /// Whether another look would find the same.
@@ -436,6 +453,7 @@ impl Walk {
     fn of(ruling: Ruling) -> Self {
         let verdict = Verdict::of(ruling);
         let scale = Scale::default();
-        Walk { is_counting: false, segment: 0, key: 0, scale, verdict, known: None }
+        let appended_by = Timestamp(0);
+        Walk { is_counting: false, segment: 0, key: 0, scale, appended_by, verdict, known: None }
     }
 }
