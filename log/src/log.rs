@@ -192,6 +192,12 @@ impl Log {
         self.epoch
     }
 
+    /// The latest time that it was told, or, before it was told any, that it has found in what was appended last.
+    #[must_use]
+    pub fn clock(&self) -> Timestamp {
+        self.now
+    }
+
     /// How far the log has come.
     #[must_use]
     pub fn positions(&self) -> LogPositions {
@@ -508,8 +514,12 @@ impl Log {
 
     /// At shutdown everything else is written: time for the last checkpoint.
     pub(crate) fn ends_with_checkpoint(&self) -> bool {
+        // Asked in every cycle.
+        if !self.shutting_down {
+            return false;
+        }
         let commits = self.open.is_some() || !self.closed.is_empty() || !self.flights.is_empty();
-        self.shutting_down && self.last_commit_is_mark && !commits && !self.cursors.is_dirty()
+        self.last_commit_is_mark && !commits && !self.cursors.is_dirty()
     }
 
     /// Shut down but for what was prepared: the last checkpoint is written, and nothing came after it.

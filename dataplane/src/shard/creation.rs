@@ -1,10 +1,15 @@
 //! Topics that a publish may not begin: only one that is there may be published to, and it is there if any shard knows it,
 //! since each log numbers its own topics. A shard that does not know it asks the others, once for all publishes that
 //! wait; these keep their order.
+//!
+//! What the same publisher sends to the partition meanwhile waits behind them, whatever its topic: stored first, it would make those
+//! too old ("Sent again" in docs/wire-protocol.md).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use codec::header::BatchHeader;
+use codec::ids::Partition;
 use codec::refusal::{Code, Refusal};
 
 use crate::mail::{Mail, RemotePublish};
@@ -16,8 +21,15 @@ struct Question {
     number: u64,
     /// Shards that have not answered.
     missing: u16,
-    /// In the order in which they came.
+    /// In the order in which they came; some to other topics, behind one of their publisher.
     waiting: VecDeque<RemotePublish>,
+}
+
+impl Question {
+    fn holds(&self, header: &BatchHeader, partition: Partition) -> bool {
+        let mut waiting = self.waiting.iter();
+        waiting.any(|it| it.header.publisher_id == header.publisher_id && it.partition == partition)
+    }
 }
 
 /// All topics that other shards are asked about. Bounded as publishes are: each that waits has its place reserved, on the
@@ -33,11 +45,25 @@ impl Questions {
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
+
+    /// Whether a batch has to wait behind one of its publisher to its partition.
+    pub(super) fn hold_up(&self, header: &BatchHeader, partition: Partition) -> bool {
+        !self.open.is_empty()
+            && header.publisher_id != 0
+            && self.open.values().any(|question| question.holds(header, partition))
+    }
 }
 
 impl Shard {
-    /// Sets a publish aside until it is known whether its topic is there.
-    pub(super) fn ask_for_topic(&mut self, publish: RemotePublish) {
+    /// Sets a publish aside: until it is known whether its topic is there, or behind another of its publisher.
+    pub(super) fn set_aside(&mut self, publish: RemotePublish) {
+        if publish.header.publisher_id != 0 {
+            let mut open = self.questions.open.values_mut();
+            let before = open.find(|it| it.holds(&publish.header, publish.partition));
+            if let Some(question) = before {
+                return question.waiting.push_back(publish);
+            }
+        }
         assert!(!publish.is_known, "what is known is not asked for");
         let topic = Arc::clone(&publish.topic);
         if let Some(question) = self.questions.open.get_mut(&topic) {
@@ -79,19 +105,26 @@ impl Shard {
     }
 
     fn answer_question(&mut self, topic: &Arc<str>, question: Question, is_known: bool) {
+        let mut go_on = Vec::new();
         for mut publish in question.waiting {
-            if publish.from == self.options.index {
-                let bytes = publish.body_bytes() as usize;
-                self.publishing.release(publish.from, bytes);
-                self.may_have_room = true;
-            }
-            if is_known {
-                publish.is_known = true;
-                self.publishing.arrived_now(publish);
-            } else {
+            let is_asked = publish.topic == *topic;
+            if is_asked && !is_known {
+                self.end_waiting(&publish);
                 let text = format!("there is no topic {topic:?}, and its policy allows no new one");
                 self.refuse_publish(&publish, Refusal::new(Code::TopicNotFound, text));
+                continue;
             }
+            publish.is_known |= is_asked;
+            go_on.push(publish);
+        }
+        self.publishing.go_on(go_on);
+    }
+
+    /// A publish that was set aside is appended or refused: the place of one of this shard's own sessions is free again.
+    pub(super) fn end_waiting(&mut self, publish: &RemotePublish) {
+        if publish.from == self.options.index {
+            self.publishing.release(publish.from, publish.body_bytes() as usize);
+            self.may_have_room = true;
         }
     }
 }

@@ -193,6 +193,7 @@ impl Shard {
         let tail = Reader::new(end);
         older.push(active);
         older.iter_mut().for_each(Log::await_topic_rules);
+        let wall = older.iter().map(Log::clock).max().unwrap_or_default();
         Shard {
             caches: older.iter().map(|_| MatchCache::new()).collect(),
             logs: older,
@@ -214,7 +215,7 @@ impl Shard {
             policies: Policies::default(),
             questions: Questions::default(),
             outbox: Outbox::new(options.shards),
-            now: Now { wall: Timestamp(0), mono_us: 0 },
+            now: Now { wall, mono_us: 0 },
             seen: Now { wall: Timestamp(0), mono_us: 0 },
             in_flight_bytes: 0,
             is_in_flight_freed: false,
@@ -251,8 +252,7 @@ impl Shard {
     pub fn run_once<K: Kernel>(&mut self, now: Now, kernel: &mut K) -> u32 {
         assert!(now.mono_us >= self.now.mono_us, "the monotonic clock never steps back");
         self.seen = now;
-        // A step back of the wall clock must not make append times fall.
-        self.now = Now { wall: now.wall.max(self.now.wall), mono_us: now.mono_us };
+        self.now = Now { wall: self.wall_at(now), mono_us: now.mono_us };
         let mut work = 0;
         work += self.receive(kernel); //      snapshots, and what other shards want
         work += self.reap_io(kernel); //      what the disk has finished since
@@ -279,6 +279,18 @@ impl Shard {
         work += self.outbox.flush(kernel);
         self.check();
         work
+    }
+
+    /// The wall time that the shard and its logs go by. A step back of the wall clock must not make append times fall, and must
+    /// not hold up what is due some milliseconds later: the shard's clock goes on at half the speed until the other has
+    /// come up with it.
+    fn wall_at(&self, now: Now) -> Timestamp {
+        let elapsed_us = match self.now.mono_us {
+            // The first cycle.
+            0 => 0,
+            before => now.mono_us - before,
+        };
+        now.wall.max(Timestamp(self.now.wall.0.saturating_add(elapsed_us / 2)))
     }
 
     /// Tells sessions the time at which the bytes came that they are about to be given. The shard's own work goes by the

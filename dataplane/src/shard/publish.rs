@@ -43,7 +43,8 @@ pub struct Publishing {
     forwarded: Vec<Forwarded>,
     /// Bytes that may be on the way to one shard.
     forwarded_bytes_max: u64,
-    /// From other shards, in the order in which they came, waiting for room in the log.
+    /// From other shards, and of this shard's own what was set aside, in the order in which they came, waiting for room in the
+    /// log.
     arrived: VecDeque<RemotePublish>,
 }
 
@@ -75,6 +76,16 @@ impl Publishing {
     /// A batch may be appended as soon as there is room.
     pub fn arrived_now(&mut self, publish: RemotePublish) {
         self.arrived.push_back(publish);
+    }
+
+    /// What was set aside goes on, before all that came later.
+    pub fn go_on(&mut self, publishes: Vec<RemotePublish>) {
+        publishes.into_iter().rev().for_each(|publish| self.arrived.push_front(publish));
+    }
+
+    /// Whether something of this shard's own sessions that was set aside may still wait for room.
+    pub fn is_behind(&self, index: u16) -> bool {
+        self.forwarded[usize::from(index)].batches > 0 && !self.arrived.is_empty()
     }
 
     /// Reserves a place on the way to `shard`.
@@ -132,8 +143,9 @@ enum Unappended {
     Log(NoAppend),
     /// Its topic's policy does not allow it.
     Refused(Refusal),
-    /// The topic is not here, and only one that is there already may be published to: other shards must be asked.
-    Unknown,
+    /// The topic is not here, and only one that is there already may be published to: other shards must be asked. Or another
+    /// batch of the publisher waits for that.
+    Waits,
 }
 
 impl From<NoAppend> for Unappended {
@@ -203,7 +215,7 @@ impl Shard {
                 return Err(Refusal::new(Code::UnknownPartition, text));
             }
         };
-        if !self.has_turn(key, header.batch_len() as u64) {
+        if !self.has_turn(key, header.batch_len() as u64) || self.publishing.is_behind(index) {
             return Ok(self.wait_for_room(key));
         }
         let owner = partition.0 % self.options.shards;
@@ -217,11 +229,11 @@ impl Shard {
         match self.try_append(&mut append) {
             Ok(()) => Ok(Admission::Taken),
             Err(Unappended::Log(NoAppend::NoRoom)) => Ok(self.wait_for_room(key)),
-            Err(Unappended::Unknown) => {
+            Err(Unappended::Waits) => {
                 if !self.publishing.reserve(index, header.body_len as usize) {
                     return Ok(self.wait_for_room(key));
                 }
-                self.ask_for_topic(append.into_remote());
+                self.set_aside(append.into_remote());
                 Ok(Admission::Taken)
             }
             Err(error) => {
@@ -250,7 +262,7 @@ impl Shard {
         }
         self.try_append(&mut append).map_err(|error| match error {
             Unappended::Log(error) => error,
-            Unappended::Refused(_) | Unappended::Unknown => {
+            Unappended::Refused(_) | Unappended::Waits => {
                 unreachable!("policies are for what publishers bring")
             }
         })
@@ -282,13 +294,19 @@ impl Shard {
                 is_known: publish.is_known,
             };
             match self.try_append(&mut append) {
-                Ok(()) => work += 1,
+                Ok(()) => {
+                    work += 1;
+                    self.end_waiting(&publish);
+                }
                 Err(Unappended::Log(NoAppend::NoRoom)) => {
                     self.publishing.arrived.push_front(publish);
                     break;
                 }
-                Err(Unappended::Unknown) => self.ask_for_topic(publish),
-                Err(error) => self.refuse_publish(&publish, refusal_for(error)),
+                Err(Unappended::Waits) => self.set_aside(publish),
+                Err(error) => {
+                    self.end_waiting(&publish);
+                    self.refuse_publish(&publish, refusal_for(error));
+                }
             }
         }
         work + self.offer_room()
@@ -389,6 +407,9 @@ impl Shard {
             // What a shard appends itself was checked as it came first, and must not be lost.
             (TopicPolicy::default(), AckLevel::Durable)
         } else {
+            if self.questions.hold_up(append.header, append.partition) {
+                return Err(Unappended::Waits);
+            }
             let policy = self.policies.of(topic, append.topic);
             (policy, policy.ack.unwrap_or(self.options.ack))
         };
@@ -463,7 +484,7 @@ impl Shard {
         policy: &TopicPolicy,
     ) -> Result<TopicId, Unappended> {
         if policy.create == Some(false) && !append.is_known {
-            return Err(Unappended::Unknown);
+            return Err(Unappended::Waits);
         }
         debug_assert!(TopicName::check(append.topic).is_ok(), "doors parse topic names");
         Ok(self.active_mut().create_topic(append.topic)?)
@@ -539,7 +560,7 @@ fn refusal_for(error: Unappended) -> Refusal {
     match error {
         Unappended::Log(error) => refusal_of(&error),
         Unappended::Refused(refusal) => refusal,
-        Unappended::Unknown => Code::TopicNotFound.into(),
+        Unappended::Waits => unreachable!("what waits is not refused"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whole shards over the simulated disk: publish, route, deliver, settle, on one shard and over two.
 
+mod clock;
 mod dead;
 mod deletion;
 mod held;
@@ -280,8 +281,8 @@ impl Node {
             credit: 100,
         };
         self.shards[shard].0.subscribe(key, wish).unwrap();
-        // The cursors of a durable group get a commit of their own after 100 ms.
-        self.run(150);
+        // The cursors of a durable group get a commit of their own after 100 ms, by a clock that a node's second start sets back.
+        self.run(250);
         let heard = self.events(shard, key);
         assert!(
             heard.iter().any(|event| matches!(event, SessionEvent::Subscribed { request: 1 })),
@@ -303,6 +304,25 @@ impl Node {
                 self.shards[shard].0.publish(key, request as u64, &topic.into(), &batch).unwrap();
             assert_eq!(admitted, Admission::Taken);
         }
+    }
+
+    /// One event of publisher 9, its sequence the request's number, too.
+    fn publish_numbered(
+        &mut self,
+        shard: usize,
+        key: SessionKey,
+        topic: &str,
+        (partition, sequence): (u16, u64),
+    ) {
+        let mut builder = BatchBuilder::new(&mut []).unwrap();
+        builder.push(&mut [], DataKind::Text, b"abc").unwrap();
+        let mut bytes = builder.finish(TopicId(1), codec::ids::Partition(partition));
+        let mut header = Batch::parse(&bytes, HeaderSeed::WIRE).unwrap().header;
+        (header.publisher_id, header.sequence) = (9, sequence);
+        bytes[..codec::header::HEADER_BYTES].copy_from_slice(&header.encode(HeaderSeed::WIRE));
+        let batch = Batch::parse(&bytes, HeaderSeed::WIRE).unwrap();
+        let admitted = self.shards[shard].0.publish(key, sequence, &topic.into(), &batch);
+        assert_eq!(admitted.unwrap(), Admission::Taken);
     }
 
     fn events(&mut self, shard: usize, key: SessionKey) -> Vec<SessionEvent> {

@@ -145,7 +145,7 @@ impl Log {
         }
         self.upkeep.no_space_until = None;
         // What is being cut is not written to.
-        if self.upkeep.trim.is_some() || self.has_ended() {
+        if self.shutting_down && (self.upkeep.trim.is_some() || self.has_ended()) {
             return None;
         }
         if self.sealed && !self.cursors.is_dirty() {

@@ -183,15 +183,7 @@ fn a_batch_that_is_sent_again_stays_deleted() {
     let mut node = Node::open(&SimStorage::new(), 1, &[]);
     let writer = node.session(0, "writer");
     let send = |node: &mut Node, sequence: u64| {
-        let mut builder = BatchBuilder::new(&mut []).unwrap();
-        builder.push(&mut [], DataKind::Text, b"abc").unwrap();
-        let mut bytes = builder.finish(TopicId(1), codec::ids::Partition(3));
-        let mut header = Batch::parse(&bytes, HeaderSeed::WIRE).unwrap().header;
-        (header.publisher_id, header.sequence) = (9, sequence);
-        bytes[..codec::header::HEADER_BYTES].copy_from_slice(&header.encode(HeaderSeed::WIRE));
-        let batch = Batch::parse(&bytes, HeaderSeed::WIRE).unwrap();
-        let admitted = node.shards[0].0.publish(writer, sequence, &"t".into(), &batch);
-        assert_eq!(admitted.unwrap(), Admission::Taken);
+        node.publish_numbered(0, writer, "t", (3, sequence));
         node.run(40);
         node.events(0, writer).into_iter().find_map(|event| match event {
             SessionEvent::Published { base_offset, .. } => Some(base_offset.0),

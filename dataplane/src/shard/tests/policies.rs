@@ -159,6 +159,47 @@ fn topics_that_may_not_be_begun_are_known_on_all_shards() {
     }
 }
 
+/// While other shards are asked for a topic, what its publisher sends to others must not be stored first: the batch that waits
+/// would be refused as too old, though it was never sent before.
+#[test]
+fn what_waits_for_its_topic_is_not_overtaken_by_its_publisher() {
+    let closed = TopicPolicy { create: Some(false), ..TopicPolicy::default() };
+    // Of the writer's own shard, and of another one.
+    for partition in [8, 9, 10, 11] {
+        let mut node = node(4, &[]);
+        let (first, writer) = (node.session(0, "first"), node.session(0, "writer"));
+        let elsewhere = (partition + 1) % 4;
+        node.publish_numbered(0, first, "t/one", (elsewhere, 1));
+        node.publish_numbered(0, first, "t/two", (elsewhere, 2));
+        node.run(20);
+        set(&mut node, &[("t/#", closed)]);
+        let topics =
+            ["t/one", "free", "t/none", "t/two", "free", "t/one", "t/two", "t/none", "free"];
+        for (topic, sequence) in topics.iter().zip(1..) {
+            node.publish_numbered(0, writer, topic, (partition, sequence));
+            if sequence % 4 == 0 {
+                node.run(1);
+            }
+        }
+        node.run(40);
+        let told = node.events(0, writer).into_iter().filter_map(|event| match event {
+            SessionEvent::Published { request, .. } => Some((request, None)),
+            SessionEvent::Refused { request, refusal, .. } => Some((request, Some(refusal.code))),
+            _ => None,
+        });
+        let mut told: Vec<_> = told.collect();
+        told.sort_by_key(|(request, _)| *request);
+        let expected = topics
+            .iter()
+            .zip(1..)
+            .map(|(topic, request)| (request, (*topic == "t/none").then_some(Code::TopicNotFound)));
+        assert_eq!(told, expected.collect::<Vec<_>>(), "partition {partition}");
+        for (shard, _) in &node.shards {
+            assert!(shard.held().forwarded.iter().all(|forwarded| *forwarded == (0, 0)));
+        }
+    }
+}
+
 /// A topic in order is in one partition: with two, nobody could tell what came first.
 #[test]
 fn a_topic_in_order_is_in_one_partition() {
