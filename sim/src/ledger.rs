@@ -204,8 +204,10 @@ pub struct Ledger {
     pub taken_before: BTreeMap<(LogKey, usize, Partition), Offset>,
     /// How many events each log says topics' own retention has let go in this life.
     pub expired_events: BTreeMap<LogKey, u64>,
-    /// The latest time that a shard was told.
+    /// The latest time that a shard may go by.
     pub wall_end: Timestamp,
+    /// When that was, by the clock that never steps.
+    pub wall_end_us: u64,
     /// Topics of the run.
     pub topics: Vec<TopicName>,
     /// Keys of the run.

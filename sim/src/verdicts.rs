@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use codec::ids::{Position, Timestamp};
+use dataplane::kernel::Now;
 use log::disk::LogKey;
 use routing::delivery_policy::{DeliveryPolicy, OnExhausted};
 
@@ -53,6 +54,13 @@ impl GroupBook {
 }
 
 impl Ledger {
+    /// A shard was told the time. While the wall clock is set back, a shard's goes on at half the speed.
+    pub fn note_time(&mut self, now: Now) {
+        let elapsed_us = now.mono_us - self.wall_end_us;
+        let slow = Timestamp(self.wall_end.0 + elapsed_us.div_ceil(2));
+        (self.wall_end, self.wall_end_us) = (now.wall.max(slow), now.mono_us);
+    }
+
     /// Whether an event that was appended then may have been too old for a group at some time.
     #[must_use]
     pub fn may_be_too_old(&self, book: &GroupBook, append_time: Option<Timestamp>) -> bool {

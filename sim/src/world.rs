@@ -370,7 +370,7 @@ impl World {
         if let Some(deleter) = &self.deleter {
             deleter.executed(&self.node, number, &deleted, &mut self.scene);
         }
-        self.scene.ledger.wall_end = self.scene.ledger.wall_end.max(now.wall);
+        self.scene.ledger.note_time(now);
         self.scene.trace.note(format_args!("{} shard {number} did {work}", now.mono_us));
         for (home, owner, event) in self.node.take_events(number) {
             match owner {
