@@ -125,7 +125,11 @@ impl Log {
             let chore = piece.into_chore();
             self.upkeep.checkpoint = Some(self.submit_chore(chore, disk));
         }
-        if self.has_ended() && self.upkeep.is_idle() && self.segments.has_room_behind_tail() {
+        if self.shutting_down
+            && self.has_ended()
+            && self.upkeep.is_idle()
+            && self.segments.has_room_behind_tail()
+        {
             let (active, next) = self.segments.give_room_back();
             let chore = TrimTask { active, next }.into_chore();
             self.upkeep.trim = Some(self.submit_chore(chore, disk));
