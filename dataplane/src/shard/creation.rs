@@ -17,7 +17,7 @@ use crate::shard::Shard;
 
 /// A topic that other shards are asked about.
 #[derive(Debug)]
-struct Question {
+pub(super) struct Question {
     number: u64,
     /// Shards that have not answered.
     missing: u16,
@@ -46,23 +46,24 @@ impl Questions {
         self.open.is_empty()
     }
 
-    /// Whether a batch has to wait behind one of its publisher to its partition.
-    pub(super) fn hold_up(&self, header: &BatchHeader, partition: Partition) -> bool {
-        !self.open.is_empty()
-            && header.publisher_id != 0
-            && self.open.values().any(|question| question.holds(header, partition))
+    /// The question behind which a batch has to wait, as one of its publisher to its partition does.
+    pub(super) fn before(
+        &mut self,
+        header: &BatchHeader,
+        partition: Partition,
+    ) -> Option<&mut Question> {
+        if self.open.is_empty() || header.publisher_id == 0 {
+            return None;
+        }
+        self.open.values_mut().find(|question| question.holds(header, partition))
     }
 }
 
 impl Shard {
     /// Sets a publish aside: until it is known whether its topic is there, or behind another of its publisher.
     pub(super) fn set_aside(&mut self, publish: RemotePublish) {
-        if publish.header.publisher_id != 0 {
-            let mut open = self.questions.open.values_mut();
-            let before = open.find(|it| it.holds(&publish.header, publish.partition));
-            if let Some(question) = before {
-                return question.waiting.push_back(publish);
-            }
+        if let Some(question) = self.questions.before(&publish.header, publish.partition) {
+            return question.waiting.push_back(publish);
         }
         assert!(!publish.is_known, "what is known is not asked for");
         let topic = Arc::clone(&publish.topic);

@@ -407,7 +407,7 @@ impl Shard {
             // What a shard appends itself was checked as it came first, and must not be lost.
             (TopicPolicy::default(), AckLevel::Durable)
         } else {
-            if self.questions.hold_up(append.header, append.partition) {
+            if self.questions.before(append.header, append.partition).is_some() {
                 return Err(Unappended::Waits);
             }
             let policy = self.policies.of(topic, append.topic);

@@ -125,11 +125,7 @@ impl Log {
             let chore = piece.into_chore();
             self.upkeep.checkpoint = Some(self.submit_chore(chore, disk));
         }
-        if self.shutting_down
-            && self.has_ended()
-            && self.upkeep.is_idle()
-            && self.segments.has_room_behind_tail()
-        {
+        if self.has_ended() && self.upkeep.is_idle() && self.segments.has_room_behind_tail() {
             let (active, next) = self.segments.give_room_back();
             let chore = TrimTask { active, next }.into_chore();
             self.upkeep.trim = Some(self.submit_chore(chore, disk));
@@ -149,7 +145,7 @@ impl Log {
         }
         self.upkeep.no_space_until = None;
         // What is being cut is not written to.
-        if self.shutting_down && (self.upkeep.trim.is_some() || self.has_ended()) {
+        if self.upkeep.trim.is_some() || self.has_ended() {
             return None;
         }
         if self.sealed && !self.cursors.is_dirty() {
