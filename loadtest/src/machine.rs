@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io;
+use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CpuSet;
 use serde::Serialize;
@@ -70,9 +74,17 @@ pub(crate) fn wake_on_time() {
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }
 
-/// Sleeps until `moment`; returns at once when it has passed.
-pub(crate) fn sleep_until(moment: Instant) {
-    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+/// Waits until `stream` has something to read, at most until `moment`; whether it has.
+pub(crate) fn readable_before(stream: &TcpStream, moment: Instant) -> io::Result<bool> {
+    loop {
+        let left = moment.saturating_duration_since(Instant::now());
+        let timeout = left.try_into().expect("a wait of seconds fits the kernel's time");
+        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Raises the soft limit of open files to the hard one, and returns it.

@@ -11,6 +11,13 @@ use crate::latency::Latency;
 use crate::machine;
 use crate::report::Row;
 
+/// Messages that one read takes, where so many are there.
+const READ_AT_ONCE: usize = 64;
+/// Most messages on their way: with more of them both sides could wait for room in the other's socket.
+const OPEN_MAX: u64 = 1024;
+/// Longest wait for the echo with nothing left to send.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
 /// One measurement of the round trip.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoundTrips {
@@ -55,44 +62,97 @@ impl RoundTrips {
     fn measure(&self, mut stream: TcpStream) -> anyhow::Result<Row> {
         stream.set_nodelay(true)?;
         machine::wake_on_time();
-        let mut message = vec![7; self.message_bytes];
-        let (mut round_trip, mut delay) = (Latency::new(), Latency::new());
-        let started = Instant::now();
-        let mut intended = started;
-        while intended.duration_since(started) < self.duration {
-            if self.rate.is_some() {
-                machine::sleep_until(intended);
-                delay.record_ns(intended.elapsed().as_nanos() as u64);
+        let mut trips = Trips::new();
+        let pace = match self.rate {
+            None => {
+                self.one_after_the_other(&mut stream, &mut trips)?;
+                "back to back".to_owned()
             }
-            stream.write_all(&message)?;
-            stream.read_exact(&mut message)?;
-            // From the intended time, as the load is measured: what waking up costs is part of it.
-            round_trip.record_ns(intended.elapsed().as_nanos() as u64);
-            intended = match self.rate {
-                Some(rate) => intended + Duration::from_secs_f64(1.0 / rate),
-                None => Instant::now(),
-            };
-        }
-        let elapsed = started.elapsed().as_secs_f64();
-        let summary = round_trip.summary().context("no message came back")?;
-        let pace = self.rate.map_or("back to back".to_owned(), |rate| format!("{rate:.0}/s"));
+            Some(rate) => {
+                self.on_time(rate, &mut stream, &mut trips)?;
+                format!("{rate:.0}/s")
+            }
+        };
+        let elapsed = trips.started.elapsed().as_secs_f64();
+        let summary = trips.round_trip.summary().context("no message came back")?;
         let mut row = Row::new(format!("loopback round trip {} B, {pace}", self.message_bytes));
         row.rate_per_s = Some(summary.count as f64 / elapsed);
         row.latency("round trip", Some(summary));
-        row.latency("publish delay", delay.summary());
+        row.latency("publish delay", trips.delay.summary());
         Ok(row)
+    }
+
+    fn one_after_the_other(&self, stream: &mut TcpStream, trips: &mut Trips) -> anyhow::Result<()> {
+        let mut message = vec![7; self.message_bytes];
+        while trips.started.elapsed() < self.duration {
+            let sent = Instant::now();
+            stream.write_all(&message)?;
+            stream.read_exact(&mut message)?;
+            trips.back(sent);
+        }
+        Ok(())
+    }
+
+    /// Each message at its moment, whatever has come back by then: a stall delays what was sent during it and no more.
+    fn on_time(&self, rate: f64, stream: &mut TcpStream, trips: &mut Trips) -> anyhow::Result<()> {
+        let message = vec![7; self.message_bytes];
+        let mut room = vec![0; self.message_bytes * READ_AT_ONCE];
+        let count = (self.duration.as_secs_f64() * rate).ceil() as u64;
+        let started = trips.started;
+        let intended = |number: u64| started + Duration::from_secs_f64(number as f64 / rate);
+        let (mut sent, mut bytes_back) = (0, 0);
+        loop {
+            let back = bytes_back / self.message_bytes as u64;
+            if back == count {
+                return Ok(());
+            }
+            let may_send = sent < count && sent - back < OPEN_MAX;
+            let due = may_send.then(|| intended(sent));
+            if let Some(due) = due.filter(|due| *due <= Instant::now()) {
+                trips.delay.record_ns(due.elapsed().as_nanos() as u64);
+                stream.write_all(&message)?;
+                sent += 1;
+            }
+            let until = due.unwrap_or_else(|| Instant::now() + ANSWER_MAX);
+            if !machine::readable_before(stream, until)? {
+                anyhow::ensure!(due.is_some(), "the echo did not answer for {ANSWER_MAX:?}");
+                continue;
+            }
+            let found = stream.read(&mut room)?;
+            anyhow::ensure!(found > 0, "the echo closed its connection");
+            bytes_back += found as u64;
+            // From the intended time, as the load is measured: what waking up costs is part of it.
+            (back..bytes_back / self.message_bytes as u64).for_each(|it| trips.back(intended(it)));
+        }
+    }
+}
+
+/// What was seen of the messages.
+struct Trips {
+    started: Instant,
+    round_trip: Latency,
+    delay: Latency,
+}
+
+impl Trips {
+    fn new() -> Self {
+        Self { started: Instant::now(), round_trip: Latency::new(), delay: Latency::new() }
+    }
+
+    fn back(&mut self, since: Instant) {
+        self.round_trip.record_ns(since.elapsed().as_nanos() as u64);
     }
 }
 
 fn echo(mut stream: TcpStream, bytes: usize) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
-    let mut message = vec![0; bytes];
+    let mut room = vec![0; bytes * READ_AT_ONCE];
     loop {
-        let found = stream.read(&mut message)?;
+        let found = stream.read(&mut room)?;
         if found == 0 {
             return Ok(());
         }
-        stream.write_all(&message[..found])?;
+        stream.write_all(&room[..found])?;
     }
 }
 
@@ -114,5 +174,32 @@ mod tests {
         assert_eq!(paced.latencies[0].summary.count, 100, "{paced:?}");
         let free = RoundTrips { rate: None, ..trips }.run().unwrap();
         assert!(free.latencies[0].summary.count > 100, "{free:?}");
+    }
+
+    /// An echo that answers later than the next message is due: the pace is kept all the same, and no wait adds up.
+    #[test]
+    fn a_slow_echo_holds_nothing_up() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let slow = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut room = [0; 64 * 64];
+            while let Ok(found @ 1..) = stream.read(&mut room) {
+                thread::sleep(Duration::from_millis(20));
+                stream.write_all(&room[..found]).unwrap();
+            }
+        });
+        let trips = RoundTrips {
+            message_bytes: 64,
+            rate: Some(1_000.0),
+            duration: Duration::from_millis(500),
+            server_cpu: None,
+            client_cpu: None,
+        };
+        let row = trips.measure(TcpStream::connect(address).unwrap()).unwrap();
+        slow.join().unwrap();
+        assert_eq!(row.latencies[0].summary.count, 500, "{row:?}");
+        // One after the other they would take 10 s; here a message waits for the sleep before its own at most.
+        assert!(row.rate_per_s.unwrap() > 100.0, "{row:?}");
     }
 }
