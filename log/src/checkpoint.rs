@@ -3,7 +3,8 @@
 //!
 //! Two files in turn. A shard encodes a piece (a frame) at a time while it goes on; a chore writes it. Entries may be
 //! newer than the place where the replay starts: replaying them again changes nothing. The last frame is written only
-//! when everything that the others may contain is durable, so a checkpoint never knows more than the log.
+//! when everything that the others may contain is durable, so a checkpoint never knows more than the log. An attempt that
+//! came to nothing may have left its last frame under the same sequence: each begins with a file that is durably empty.
 //!
 //! ```text
 //! frame: 0 u32 kind    4 u32 payload bytes    8 u64 sequence    16 u32 frame number
@@ -434,11 +435,15 @@ impl PieceTask {
     fn run(self, storage: &dyn Storage) -> io::Result<ChoreOutcome> {
         assert!(self.file.is_some() == (self.at > 0), "the first piece opens the file");
         assert!(!self.bytes.is_empty(), "a piece is a frame at least");
-        let file = match self.file {
-            Some(file) => file,
-            None => storage.open(&self.path, OpenMode::Create, false)?,
+        let (file, mut written) = match self.file {
+            Some(file) => (file, Ok(())),
+            None => {
+                let file = storage.open(&self.path, OpenMode::Create, false)?;
+                // The end of an attempt before must not make a whole of this one's beginning, which nothing says is durable.
+                (file, storage.set_len(file, 0).and_then(|()| storage.sync(file)))
+            }
         };
-        let mut written = storage.write_at(file, self.at, &self.bytes);
+        written = written.and_then(|()| storage.write_at(file, self.at, &self.bytes));
         if self.last && written.is_ok() {
             written = storage
                 .set_len(file, self.at + self.bytes.len() as u64)

@@ -238,7 +238,8 @@ impl RecoveryTask<'_> {
         let mut newest: Option<Checkpoint> = None;
         for sequence in 0..2 {
             let path = checkpoint_path(self.dir, sequence);
-            let Some(bytes) = read_file(self.storage, &path)? else { continue };
+            // A process that was killed may have written it without a sync, and the next one empties the other file.
+            let Some(bytes) = read_synced(self.storage, &path)? else { continue };
             match Checkpoint::decode(&bytes) {
                 Ok(found) if newest.as_ref().is_none_or(|n| n.sequence < found.sequence) => {
                     newest = Some(found);
@@ -488,12 +489,25 @@ impl RecoveryTask<'_> {
 
 /// A whole file, `None` if it is not there.
 pub(crate) fn read_file(storage: &dyn Storage, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    read_with(storage, path, |_| Ok(()))
+}
+
+/// Reads a file, and makes what it holds durable.
+fn read_synced(storage: &dyn Storage, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    read_with(storage, path, |file| storage.sync(file))
+}
+
+fn read_with(
+    storage: &dyn Storage,
+    path: &Path,
+    first: impl FnOnce(FileId) -> io::Result<()>,
+) -> io::Result<Option<Vec<u8>>> {
     let file = match storage.open(path, OpenMode::Read, false) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let bytes = read_open(storage, file);
+    let bytes = first(file).and_then(|()| read_open(storage, file));
     storage.close(file);
     bytes.map(Some)
 }

@@ -1,6 +1,7 @@
 //! The log against a model, on the simulated disk and on real files.
 
 mod behind;
+mod checkpoints;
 mod count;
 mod crash;
 mod damage;

@@ -201,6 +201,12 @@ impl Bench {
         true
     }
 
+    /// Completes the newest chore that is under way.
+    pub(super) fn complete_chore(&mut self) -> bool {
+        let chore = self.disk.complete_last(|op| matches!(op, DiskOp::Chore { .. }));
+        chore.map(|done| self.on_done(done)).is_some()
+    }
+
     fn on_done(&mut self, done: Completion) {
         self.log.on_completion(done.ticket, done.result, &mut self.disk);
         let durable = self.log.durable_cursor_mark();
