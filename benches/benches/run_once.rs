@@ -4,15 +4,15 @@
 //! Chores (new segments, checkpoints) run for real, in memory if there is a `/dev/shm`; they are rare.
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use benches::bed::batches;
 use benches::shard_node::ShardNode;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dataplane::session::TopicHandle;
 
 fn run_once(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("run_once");
-    let topic: Arc<str> = "bench/topic".into();
+    let topic = TopicHandle::from("bench/topic");
 
     let mut node = ShardNode::open(64);
     group.bench_function("nothing to do, 64 sessions", |b| b.iter(|| black_box(node.cycle())));

@@ -7,7 +7,9 @@ use codec::header::HeaderSeed;
 use dataplane::control::ControlReply;
 use dataplane::mail::Mail;
 use dataplane::selection::Selection;
-use dataplane::session::{Admission, SessionEvent, SessionKey, SubscribeRequest, Verdict};
+use dataplane::session::{
+    Admission, SessionEvent, SessionKey, SubscribeRequest, TopicHandle, Verdict,
+};
 use routing::snapshot::{RoutingSnapshot, SnapshotEditor};
 use routing::subscription::{GroupId, Mode, Start, Subscription, SubscriptionId};
 use routing::topic::TopicFilter;
@@ -82,7 +84,7 @@ impl ShardNode {
     }
 
     /// Every session publishes one batch; cycles until every one is acknowledged.
-    pub fn publish(&mut self, topic: &Arc<str>, batches: &[Vec<u8>]) {
+    pub fn publish(&mut self, topic: &TopicHandle, batches: &[Vec<u8>]) {
         let mut owed = 0;
         for (index, key) in self.sessions.iter().enumerate() {
             let bytes = &batches[index % batches.len()];

@@ -1,10 +1,11 @@
 //! What a door sees of a shard: requests, events, and the traits by which the runtime drives a door's sessions.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use codec::ack::AckLevel;
-use codec::ids::{Offset, Partition, Position};
+use codec::ids::{Offset, Partition, Position, TopicId};
 use codec::refusal::Refusal;
 use log::batch::StoredBatch;
 use log::disk::LogKey;
@@ -25,6 +26,43 @@ pub struct SessionKey {
     pub slot: u32,
     /// Rises each time the slot is given away.
     pub life: u32,
+}
+
+/// A topic to publish to, by its name. Keeps where the shard found it, so that who publishes to it again need not have it
+/// searched for.
+#[derive(Clone, Debug)]
+pub struct TopicHandle {
+    name: Arc<str>,
+    /// Its id in the log that it was last appended to; 0 before that.
+    found: Cell<TopicId>,
+}
+
+impl TopicHandle {
+    /// The topic's name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn found(&self) -> TopicId {
+        self.found.get()
+    }
+
+    pub(crate) fn found_at(&self, id: TopicId) {
+        self.found.set(id);
+    }
+}
+
+impl From<Arc<str>> for TopicHandle {
+    fn from(name: Arc<str>) -> Self {
+        TopicHandle { name, found: Cell::new(TopicId(0)) }
+    }
+}
+
+impl From<&str> for TopicHandle {
+    fn from(name: &str) -> Self {
+        Arc::<str>::from(name).into()
+    }
 }
 
 /// What became of a publish that was not refused.

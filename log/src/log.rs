@@ -216,6 +216,12 @@ impl Log {
         self.topics.id(name)
     }
 
+    /// The same for a topic that was `guess` when it was last looked for, at less cost where it still is.
+    #[must_use]
+    pub fn topic_id_near(&self, guess: TopicId, name: &Arc<str>) -> Option<TopicId> {
+        self.topics.id_near(guess, name)
+    }
+
     /// The name of a topic.
     #[must_use]
     pub fn topic_name(&self, id: TopicId) -> Option<&Arc<str>> {

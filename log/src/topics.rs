@@ -1,7 +1,11 @@
 //! The topic dictionary of one log, with the next offset of every topic and partition.
 //!
-//! Sized for a million topics: a topic that uses one partition costs one entry of 48 bytes, its name, and 10 to 20 bytes
+//! Sized for a million topics: a topic that uses one partition costs one entry of 64 bytes, its name, and 10 to 20 bytes
 //! in the table of names, which keeps their hashes: growing must not look at every name, since publishes wait. Ids are dense from 1, so that a checkpoint can walk them in pieces.
+//!
+//! With very many topics each place in memory that a publish looks at is one that no cache holds. So an entry is one cache
+//! line, a partition beyond the first is found in its list without looking through that, and who knows a topic's id is
+//! spared the table of names ([`Topics::id_near`]).
 //!
 //! A deleted topic keeps its id and its offsets, which go on when it begins again: nothing that a client has kept, of a
 //! partition and an offset, ever means another event. Only its name is taken out of the table.
@@ -11,12 +15,17 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use codec::ids::{Offset, Partition, Position, TopicId};
-use codec::limits::TOPICS_MAX;
+use codec::limits::{PARTITIONS, TOPICS_MAX};
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
+use thin_vec::ThinVec;
+
+const _: () =
+    assert!(PARTITIONS as u32 <= u64::BITS, "a topic's used partitions are bits of a word");
+const _: () = assert!(size_of::<TopicEntry>() == 64, "one cache line");
 
 /// What a log knows of one topic and partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PartitionState {
     /// Offset of the next event.
     pub(crate) next: Offset,
@@ -24,18 +33,63 @@ pub(crate) struct PartitionState {
     pub(crate) start: Offset,
     /// Number of the newest index entry (see `active_index`), 0 if none.
     pub(crate) last_run: u64,
-    partition: Partition,
 }
 
+/// One cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 struct TopicEntry {
     name: Arc<str>,
-    first: Option<PartitionState>,
-    #[expect(
-        clippy::box_collection,
-        reason = "most topics have no second partition: 8 bytes, not 24"
-    )]
-    rest: Option<Box<Vec<PartitionState>>>,
+    /// The partitions that have been used, a bit each.
+    used: u64,
+    /// Of the partition that was used first.
+    first: PartitionState,
+    /// Of the others, in their order.
+    rest: ThinVec<PartitionState>,
+    /// The partition of `first`; means nothing while none is used.
+    first_partition: u8,
+    is_deleted: bool,
+}
+
+/// Where the state of a partition stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    First,
+    /// Index in the list of the others.
+    Rest(usize),
+}
+
+impl TopicEntry {
+    fn new(name: Arc<str>) -> Self {
+        let first = PartitionState::default();
+        let rest = ThinVec::new();
+        TopicEntry { name, used: 0, first, rest, first_partition: 0, is_deleted: false }
+    }
+
+    fn uses(&self, partition: Partition) -> bool {
+        partition.0 < PARTITIONS && self.used >> partition.0 & 1 == 1
+    }
+
+    /// The used partitions without the first.
+    fn others(&self) -> u64 {
+        self.used & !(1 << self.first_partition)
+    }
+
+    /// Where a partition's state stands, or would.
+    fn slot(&self, partition: Partition) -> Slot {
+        assert!(partition.0 < PARTITIONS, "there are no others");
+        if self.used == 0 || u16::from(self.first_partition) == partition.0 {
+            return Slot::First;
+        }
+        let before = (1 << partition.0) - 1;
+        Slot::Rest((self.others() & before).count_ones() as usize)
+    }
+
+    fn rest_bytes(&self) -> usize {
+        let header = 2 * size_of::<usize>();
+        let capacity = self.rest.capacity();
+        if capacity == 0 { 0 } else { header + capacity * size_of::<PartitionState>() }
+    }
 }
 
 /// A topic in the table of names.
@@ -102,8 +156,18 @@ impl Topics {
         found.map(|listed| listed.id)
     }
 
+    /// The id of a topic that was `guess` when it was last looked for: where that still holds, its entry is all that is
+    /// looked at.
+    pub(crate) fn id_near(&self, guess: TopicId, name: &Arc<str>) -> Option<TopicId> {
+        let entry = guess.0.checked_sub(1).and_then(|at| self.entries.get(at as usize));
+        let holds = entry.is_some_and(|entry| {
+            !entry.is_deleted && (Arc::ptr_eq(&entry.name, name) || entry.name == *name)
+        });
+        if holds { Some(guess) } else { self.id(name) }
+    }
+
     pub(crate) fn name(&self, id: TopicId) -> Option<&Arc<str>> {
-        Some(&self.entries.get(id.0.checked_sub(1)? as usize)?.name)
+        Some(&self.entry(id)?.name)
     }
 
     /// The id of a topic that was deleted and has not begun again.
@@ -117,7 +181,7 @@ impl Topics {
     }
 
     pub(crate) fn is_deleted(&self, id: TopicId) -> bool {
-        self.name(id).is_some_and(|name| self.deleted.contains_key(name))
+        self.entry(id).is_some_and(|entry| entry.is_deleted)
     }
 
     /// How many topics are deleted.
@@ -147,6 +211,7 @@ impl Topics {
         );
         self.unlist(&name);
         self.deleted.insert(name, id);
+        self.set_deleted(id, true);
     }
 
     /// A deleted topic begins again, where its offsets ended.
@@ -156,6 +221,13 @@ impl Topics {
             return;
         }
         self.list(&name, id);
+        self.set_deleted(id, false);
+    }
+
+    fn set_deleted(&mut self, id: TopicId, is_deleted: bool) {
+        let entry = self.entry_mut(id).expect("it was looked at just now");
+        assert!(entry.is_deleted != is_deleted, "a topic is deleted once, and revived once");
+        entry.is_deleted = is_deleted;
     }
 
     /// What a record of a deletion says: of these partitions everything before these ends is gone. One that has gone on
@@ -184,45 +256,52 @@ impl Topics {
         let id = TopicId(self.len() + 1);
         self.list(&name, id);
         self.name_bytes += name.len() + NAME_BYTES;
-        self.entries.push(TopicEntry { name, first: None, rest: None });
+        self.entries.push(TopicEntry::new(name));
         Some(id)
     }
 
-    pub(crate) fn partition(&self, id: TopicId, partition: Partition) -> Option<&PartitionState> {
-        let entry = self.entries.get(id.0.checked_sub(1)? as usize)?;
-        if entry.first.as_ref().is_some_and(|first| first.partition == partition) {
-            return entry.first.as_ref();
-        }
-        let rest = entry.rest.as_ref()?;
-        let at = rest.binary_search_by_key(&partition, |state| state.partition).ok()?;
-        rest.get(at)
+    fn entry(&self, id: TopicId) -> Option<&TopicEntry> {
+        self.entries.get(id.0.checked_sub(1)? as usize)
     }
 
-    /// The state of a topic and partition, made if it is new. `None` if there is no such topic.
+    fn entry_mut(&mut self, id: TopicId) -> Option<&mut TopicEntry> {
+        self.entries.get_mut(id.0.checked_sub(1)? as usize)
+    }
+
+    pub(crate) fn partition(&self, id: TopicId, partition: Partition) -> Option<&PartitionState> {
+        let entry = self.entry(id).filter(|entry| entry.uses(partition))?;
+        match entry.slot(partition) {
+            Slot::First => Some(&entry.first),
+            Slot::Rest(at) => entry.rest.get(at),
+        }
+    }
+
+    /// The state of a topic and partition, made if it is new. `None` if there is no such topic, or no such partition.
     pub(crate) fn partition_mut(
         &mut self,
         id: TopicId,
         partition: Partition,
     ) -> Option<&mut PartitionState> {
-        let entry = self.entries.get_mut(id.0.checked_sub(1)? as usize)?;
-        let fresh = PartitionState { next: Offset(0), start: Offset(0), last_run: 0, partition };
-        let first = entry.first.get_or_insert(fresh);
-        if first.partition == partition {
-            return Some(first);
+        if partition.0 >= PARTITIONS {
+            return None;
         }
-        let rest = entry.rest.get_or_insert_default();
-        let before = rest.capacity();
-        let at = match rest.binary_search_by_key(&partition, |state| state.partition) {
-            Ok(at) => at,
-            Err(at) => {
-                assert!(first.partition != partition, "a partition stands once in a topic");
-                rest.insert(at, fresh);
-                at
+        let entry = self.entries.get_mut(id.0.checked_sub(1)? as usize)?;
+        let slot = entry.slot(partition);
+        if !entry.uses(partition) {
+            match slot {
+                Slot::First => entry.first_partition = partition.0 as u8,
+                Slot::Rest(at) => {
+                    let before = entry.rest_bytes();
+                    entry.rest.insert(at, PartitionState::default());
+                    self.rest_bytes += entry.rest_bytes() - before;
+                }
             }
-        };
-        assert!(before <= rest.capacity(), "nothing shrinks");
-        self.rest_bytes += (rest.capacity() - before) * size_of::<PartitionState>();
-        rest.get_mut(at)
+            entry.used |= 1 << partition.0;
+        }
+        match slot {
+            Slot::First => Some(&mut entry.first),
+            Slot::Rest(at) => entry.rest.get_mut(at),
+        }
     }
 
     /// Events of a topic and partition before `end` are gone.
@@ -234,15 +313,24 @@ impl Topics {
         assert!(state.start <= state.next, "only what was appended expires");
     }
 
-    /// All partitions of a topic that have been used.
+    /// All partitions of a topic that have been used: the first that was, then the others in their order. Checkpoints keep
+    /// it.
     pub(crate) fn partitions(
         &self,
         id: TopicId,
     ) -> impl Iterator<Item = (Partition, PartitionState)> + '_ {
-        let entry = id.0.checked_sub(1).and_then(|at| self.entries.get(at as usize));
-        let first = entry.and_then(|entry| entry.first);
-        let rest = entry.and_then(|entry| entry.rest.as_ref()).into_iter().flat_map(|r| r.iter());
-        first.into_iter().chain(rest.copied()).map(|state| (state.partition, state))
+        let entry = self.entry(id);
+        let first = entry.filter(|entry| entry.used != 0);
+        let first = first.map(|entry| (Partition(entry.first_partition.into()), entry.first));
+        let mut left = entry.map_or(0, TopicEntry::others);
+        let numbers = std::iter::from_fn(move || {
+            let number = left.trailing_zeros() as u16;
+            let has = left != 0;
+            left &= left.wrapping_sub(1);
+            has.then_some(Partition(number))
+        });
+        let rest = entry.into_iter().flat_map(|entry| entry.rest.iter().copied());
+        first.into_iter().chain(numbers.zip(rest))
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -331,6 +419,51 @@ mod tests {
             assert_eq!((topics.id(&name(number)), topics.deleted_id(&name(number))), expected);
             assert_eq!(topics.known_id(&name(number)), id);
         }
+    }
+
+    /// Whatever order partitions are used in, each keeps its own state, and what they take is counted.
+    #[test]
+    fn each_partition_has_its_state() {
+        let mut topics = Topics::new();
+        let id = topics.add("t".into()).unwrap();
+        let other = topics.add("u".into()).unwrap();
+        let empty = topics.memory_bytes();
+        let order: Vec<u16> = (0..PARTITIONS).map(|it| (it * 37 + 5) % PARTITIONS).collect();
+        for (count, number) in order.iter().enumerate() {
+            let of = Partition(*number);
+            assert_eq!(topics.partition(id, of), None);
+            topics.partition_mut(id, of).unwrap().next = Offset(u64::from(*number) + 100);
+            for known in &order {
+                let expected = order[..=count].contains(known).then_some(u64::from(*known) + 100);
+                let next = topics.partition(id, Partition(*known)).map(|state| state.next.0);
+                assert_eq!(next, expected, "{known} of {:?}", &order[..=count]);
+            }
+            let numbers: Vec<u16> = topics.partitions(id).map(|(of, _)| of.0).collect();
+            assert_eq!((numbers[0], numbers.len()), (order[0], count + 1));
+            assert!(numbers[1..].is_sorted(), "{numbers:?}");
+        }
+        assert!(topics.memory_bytes() >= empty + 63 * size_of::<PartitionState>());
+        assert_eq!(topics.partitions(other).count(), 0);
+        assert_eq!(topics.partition_mut(id, Partition(PARTITIONS)), None);
+        assert_eq!(topics.partition(id, Partition(u16::MAX)), None);
+    }
+
+    /// A topic that was deleted, or stands elsewhere in another log, must not be taken for the one that was found before.
+    #[test]
+    fn a_guess_is_checked() {
+        let mut topics = Topics::new();
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let id = topics.add(Arc::clone(&a)).unwrap();
+        let id_b = topics.add(Arc::clone(&b)).unwrap();
+        for guess in [TopicId(0), id, id_b, TopicId(3), TopicId(u32::MAX)] {
+            assert_eq!(topics.id_near(guess, &a), Some(id));
+            assert_eq!(topics.id_near(guess, &"a".into()), Some(id), "the same name elsewhere");
+            assert_eq!(topics.id_near(guess, &"c".into()), None);
+        }
+        topics.delete(id);
+        assert_eq!((topics.id_near(id, &a), topics.id_near(id, &b)), (None, Some(id_b)));
+        topics.revive(id);
+        assert_eq!(topics.id_near(id, &a), Some(id));
     }
 
     /// A replay from an older place must not delete a topic that has begun again since, and must delete one that has not.

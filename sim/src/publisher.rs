@@ -11,7 +11,7 @@ use codec::event::DataKind;
 use codec::header::HeaderSeed;
 use codec::ids::{Partition, TopicId};
 use codec::refusal::{Code, Refusal};
-use dataplane::session::{Admission, SessionEvent};
+use dataplane::session::{Admission, SessionEvent, TopicHandle};
 
 use crate::check::{deletion, resent, retention};
 use crate::faults::Fault;
@@ -230,7 +230,7 @@ impl Publisher {
             Ok(batch) => batch,
             Err(error) => violated!(CHECK, "batch {} is made badly: {error}", made.id.0),
         };
-        let topic = scene.plan.topics[made.intent.topic].text().clone();
+        let topic = TopicHandle::from(scene.plan.topics[made.intent.topic].text().clone());
         let lands = self.lands(request, scene.plan.landed_per_mille);
         let shard = node.shard(home);
         let admission = if lands {

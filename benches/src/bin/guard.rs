@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use benches::bed::batches;
@@ -25,6 +24,7 @@ use codec::crc32c::crc32c;
 use codec::event::DataKind;
 use codec::header::{HEADER_BYTES, HeaderSeed};
 use codec::ids::{Partition, TopicId};
+use dataplane::session::TopicHandle;
 use routing::match_cache::MatchCache;
 use serde::{Deserialize, Serialize};
 
@@ -212,7 +212,7 @@ fn http(clients: usize, count: u32) {
 }
 
 fn deliver(clients: usize, count: u32, bytes: usize) {
-    let topic: Arc<str> = "bench/topic".into();
+    let topic = TopicHandle::from("bench/topic");
     let batches = batches(count, bytes);
     let mut node = ShardNode::open(clients);
     let member = node.subscribe();

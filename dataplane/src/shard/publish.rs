@@ -20,7 +20,7 @@ use routing::topic_policy::TopicPolicy;
 use crate::fence::Fence;
 use crate::mail::{Mail, PublishOutcome, RemoteBody, RemotePublish};
 use crate::options::{ADMISSION_QUANTUM_BYTES, REMOTE_PUBLISHES_MAX};
-use crate::session::{Admission, Asked, SessionEvent, SessionKey};
+use crate::session::{Admission, Asked, SessionEvent, SessionKey, TopicHandle};
 use crate::shard::Shard;
 use crate::shard::acks::Unacked;
 use crate::shard::errands::OWN;
@@ -120,7 +120,7 @@ struct Append<'a> {
     from: u16,
     session: SessionKey,
     request: u64,
-    topic: &'a Arc<str>,
+    topic: &'a TopicHandle,
     partition: Partition,
     header: &'a BatchHeader,
     body: Source<'a>,
@@ -132,7 +132,7 @@ impl Append<'_> {
     /// The same as a value, for another shard or a later cycle.
     fn into_remote(self) -> RemotePublish {
         let Append { from, session, request, topic, partition, header, body, is_known } = self;
-        let (topic, header, body) = (topic.clone(), *header, RemoteBody::from(body));
+        let (topic, header, body) = (Arc::clone(topic.name()), *header, RemoteBody::from(body));
         RemotePublish { from, session, request, topic, partition, header, body, is_known }
     }
 }
@@ -163,7 +163,7 @@ impl Shard {
         &mut self,
         key: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         batch: &Batch<'_>,
     ) -> Result<Admission, Refusal> {
         self.publish_from(key, request, topic, &batch.header, Source::Bytes(batch.body))
@@ -184,7 +184,7 @@ impl Shard {
         &mut self,
         key: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         header: &BatchHeader,
         landing: &mut Option<Landing>,
     ) -> Result<Admission, Refusal> {
@@ -195,7 +195,7 @@ impl Shard {
         &mut self,
         key: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         header: &BatchHeader,
         body: Source<'_>,
     ) -> Result<Admission, Refusal> {
@@ -205,7 +205,7 @@ impl Shard {
         }
         let index = self.options.index;
         let Some(session) = self.sessions.get(key) else { return Ok(Admission::Taken) };
-        let placed = self.policies.placed(topic, header);
+        let placed = self.policies.placed(topic.name(), header);
         let header = placed.as_ref().unwrap_or(header);
         let partition = match header.partition {
             Partition::ANY => session.partition,
@@ -255,6 +255,7 @@ impl Shard {
         let owner = partition.0 % self.options.shards;
         let (session, request, header) = (OWN, number, &batch.header);
         let (body, is_known) = (Source::Bytes(batch.body), true);
+        let topic = &TopicHandle::from(Arc::clone(topic));
         let mut append =
             Append { from, session, request, topic, partition, header, body, is_known };
         if owner != from {
@@ -283,11 +284,12 @@ impl Shard {
     pub(super) fn admit(&mut self) -> u32 {
         let mut work = 0;
         while let Some(mut publish) = self.publishing.arrived.pop_front() {
+            let topic = TopicHandle::from(Arc::clone(&publish.topic));
             let mut append = Append {
                 from: publish.from,
                 session: publish.session,
                 request: publish.request,
-                topic: &publish.topic,
+                topic: &topic,
                 partition: publish.partition,
                 header: &publish.header,
                 body: publish.body.source(),
@@ -402,7 +404,7 @@ impl Shard {
 
     fn try_append(&mut self, append: &mut Append<'_>) -> Result<(), Unappended> {
         let now = self.now.wall;
-        let topic = self.active().topic_id(append.topic);
+        let topic = self.active().topic_id_near(append.topic.found(), append.topic.name());
         let (policy, level) = if append.session == OWN {
             // What a shard appends itself was checked as it came first, and must not be lost.
             (TopicPolicy::default(), AckLevel::Durable)
@@ -410,11 +412,11 @@ impl Shard {
             if self.questions.before(append.header, append.partition).is_some() {
                 return Err(Unappended::Waits);
             }
-            let policy = self.policies.of(topic, append.topic);
+            let policy = self.policies.of(topic, append.topic.name());
             (policy, policy.ack.unwrap_or(self.options.ack))
         };
         // What stood in a topic that was deleted since was stored once all the same.
-        let known = topic.or_else(|| self.active().deleted_topic_id(append.topic));
+        let known = topic.or_else(|| self.active().deleted_topic_id(append.topic.name()));
         if let Some(stored) = self.active().stored(known, append.partition, append.header)? {
             self.answer_again(append, stored, level);
             return Ok(());
@@ -426,6 +428,7 @@ impl Shard {
             Some(topic) => topic,
             None => self.begin_topic(append, &policy)?,
         };
+        append.topic.found_at(topic);
         let log = self.active_mut();
         let source = append.body.by_ref();
         let done = log.append_for(level, (topic, append.partition), append.header, source, now);
@@ -486,8 +489,8 @@ impl Shard {
         if policy.create == Some(false) && !append.is_known {
             return Err(Unappended::Waits);
         }
-        debug_assert!(TopicName::check(append.topic).is_ok(), "doors parse topic names");
-        Ok(self.active_mut().create_topic(append.topic)?)
+        debug_assert!(TopicName::check(append.topic.name()).is_ok(), "doors parse topic names");
+        Ok(self.active_mut().create_topic(append.topic.name())?)
     }
 
     /// Deficit round robin by bytes: while others wait, a session appends at most a quantum a turn, and saves up for a
@@ -551,7 +554,7 @@ fn check_size(append: &Append<'_>, most: u32) -> Result<(), Unappended> {
     if largest <= most as usize {
         return Ok(());
     }
-    let topic = append.topic;
+    let topic = append.topic.name();
     let text = format!("event data bytes is {largest}, topic {topic:?} allows at most {most}");
     Err(Unappended::Refused(Refusal::new(Code::EventTooLarge, text)))
 }

@@ -15,7 +15,7 @@ use codec::ids::{Offset, Partition, TopicId};
 use codec::murmur2::partition_of;
 use codec::problem::Problem;
 use codec::refusal::{Code, Refusal};
-use dataplane::session::{Admission, SessionKey};
+use dataplane::session::{Admission, SessionKey, TopicHandle};
 use dataplane::shard::Shard;
 use http::StatusCode;
 
@@ -27,7 +27,7 @@ use super::events;
 /// A publish under way.
 #[derive(Debug)]
 pub(super) struct Publishing {
-    topic: Arc<str>,
+    topic: TopicHandle,
     is_batch: bool,
     /// Whether the client is one of EventMesh, and told only that it is taken.
     is_eventmesh: bool,
@@ -120,6 +120,7 @@ impl Publishing {
         }
         let (next, unanswered, room_until_us) = (0, 0, None);
         let is_eventmesh = false;
+        let topic = TopicHandle::from(topic);
         Publishing { topic, is_batch, is_eventmesh, fates, parts, next, unanswered, room_until_us }
     }
 
@@ -191,7 +192,7 @@ impl Publishing {
         let mut out = Vec::with_capacity(96 * self.fates.len().max(1));
         if !self.is_batch {
             let fate = self.fates.first().expect("there is an event");
-            self.stored(fate)?.write(&self.topic, &mut out);
+            self.stored(fate)?.write(self.topic.name(), &mut out);
             return Ok((StatusCode::ACCEPTED, out));
         }
         let mut status = StatusCode::ACCEPTED;
@@ -201,7 +202,7 @@ impl Publishing {
                 out.push(b',');
             }
             match self.stored(fate) {
-                Ok(stored) => stored.write(&self.topic, &mut out),
+                Ok(stored) => stored.write(self.topic.name(), &mut out),
                 Err(problem) => {
                     status = StatusCode::MULTI_STATUS;
                     problem.write(&mut out);

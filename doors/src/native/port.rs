@@ -10,7 +10,7 @@ use codec::header::BatchHeader;
 use codec::ids::Partition;
 use codec::refusal::Refusal;
 use dataplane::selection::Selection;
-use dataplane::session::{Admission, Landing, SessionKey, SubscribeRequest, Verdict};
+use dataplane::session::{Admission, Landing, SessionKey, SubscribeRequest, TopicHandle, Verdict};
 use dataplane::shard::Shard;
 
 /// A shard, as far as a session needs one. The methods are those of [`Shard`].
@@ -21,7 +21,7 @@ pub(super) trait Port {
         &mut self,
         key: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         batch: &Batch<'_>,
     ) -> Result<Admission, Refusal>;
     fn landing(&self, lead: usize, len: usize) -> Landing;
@@ -29,7 +29,7 @@ pub(super) trait Port {
         &mut self,
         key: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         header: &BatchHeader,
         landing: &mut Option<Landing>,
     ) -> Result<Admission, Refusal>;
@@ -62,7 +62,7 @@ impl Port for Shard {
         &mut self,
         key: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         batch: &Batch<'_>,
     ) -> Result<Admission, Refusal> {
         Shard::publish(self, key, request, topic, batch)
@@ -76,7 +76,7 @@ impl Port for Shard {
         &mut self,
         key: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         header: &BatchHeader,
         landing: &mut Option<Landing>,
     ) -> Result<Admission, Refusal> {

@@ -23,7 +23,8 @@ use dataplane::options::CREDIT_MAX;
 use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{
-    Admission, Asked, Delivery, Feed, Landing, Session, SessionEvent, SessionKey, Verdict,
+    Admission, Asked, Delivery, Feed, Landing, Session, SessionEvent, SessionKey, TopicHandle,
+    Verdict,
 };
 use dataplane::shard::Shard;
 
@@ -289,12 +290,12 @@ impl NativeSession {
         shard: &mut impl Port,
         out: &mut Outbound,
     ) -> Step {
-        let (topic, batch) = match self.checked_publish(request, bytes, out) {
-            Ok(checked) => checked,
+        let batch = match self.checked_publish(request, bytes, out) {
+            Ok(batch) => batch,
             Err(step) => return step,
         };
-        self.publish(request, batch.header.topic, out, |key, number| {
-            shard.publish(key, number, &topic, &batch)
+        self.publish(request, batch.header.topic, out, |key, number, topic| {
+            shard.publish(key, number, topic, &batch)
         })
     }
 
@@ -304,7 +305,7 @@ impl NativeSession {
         request: u64,
         bytes: &'b [u8],
         out: &mut Outbound,
-    ) -> Result<(Arc<str>, Batch<'b>), Step> {
+    ) -> Result<Batch<'b>, Step> {
         let limit = self.options.window_batches_max;
         if self.window.len() >= limit as usize {
             let text = format!("{} publishes wait for an answer, at most {limit} may", limit + 1);
@@ -324,10 +325,11 @@ impl NativeSession {
         request: u64,
         topic: TopicId,
         out: &mut Outbound,
-        give: impl FnOnce(SessionKey, u64) -> Result<Admission, Refusal>,
+        give: impl FnOnce(SessionKey, u64, &TopicHandle) -> Result<Admission, Refusal>,
     ) -> Step {
         let number = self.window.opened(Unanswered { request, topic });
-        let admission = give(self.key, number);
+        let topic = self.client_topics.get(topic).expect("it was checked");
+        let admission = give(self.key, number, topic);
         if !matches!(admission, Ok(Admission::Taken)) {
             self.window.answered(number);
         }
@@ -343,20 +345,16 @@ impl NativeSession {
     }
 
     /// Everything about a batch that needs no shard. `checked`: its body has been looked at before.
-    fn check_batch<'a>(
-        &self,
-        bytes: &'a [u8],
-        checked: bool,
-    ) -> Result<(Arc<str>, Batch<'a>), Refusal> {
+    fn check_batch<'a>(&self, bytes: &'a [u8], checked: bool) -> Result<Batch<'a>, Refusal> {
         let batch = checks::batch_of(bytes, &self.options)?;
-        let Some(topic) = self.client_topics.name(batch.header.topic) else {
+        if self.client_topics.get(batch.header.topic).is_none() {
             let text = format!("topic number {} was not announced", batch.header.topic);
             return Err(Refusal::new(Code::UnknownTopic, text));
-        };
+        }
         if !checked {
             checks::check_body(&batch, &self.options)?;
         }
-        Ok((topic.clone(), batch))
+        Ok(batch)
     }
 
     fn on_subscribe(

@@ -23,7 +23,7 @@ use dataplane::outbound::Outbound;
 use dataplane::selection::{Bitmap, Selection};
 use dataplane::session::{
     Admission, Asked, Delivery, Feed, Gap, Landing, SessionEvent, SessionKey, SubscribeRequest,
-    Verdict,
+    TopicHandle, Verdict,
 };
 use dataplane::token::{TOKEN_BYTES, Token};
 use log::batch::StoredBatch;
@@ -64,13 +64,17 @@ impl Port for Recorder {
         &mut self,
         _: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         batch: &Batch<'_>,
     ) -> Result<Admission, Refusal> {
         let answer = self.answers.pop_front().unwrap_or(Ok(Admission::Taken));
         if let Ok(Admission::Taken) = answer {
             let data = batch.check().unwrap().event(0).unwrap().data().to_vec();
-            self.calls.push(format!("publish {topic} {} {data:?}", batch.header.partition));
+            self.calls.push(format!(
+                "publish {} {} {data:?}",
+                topic.name(),
+                batch.header.partition
+            ));
             self.taken.push((request, data));
         }
         answer
@@ -84,7 +88,7 @@ impl Port for Recorder {
         &mut self,
         key: SessionKey,
         request: u64,
-        topic: &Arc<str>,
+        topic: &TopicHandle,
         header: &BatchHeader,
         landing: &mut Option<Landing>,
     ) -> Result<Admission, Refusal> {

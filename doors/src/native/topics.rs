@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use codec::ids::TopicId;
 use codec::refusal::{Code, Refusal};
+use dataplane::session::TopicHandle;
 use foldhash::fast::RandomState;
 use routing::topic::{TopicError, TopicName};
 
@@ -14,7 +15,10 @@ const NAME_OVERHEAD_BYTES: usize = 64;
 /// The topics that the client has announced.
 #[derive(Debug, Default)]
 pub(super) struct ClientTopics {
-    names: HashMap<u32, Arc<str>, RandomState>,
+    /// Of the numbers from 1 on, as long as none is left out: what most clients give.
+    dense: Vec<Option<TopicHandle>>,
+    /// Of all other numbers.
+    sparse: HashMap<u32, TopicHandle, RandomState>,
     text_bytes: usize,
 }
 
@@ -29,8 +33,8 @@ impl ClientTopics {
         if id.0 > topics_max {
             return Err(Refusal::limit("topic number", u64::from(topics_max), u64::from(id.0)));
         }
-        if let Some(old) = self.names.remove(&id.0) {
-            self.text_bytes -= old.len();
+        if let Some(old) = self.remove(id) {
+            self.text_bytes -= old.name().len();
         }
         let name = TopicName::new(name).map_err(|error| topic_refusal(&error))?;
         if name.is_reserved() {
@@ -38,18 +42,45 @@ impl ClientTopics {
             return Err(Refusal::new(Code::ReservedTopic, text));
         }
         self.text_bytes += name.as_str().len();
-        self.names.insert(id.0, name.text().clone());
+        self.insert(id, name.text().clone().into());
         Ok(())
     }
 
-    /// The name that a number stands for.
-    pub(super) fn name(&self, id: TopicId) -> Option<&Arc<str>> {
-        self.names.get(&id.0)
+    /// What a number stands for.
+    pub(super) fn get(&self, id: TopicId) -> Option<&TopicHandle> {
+        match self.dense.get((id.0 as usize).wrapping_sub(1)) {
+            Some(topic) => topic.as_ref(),
+            None => self.sparse.get(&id.0),
+        }
+    }
+
+    fn remove(&mut self, id: TopicId) -> Option<TopicHandle> {
+        match self.dense.get_mut((id.0 as usize).wrapping_sub(1)) {
+            Some(topic) => topic.take(),
+            None => self.sparse.remove(&id.0),
+        }
+    }
+
+    fn insert(&mut self, id: TopicId, topic: TopicHandle) {
+        let at = (id.0 as usize).wrapping_sub(1);
+        if let Some(place) = self.dense.get_mut(at) {
+            *place = Some(topic);
+        } else if at == self.dense.len() {
+            self.dense.push(Some(topic));
+            // What came before its turn is looked for among the others as long as it is not in the list.
+            while let Some(next) = self.sparse.remove(&(self.dense.len() as u32 + 1)) {
+                self.dense.push(Some(next));
+            }
+        } else {
+            self.sparse.insert(id.0, topic);
+        }
     }
 
     /// Bytes held.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.names.capacity() * NAME_OVERHEAD_BYTES + self.text_bytes
+        self.dense.capacity() * size_of::<Option<TopicHandle>>()
+            + self.sparse.capacity() * NAME_OVERHEAD_BYTES
+            + self.text_bytes
     }
 }
 
@@ -129,6 +160,31 @@ mod tests {
         }
     }
 
+    /// Numbers in any order, again and again: each stands for what it was last announced as.
+    #[test]
+    fn numbers_come_in_any_order() {
+        let mut topics = ClientTopics::default();
+        let mut known: HashMap<u32, String> = HashMap::new();
+        for round in 0..200_u32 {
+            let number = 1 + round * 7 % 31;
+            let name = format!("t/{round}");
+            if round % 5 == 4 {
+                topics.announced(TopicId(number), "a//b", 40).unwrap_err();
+                known.remove(&number);
+            } else {
+                topics.announced(TopicId(number), &name, 40).unwrap();
+                known.insert(number, name);
+            }
+            for number in 0..40 {
+                let name = topics.get(TopicId(number)).map(|topic| topic.name().to_string());
+                assert_eq!(name.as_ref(), known.get(&number), "{number} in round {round}");
+            }
+            let bytes: usize = known.values().map(String::len).sum();
+            assert_eq!(topics.text_bytes, bytes);
+        }
+        assert!(topics.sparse.is_empty(), "all numbers but 0 were announced");
+    }
+
     /// A refused name must not leave the number standing for the topic before it: events would go to the wrong one.
     #[test]
     fn a_refused_name_clears_its_number() {
@@ -143,7 +199,7 @@ mod tests {
         for (name, code) in cases {
             topics.announced(TopicId(1), "a/b", 2).unwrap();
             assert_eq!(topics.announced(TopicId(1), name, 2).unwrap_err().code, code, "{name}");
-            assert_eq!(topics.name(TopicId(1)), None);
+            assert!(topics.get(TopicId(1)).is_none());
         }
         let refusal = topics.announced(TopicId(3), "a", 2).unwrap_err();
         assert_eq!(&*refusal.text, "topic number is 3, at most 2 is allowed");

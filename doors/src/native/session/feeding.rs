@@ -202,13 +202,13 @@ impl NativeSession {
         if self.phase != Phase::Open {
             return self.take_frames(landing.frame(), shard, out).1;
         }
-        let (topic, header) = match self.checked_publish(request, bytes, out) {
-            Ok((topic, batch)) => (topic, batch.header),
+        let header = match self.checked_publish(request, bytes, out) {
+            Ok(batch) => batch.header,
             Err(step) => return step,
         };
         let mut landing = Some(landing);
-        let step = self.publish(request, header.topic, out, |key, number| {
-            shard.publish_landed(key, number, &topic, &header, &mut landing)
+        let step = self.publish(request, header.topic, out, |key, number, topic| {
+            shard.publish_landed(key, number, topic, &header, &mut landing)
         });
         if step == Step::NoRoom {
             self.landing = landing;
