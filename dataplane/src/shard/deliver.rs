@@ -141,7 +141,11 @@ impl Shard {
                 return work;
             }
             let before = self.tail.position();
-            match log.read(&mut self.tail, end, &mut |_| true, kernel) {
+            let step = log.read(&mut self.tail, end, &mut |_| true, kernel);
+            if self.tail.take_expired() > 0 {
+                self.tail_passed_expired(before);
+            }
+            match step {
                 ReadStep::Batch(batch) => self.route(active, &batch),
                 ReadStep::Pending => {
                     self.tail_waits = true;
@@ -150,37 +154,64 @@ impl Shard {
                 ReadStep::End => return work,
                 ReadStep::NoRoom => return self.tail_rests(READ_RETRY_US, work),
                 ReadStep::Failed { start, end, failures } => {
-                    let key = log.key();
+                    let key = self.logs[active].key();
                     let wait_us = self.read_failed(key, (start, end), failures);
                     return self.tail_rests(wait_us, work);
                 }
                 ReadStep::More => {}
-                ReadStep::Expired { start } => self.tail_was_overtaken(before, start),
+                ReadStep::Expired { start } => {
+                    let (log, groups) = (self.logs[active].key(), self.tail_stepped(before, start));
+                    tracing::warn!(%log, start = %before, end = %start, groups, "retention took events before groups came to them");
+                }
                 ReadStep::Damaged { start, end } => {
-                    tracing::error!(log = %log.key(), %start, %end, "events are damaged on disk");
+                    let (log, groups) = (self.logs[active].key(), self.tail_stepped(start, end));
+                    tracing::error!(%log, %start, %end, groups, "events are damaged on disk");
                 }
             }
         }
         TAIL_BATCHES_PER_CYCLE
     }
 
-    /// Retention took `from..to` before it was routed: while a disk gave nothing, say. The reader stands behind the gap
-    /// now, and so do all groups at the tail.
-    fn tail_was_overtaken(&mut self, from: Position, to: Position) {
+    /// Retention took `from..to` before it was routed, while a disk gave nothing, say; or it is damaged. The reader stands behind
+    /// the gap now, and so do all groups at the tail, which are told. Returns how many.
+    fn tail_stepped(&mut self, from: Position, to: Position) -> usize {
         assert!(from < to, "a gap is of something");
         let active = self.active_index();
         let log = self.logs[active].key();
-        let mut at_tail: Vec<GroupId> = Vec::new();
-        for (id, group) in self.groups.iter_mut().filter(|(_, group)| group.places[active].at_tail)
-        {
+        let at_tail = self.groups_at_tail();
+        for id in &at_tail {
+            let group = self.groups.get_mut(id).expect("found just now");
             group.places[active].passed(Gap { log, from, to, events: None });
-            at_tail.push(*id);
+            self.tell_passed(*id, active);
         }
+        self.stats.passed_positions += (to.0 - from.0) * at_tail.len() as u64;
+        at_tail.len()
+    }
+
+    /// Some of what stands from `from` on went, by its topic's retention or deletion, before it was routed. Whose it was each
+    /// group finds out for itself: they all read on from there.
+    fn tail_passed_expired(&mut self, from: Position) {
+        let active = self.active_index();
+        assert!(from < self.tail.position(), "what has expired was passed");
+        for id in self.groups_at_tail() {
+            let place = &mut self.groups.get_mut(&id).expect("found just now").places[active];
+            assert!(
+                place.held.is_none() && place.seek.is_none(),
+                "who is at the tail reads nothing"
+            );
+            place.at_tail = false;
+            place.reader = Reader::new(from);
+            self.wake_lagging(id);
+        }
+    }
+
+    /// The groups that have nothing behind the tail, in the order of their numbers.
+    fn groups_at_tail(&self) -> Vec<GroupId> {
+        let active = self.active_index();
+        let at_tail = self.groups.iter().filter(|(_, group)| group.places[active].at_tail);
+        let mut at_tail: Vec<GroupId> = at_tail.map(|(id, _)| *id).collect();
         at_tail.sort_unstable();
-        at_tail.iter().for_each(|id| self.tell_passed(*id, active));
-        let at_tail = at_tail.len();
-        self.stats.passed_positions += (to.0 - from.0) * at_tail as u64;
-        tracing::warn!(%log, start = %from, end = %to, groups = at_tail, "retention took events before groups came to them");
+        at_tail
     }
 
     /// Routing from the tail goes on after a while, whatever the disk finishes meanwhile: a place that it does not give

@@ -3,6 +3,7 @@
 use routing::topic_policy::{TopicPolicies, TopicPolicy};
 
 use crate::control::{LogName, TopicOrder};
+use crate::session::Gap;
 use crate::shard::deletion::name_of;
 
 use super::parked::{DELAY_MS, parked_one};
@@ -101,6 +102,42 @@ fn nothing_of_a_deleted_topic_is_delivered() {
         node.run(60);
         assert_eq!(texts(&node.deliveries(0, reader)), ["a 0"], "it begins again");
     }
+}
+
+/// A disk that gives nothing for a while holds routing up, and what it has not come to may be gone by then. Routing passes that
+/// for all groups at the tail, which would take what follows for the next: they must hear of the gap.
+#[test]
+fn what_goes_before_it_is_routed_is_told() {
+    let log = LogOptions { segment_bytes: 1 << 20, cache_bytes: 0, ..LogOptions::default() };
+    let mut node = Node::open_with(&SimStorage::new(), 1, &[], &log);
+    let writer = node.session(0, "writer");
+    let reader = join(&mut node, "reader", 100);
+    let other = node.session(0, "other");
+    node.subscribe(0, other, Some("other"), "stays", None);
+    node.events(0, reader);
+    node.shards[0].1.reads_fail = true;
+    for topic in ["stays", "gone", "stays"] {
+        node.publish(0, writer, topic, &["a", "b"]);
+        node.run(60);
+    }
+    assert_eq!(delete(&mut node, "gone"), 2);
+    assert!(node.deliveries(0, reader).is_empty(), "nothing was routed yet");
+    node.shards[0].1.reads_fail = false;
+    node.run(2_500);
+    let heard = node.events(0, reader);
+    let gaps = heard.iter().filter_map(|event| match event {
+        SessionEvent::Passed { gap, .. } => Some(*gap),
+        _ => None,
+    });
+    let gaps: Vec<Gap> = gaps.collect();
+    let events: u64 = gaps.iter().map(|gap| gap.events.expect("they are counted")).sum();
+    assert_eq!(events, 2, "what it would have got, and no more: {gaps:?}");
+    let got: Vec<Delivery> = heard.into_iter().filter_map(only_delivery).collect();
+    assert_eq!(texts(&got).len(), 4, "the others come, each once");
+    assert_eq!(sum(&node, |shard| shard.stats().passed_positions), 2);
+    let heard = node.events(0, other);
+    assert!(!heard.iter().any(|event| matches!(event, SessionEvent::Passed { .. })), "{heard:?}");
+    assert_eq!(heard.into_iter().filter_map(only_delivery).count(), 4);
 }
 
 /// An event that waits for long stands under another topic by then: it must go with its own all the same.

@@ -145,6 +145,31 @@ fn what_waited_for_a_lost_event_goes_on() {
     assert_eq!(texts(&node.deliveries(0, session)), ["a 0"]);
 }
 
+/// Damage that routing is the first to find is a gap for every group at the tail: one that is not told takes what follows for
+/// the next.
+#[test]
+fn damage_that_routing_finds_is_told() {
+    let storage = SimStorage::new();
+    let log = LogOptions { segment_bytes: 1 << 20, cache_bytes: 0, ..LogOptions::default() };
+    let mut node = Node::open_with(&storage, 1, &[], &log);
+    let session = node.session(0, "client");
+    node.subscribe(0, session, Some("all"), "#", None);
+    node.shards[0].1.reads_fail = true;
+    for key in ["a", "b"] {
+        node.publish(0, session, "a", &[key]);
+        node.run(60);
+    }
+    spoil(&storage, b"a 0");
+    node.shards[0].1.reads_fail = false;
+    node.run(2_500);
+    let heard = node.events(0, session);
+    let is_told = |event: &SessionEvent| matches!(event, SessionEvent::Passed { .. });
+    assert_eq!(heard.iter().filter(|event| is_told(event)).count(), 1, "{heard:?}");
+    let got: Vec<Delivery> = heard.into_iter().filter_map(only_delivery).collect();
+    assert_eq!(texts(&got), ["b 0"]);
+    assert_eq!(node.shards[0].0.stats().passed_positions, 1);
+}
+
 /// Damages the first event that holds these words.
 fn spoil(storage: &SimStorage, words: &[u8]) {
     let mut paths = storage.paths().into_iter();
