@@ -13,7 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Runs shards and logs under seeded faults and checks what they promise. Exits 1 on a violation.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The one seed to run. The same seed prints the same bytes.
+    /// The one seed to run. The same seed prints the same bytes. What is above 1,000,000 is that seed on slow disks.
     #[arg(long, conflicts_with = "seeds", required_unless_present = "seeds")]
     seed: Option<u64>,
     /// A range of seeds, `FROM..TO`, TO excluded.

@@ -20,6 +20,8 @@ use crate::network::NetworkOptions;
 use crate::policies::Policies;
 use crate::random::Random;
 
+/// Seeds from here on mean what those below mean, on disks that are far slower.
+pub const SLOW_DISKS_FROM: u64 = 1_000_000;
 /// Wall time at the start of every run: 2026-01-01.
 pub const WALL_START_US: u64 = 1_767_225_600_000_000;
 /// Cycles that a run has at least before faults stop.
@@ -247,6 +249,15 @@ impl Plan {
                 assert!(slot.index < slot.count, "a slot is one of those that there are");
             }
         }
+        self
+    }
+
+    /// The same on slow disks: what waits for one is overtaken by what does not, by retention, deadlines and the power.
+    #[must_use]
+    pub fn with_slow_disks(mut self) -> Self {
+        self.queue.slow_per_mille = 100;
+        self.queue.slow_us_max *= 10;
+        self.queue.usual_us_max *= 2;
         self
     }
 

@@ -22,7 +22,7 @@ use crate::kernel::SimKernel;
 use crate::ledger::{BatchId, Checked, Fate, Ledger, Place, Violation, violated};
 use crate::network::Network;
 use crate::node::{Node, Owner, Side};
-use crate::plan::{Disaster, Plan};
+use crate::plan::{Disaster, Plan, SLOW_DISKS_FROM};
 use crate::publisher::Publisher;
 use crate::random::Random;
 use crate::scene::Scene;
@@ -69,11 +69,12 @@ impl World {
     /// # Errors
     /// The folder cannot be made.
     pub fn new(seed: u64, print: bool) -> Result<Self, Violation> {
+        let (disks_are_slow, seed) = (seed >= SLOW_DISKS_FROM, seed % SLOW_DISKS_FROM);
         let mut random = Random::new(seed);
         let policies = &mut Random::new(seed ^ POLICY_SEED);
         let sticky = &mut Random::new(seed ^ STICKY_SEED);
         let plan = Plan::new(&mut random).with_policies(policies).with_sticky(sticky);
-        let plan = Arc::new(plan);
+        let plan = Arc::new(if disks_are_slow { plan.with_slow_disks() } else { plan });
         let ledger = Ledger {
             topics: plan.topics.clone(),
             keys: plan.keys.iter().map(|(key, _)| key.clone()).collect(),

@@ -1,9 +1,10 @@
 //! The seeds that every change must pass, and what must be known about the simulator itself.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
-use sim::faults::Fault;
-use sim::plan::{CYCLES_MIN, EVENTS_MIN};
+use sim::faults::{Fault, Tally};
+use sim::plan::{CYCLES_MIN, EVENTS_MIN, SLOW_DISKS_FROM};
 use sim::run::{Outcome, run, run_all};
 use sim::scenarios;
 
@@ -30,18 +31,29 @@ fn scenarios_hold() {
 /// shows little, and a fault that never happened was not survived, so neither may be.
 #[test]
 fn a_thousand_seeds_hold() {
+    let tally = all_hold(0..1_000);
+    print!("{tally}");
+    assert_eq!(tally.zeros(), Vec::<&str>::new(), "each fault happens");
+}
+
+/// A disk that is slow holds up routing, checkpoints and cursors while all else goes on.
+#[test]
+fn seeds_on_slow_disks_hold() {
+    all_hold(SLOW_DISKS_FROM..SLOW_DISKS_FROM + 150);
+}
+
+fn all_hold(seeds: Range<u64>) -> Tally {
     let failed: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let tally = run_all(0..1_000, 2, &|outcome| {
+    let tally = run_all(seeds, 2, &|outcome| {
         let lines = shortcomings(outcome);
         if !lines.is_empty() {
             failed.lock().expect("no test thread has panicked").extend(lines);
         }
         false
     });
-    print!("{tally}");
     let failed = failed.into_inner().expect("no test thread has panicked");
     assert!(failed.is_empty(), "{}", failed.join("\n"));
-    assert_eq!(tally.zeros(), Vec::<&str>::new(), "each fault happens");
+    tally
 }
 
 /// What is wrong with a run: a promise that was broken, or less work and fewer faults than a run must have.
