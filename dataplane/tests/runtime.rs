@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use dataplane::runtime::RuntimeOptions;
 
 use support::{
-    BYE, BYTES_ASKED, CLOSE, FULL, LAST_WORDS, Node, PANIC, PUBLISH, PUBLISHED_BYTES, ask_for,
+    BYE, BYTES_ASKED, CLOSE, FULL, HOLD, LAST_WORDS, LIVE, Node, PANIC, PUBLISH, PUBLISHED_BYTES,
+    ask_for,
 };
 
 /// What a client sends comes back whole and in order, however it is cut: in single bytes, and in pieces larger than the
@@ -171,6 +172,28 @@ fn dead_peers_are_given_up() {
     half.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut half), [5; 5], "what was asked before the end is still answered");
     node.wait_for("both connections gone", |handles| handles[0].counters().closed.get() == 2);
+}
+
+/// Hundreds of peers that go at once, as behind a proxy, each with much to clean up: who stays is not behind all of them.
+#[test]
+fn who_stays_does_not_wait_for_who_leaves() {
+    let node = Node::start(1, RuntimeOptions::default());
+    let mut leaving: Vec<_> = (0..500).map(|_| node.connect()).collect();
+    leaving.iter_mut().for_each(support::echo_once);
+    let (mut holds, mut stays) = (node.connect(), node.connect());
+    support::echo_once(&mut holds);
+    support::echo_once(&mut stays);
+    holds.write_all(&[HOLD]).unwrap();
+    node.gate().wait();
+    // What comes while the shard holds still lies before it in this order.
+    drop(leaving);
+    stays.write_all(&[LIVE]).unwrap();
+    node.gate().wait();
+    let mut live = [0; 4];
+    stays.read_exact(&mut live).unwrap();
+    let live = u32::from_le_bytes(live);
+    assert!(live > 400, "{live} sessions were left when it was the turn of the one that stays");
+    node.wait_for("all who left are gone", |handles| handles[0].counters().closed.get() == 500);
 }
 
 /// A shard that sleeps in its host must be woken by the first byte, by a new connection, and to end.

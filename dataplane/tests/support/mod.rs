@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use codec::batch::Batch;
@@ -30,6 +31,10 @@ const SEND: u8 = 252;
 /// First byte of a message: publish to a partition, the second byte. Answered by [`PUBLISHED_BYTES`]: the partition and
 /// the offset.
 pub(crate) const PUBLISH: u8 = 253;
+/// First byte of a message: hold the whole shard still between two waits at [`Node::gate`].
+pub(crate) const HOLD: u8 = 254;
+/// First byte of a message: say how many sessions there are, in four bytes.
+pub(crate) const LIVE: u8 = 255;
 /// Bytes of the answer to a publish.
 pub(crate) const PUBLISHED_BYTES: usize = 9;
 /// What a closing session says.
@@ -60,6 +65,7 @@ pub(crate) fn echo_once(client: &mut TcpStream) {
 pub(crate) struct Node {
     runtime: Option<Runtime>,
     address: SocketAddr,
+    gate: Arc<Barrier>,
     _folder: Folder,
     dir: Option<tempfile::TempDir>,
 }
@@ -83,14 +89,21 @@ impl Node {
         let logs = std::mem::take(&mut folder.shards);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let options = RuntimeOptions { listen: vec![(listener, Arc::new(EchoDoor))], ..options };
+        let door = EchoDoor { gate: Arc::new(Barrier::new(2)), live: Arc::default() };
+        let gate = Arc::clone(&door.gate);
+        let options = RuntimeOptions { listen: vec![(listener, Arc::new(door))], ..options };
         let control = ControlLink::new(Box::new(|| {}));
         let runtime = Runtime::start(options, logs, storage, control).unwrap();
-        Node { runtime: Some(runtime), address, _folder: folder, dir: Some(dir) }
+        Node { runtime: Some(runtime), address, gate, _folder: folder, dir: Some(dir) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where a test and a session that was sent [`HOLD`] meet.
+    pub(crate) fn gate(&self) -> &Barrier {
+        &self.gate
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -129,7 +142,10 @@ impl Node {
     }
 }
 
-struct EchoDoor;
+struct EchoDoor {
+    gate: Arc<Barrier>,
+    live: Arc<AtomicU32>,
+}
 
 impl Door for EchoDoor {
     fn name(&self) -> &'static str {
@@ -137,7 +153,8 @@ impl Door for EchoDoor {
     }
 
     fn accept(&self, key: SessionKey, _: SocketAddr, _: Now) -> Box<dyn Session> {
-        Box::new(Echo { key })
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Box::new(Echo { key, gate: Arc::clone(&self.gate), live: Arc::clone(&self.live) })
     }
 
     fn refuse(&self, _: &Refusal) -> Vec<u8> {
@@ -147,6 +164,14 @@ impl Door for EchoDoor {
 
 struct Echo {
     key: SessionKey,
+    gate: Arc<Barrier>,
+    live: Arc<AtomicU32>,
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Echo {
@@ -171,6 +196,14 @@ impl Session for Echo {
             [SEND, chunks] => {
                 let chunk = bytes::Bytes::from(vec![7; BYTES_ASKED]);
                 (0..*chunks).for_each(|_| out.share(chunk.clone()));
+            }
+            [HOLD, ..] => {
+                self.gate.wait();
+                self.gate.wait();
+            }
+            [LIVE, ..] => {
+                let live = self.live.load(Ordering::Relaxed);
+                out.bytes().extend_from_slice(&live.to_le_bytes());
             }
             [PUBLISH, ..] => bytes.chunks(2).for_each(|pair| self.publish(pair[1], shard)),
             _ => out.bytes().extend_from_slice(bytes),
