@@ -267,8 +267,8 @@ impl Control {
 
     /// The control plane's thread ends; shards go on without it.
     pub fn stop(&mut self, now_us: u64, network: &mut Network, tally: &mut Tally) {
+        // Its orders stay: what was on its way before may still tell a client that it stands where it is being moved from.
         self.queue.is_open = false;
-        self.orders.clear();
         let gone = || Refusal::from(Code::Unavailable);
         for answer in std::mem::take(&mut self.answers) {
             let Answer { shard, session, request, subscription, .. } = answer;

@@ -516,6 +516,7 @@ impl World {
         for log in shards.iter().flat_map(|shard| shard.older.iter().chain([&shard.active])) {
             let (key, start) = (log.key(), log.positions().start());
             let known = self.scene.ledger.starts.get(&key).copied().unwrap_or_default();
+            retention::note_lost_offsets(&mut self.scene.ledger, log);
             retention::note_gone(
                 &mut self.scene.ledger,
                 log,

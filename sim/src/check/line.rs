@@ -3,7 +3,7 @@
 
 use codec::ids::Position;
 use log::disk::LogKey;
-use routing::subscription::GroupId;
+use routing::subscription::{GroupId, Start};
 
 use super::order::{Arrival, MAIL_US_MAX};
 use crate::audit::Audit;
@@ -87,17 +87,50 @@ fn waits(ledger: &Ledger, plan: &Plan, book: &GroupBook, returned: &Returned, no
     policy.attempts_max.is_none_or(|most| attempts < u64::from(most))
 }
 
-/// After a restart only what still stands where it stood is waited for.
+/// After a restart only what still stands where it stood is waited for, and only if its group owes it: the subscription that
+/// it came by may have been lost with the power before anybody was told that it stands.
 pub fn note_recovered(ledger: &mut Ledger, audit: &Audit) {
-    let stands = |id, log: LogKey, at: Position| {
-        audit.found.iter().any(|found| {
-            let place = found.place;
-            found.id == id && place.log == log && place.base <= at
-        })
+    let place_of = |id, log: LogKey, at: Position| {
+        let mut found = audit.found.iter();
+        let found = found.find(|found| found.id == id && found.place.log == log)?;
+        (found.place.base <= at).then_some(found.place)
     };
-    for book in ledger.groups.values_mut() {
-        let returned = &mut book.verdicts.returned;
-        returned.retain(|(_, log, at), returned| stands(returned.id, *log, *at));
-        book.verdicts.done.clear();
+    let mut gone: Vec<(GroupId, (u8, LogKey, Position))> = Vec::new();
+    for (group, book) in &ledger.groups {
+        for (of, returned) in &book.verdicts.returned {
+            let (_, log, at) = *of;
+            let is_owed = place_of(returned.id, log, at).is_some_and(|place| {
+                let must = ledger.must_get(book, returned.id, &place);
+                must & 1 << returned.index != 0
+                    || is_subscribed(ledger, audit, (*group, book), returned, (log, at))
+            });
+            if !is_owed {
+                gone.push((*group, *of));
+            }
+        }
     }
+    for (group, of) in gone {
+        ledger.group_mut(group).verdicts.returned.remove(&of);
+    }
+    ledger.groups.values_mut().for_each(|book| book.verdicts.done.clear());
+}
+
+/// Whether a subscription that is durable in a log begins there at or before an event of it.
+fn is_subscribed(
+    ledger: &Ledger,
+    audit: &Audit,
+    (group, book): (GroupId, &GroupBook),
+    returned: &Returned,
+    (log, at): (LogKey, Position),
+) -> bool {
+    let Some(cursor) = audit.cursors.get(&(group, log)) else { return false };
+    let topic = &ledger.topics[ledger.attempt(returned.id).topic];
+    let mut matching = book.subscriptions.iter().filter(|known| {
+        let is_by_offset = matches!(known.subscription.start, Start::Offsets(_));
+        !is_by_offset && known.subscription.filter.matches(topic)
+    });
+    matching.any(|known| {
+        let mut starts = cursor.starts.iter();
+        starts.any(|(id, start)| *id == known.subscription.id.0 && *start <= at)
+    })
 }

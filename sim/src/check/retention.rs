@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use codec::ids::Offset;
 use log::disk::LogKey;
 use log::log::Log;
 use routing::subscription::Start;
@@ -60,6 +61,21 @@ pub fn note_gone(ledger: &mut Ledger, log: &Log, plan: &Plan, tally: &mut Tally)
         }
     }
     Ok(())
+}
+
+/// What was not durable was lost, with deletions that were not: offsets from a log's next one on are given again, and nothing
+/// of them is gone yet.
+pub fn note_lost_offsets(ledger: &mut Ledger, log: &Log) {
+    let topics = &ledger.topics;
+    for firsts in [&mut ledger.first_offsets, &mut ledger.taken_before] {
+        for ((_, topic, partition), first) in firsts.iter_mut().filter(|(of, _)| of.0 == log.key())
+        {
+            let name = topics[*topic].as_str();
+            let id = log.topic_id(name).or_else(|| log.deleted_topic_id(name));
+            let next = id.map_or(Offset(0), |id| log.next_offset(id, *partition));
+            *first = (*first).min(next);
+        }
+    }
 }
 
 /// A kill has come between the removal of a log's oldest segment and the log's knowing so: after it the log starts later, but
