@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use codec::ack::AckLevel;
 use codec::header::{BatchHeader, HEADER_BYTES, HeaderSeed};
 use codec::ids::Partition;
 
@@ -81,9 +82,11 @@ impl Numbering {
         }
         let made = self.acknowledged.pop_front()?;
         // What an ack level below durable has let go may stand behind later ones now.
-        let is_acknowledged =
-            matches!(scene.ledger.attempt(made.id).fate, Fate::Acknowledged { .. });
-        is_acknowledged.then(|| {
+        let sent = scene.ledger.attempt(made.id);
+        let is_acknowledged = matches!(sent.fate, Fate::Acknowledged { .. });
+        // So may what a deletion has taken that was lost with it: nobody looks for it any more.
+        let is_durable = scene.plan.ack_of(sent.topic) == AckLevel::Durable;
+        (is_acknowledged && (is_durable || !sent.is_expired)).then(|| {
             scene.tally.hit(Fault::AckedSentAgain);
             made
         })
