@@ -215,10 +215,11 @@ impl Shard {
                 return Err(Refusal::new(Code::UnknownPartition, text));
             }
         };
-        if !self.has_turn(key, header.batch_len() as u64) || self.publishing.is_behind(index) {
+        let owner = partition.0 % self.options.shards;
+        let must_wait = owner == index && self.publishing.is_behind(index);
+        if !self.has_turn(key, header.batch_len() as u64) || must_wait {
             return Ok(self.wait_for_room(key));
         }
-        let owner = partition.0 % self.options.shards;
         let (from, session, is_known) = (index, key, false);
         let mut append =
             Append { from, session, request, topic, partition, header, body, is_known };

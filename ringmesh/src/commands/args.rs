@@ -233,6 +233,28 @@ pub struct SubscribeArgs {
     pub server: ServerArgs,
 }
 
+/// Which events of those that a group has not been given.
+#[derive(Args, Debug)]
+pub struct EventArgs {
+    /// Only those published to topics that this matches
+    #[arg(long, value_name = "FILTER")]
+    pub topic: Option<String>,
+    /// Only those of this partition key
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Only those of this id
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+}
+
+impl EventArgs {
+    /// As the administration's paths ask for them.
+    #[must_use]
+    pub fn wishes(&self) -> [(&'static str, &Option<String>); 3] {
+        [("topic", &self.topic), ("key", &self.key), ("id", &self.id)]
+    }
+}
+
 /// How to reach a server's admin port, and how what it tells is printed.
 #[derive(Args, Debug, Clone)]
 pub struct AdminArgs {

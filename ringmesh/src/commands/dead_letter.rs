@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::admin::{AdminPort, List, encoded, next_page, wishing};
-use super::args::{AdminArgs, Output, time};
+use super::args::{AdminArgs, EventArgs, Output, time};
 use super::failure::{Exit, Failure};
 use super::nouns::{Cell, cell, cell_if_any, print, print_line, print_list, print_table};
 use super::progress::Progress;
@@ -38,15 +38,9 @@ pub struct LetterArgs {
     /// Only those given up for this reason: rejected, handed_back, timed_out, disconnected, too_old
     #[arg(long, value_name = "REASON")]
     pub reason: Option<String>,
-    /// Only those published to topics that this matches
-    #[arg(long, value_name = "FILTER")]
-    pub topic: Option<String>,
-    /// Only those of this partition key
-    #[arg(long, value_name = "KEY")]
-    pub key: Option<String>,
-    /// Only those of this id
-    #[arg(long, value_name = "ID")]
-    pub id: Option<String>,
+    /// Which of them.
+    #[command(flatten)]
+    pub events: EventArgs,
     /// The server.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -160,8 +154,9 @@ pub fn run(command: &DeadLetterCommand) -> Result<(), Failure> {
             work(&wish.letters, path, (wish.dry_run, &done))
         }
         DeadLetterCommand::Purge(wish) => {
-            let LetterArgs { reason, topic, key, id, .. } = &wish.letters;
-            let is_chosen = [reason, topic, key, id].iter().any(|wish| wish.is_some());
+            let LetterArgs { reason, events, .. } = &wish.letters;
+            let is_chosen =
+                reason.is_some() || events.wishes().iter().any(|(_, wish)| wish.is_some());
             if !wish.all && !is_chosen && !wish.dry_run {
                 let text = "purge throws letters away for good, and nothing says which";
                 return Err(Failure::new(Exit::Usage, text, "say which, or all of them: --all"));
@@ -212,9 +207,9 @@ fn work(letters: &LetterArgs, path: String, (dry_run, done): (bool, &str)) -> Re
 
 /// The letters, or what is done with them.
 fn path(letters: &LetterArgs, verb: &str) -> String {
-    let LetterArgs { group, reason, topic, key, id, .. } = letters;
-    let wishes = [("reason", reason), ("topic", topic), ("key", key), ("id", id)];
-    wishing(format!("dead-letters/{}{verb}", encoded(group)), &wishes)
+    let LetterArgs { group, reason, events, .. } = letters;
+    let path = wishing(format!("dead-letters/{}{verb}", encoded(group)), &[("reason", reason)]);
+    wishing(path, &events.wishes())
 }
 
 /// `ringmesh subscription set`

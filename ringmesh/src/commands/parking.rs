@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::admin::{List, encoded, wishing};
-use super::args::AdminArgs;
+use super::args::{AdminArgs, EventArgs};
 use super::failure::Failure;
 use super::nouns::{Cell, cell, cell_if_any, print_list};
 
@@ -24,15 +24,9 @@ pub enum ParkingCommand {
 pub struct ParkedArgs {
     /// The group that is to be given them
     pub group: String,
-    /// Only those published to topics that this matches
-    #[arg(long, value_name = "FILTER")]
-    pub topic: Option<String>,
-    /// Only those of this partition key
-    #[arg(long, value_name = "KEY")]
-    pub key: Option<String>,
-    /// Only those of this id
-    #[arg(long, value_name = "ID")]
-    pub id: Option<String>,
+    /// Which of them.
+    #[command(flatten)]
+    pub events: EventArgs,
     /// Print at most so many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -47,9 +41,8 @@ pub struct ParkedArgs {
 /// The server cannot be asked, or refuses.
 pub fn run(command: &ParkingCommand) -> Result<(), Failure> {
     let ParkingCommand::Browse(wish) = command;
-    let ParkedArgs { group, topic, key, id, count, admin } = wish;
-    let wishes = [("topic", topic), ("key", key), ("id", id)];
-    let path = wishing(format!("parking/{}", encoded(group)), &wishes);
+    let ParkedArgs { group, events, count, admin } = wish;
+    let path = wishing(format!("parking/{}", encoded(group)), &events.wishes());
     let columns = [
         ("until", cell as Cell, "until"),
         ("why", cell, "why"),
