@@ -39,7 +39,7 @@ const READ_BYTES_MIN: usize = 4 << 10;
 const READ_BYTES_PER_CYCLE: u64 = 4 << 20;
 /// Connections of peers that have hung up which are read in one cycle: each may have a thousand subscriptions to leave, and
 /// a proxy that goes takes thousands of connections along. With twenty subscriptions an end takes some 60 us.
-const ENDS_PER_CYCLE: usize = 16;
+const ENDS_PER_CYCLE: usize = 4;
 /// Vectored writes for one connection in one cycle.
 const WRITES_PER_CYCLE: u32 = 4;
 /// Connections that one step of the round of on-time calls visits.
