@@ -17,7 +17,7 @@ use routing::subscription::{GroupId, SubscriptionId};
 use crate::control::ControlReply;
 use crate::group::members::Presence;
 use crate::selection::Selection;
-use crate::session::{Delivery, Gap, SessionKey, Verdict};
+use crate::session::{Delivery, Gap, SessionKey, TopicHandle, Verdict};
 use crate::token::TokenFields;
 
 /// Names a member wherever it is: its home shard and its place there.
@@ -40,8 +40,8 @@ pub struct RemotePublish {
     pub session: SessionKey,
     /// The publisher's number of the publish.
     pub request: u64,
-    /// The topic's name; each log numbers its topics itself.
-    pub topic: Arc<str>,
+    /// The topic, by its name: each log numbers its topics itself.
+    pub topic: TopicHandle,
     /// A partition that the receiver owns.
     pub partition: Partition,
     /// The publisher's header.

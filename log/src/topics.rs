@@ -159,8 +159,7 @@ impl Topics {
     /// The id of a topic that was `guess` when it was last looked for: where that still holds, its entry is all that is
     /// looked at.
     pub(crate) fn id_near(&self, guess: TopicId, name: &Arc<str>) -> Option<TopicId> {
-        let entry = guess.0.checked_sub(1).and_then(|at| self.entries.get(at as usize));
-        let holds = entry.is_some_and(|entry| {
+        let holds = self.entry(guess).is_some_and(|entry| {
             !entry.is_deleted && (Arc::ptr_eq(&entry.name, name) || entry.name == *name)
         });
         if holds { Some(guess) } else { self.id(name) }

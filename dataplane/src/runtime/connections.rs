@@ -35,7 +35,8 @@ use crate::shard::Shard;
 const SCRATCH_BYTES: usize = 256 << 10;
 /// Least that is read at once, however scarce memory is: part of what a connection costs.
 const READ_BYTES_MIN: usize = 4 << 10;
-/// Bytes read in one cycle, over all connections. Bounds the time of a cycle; the rest is read in the next.
+/// Bytes read in one cycle, over all connections of peers that have not hung up. Bounds the time of a cycle; the rest is
+/// read in the next.
 const READ_BYTES_PER_CYCLE: u64 = 4 << 20;
 /// Connections of peers that have hung up which are read in one cycle: each may have a thousand subscriptions to leave, and
 /// a proxy that goes takes thousands of connections along. With twenty subscriptions an end takes some 60 us.
@@ -391,9 +392,7 @@ impl Connections {
             }
         };
         match read {
-            Ok(arrived) if arrived.is_end() => {
-                self.on_end_of_stream(index, step);
-            }
+            Ok(arrived) if arrived.is_end() => self.on_end_of_stream(index, step),
             Ok(arrived) => {
                 step.counters.bytes_in.add((arrived.placed + arrived.beyond) as u64);
                 if arrived.placed > 0 {

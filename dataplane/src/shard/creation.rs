@@ -66,7 +66,7 @@ impl Shard {
             return question.waiting.push_back(publish);
         }
         assert!(!publish.is_known, "what is known is not asked for");
-        let topic = Arc::clone(&publish.topic);
+        let topic = Arc::clone(publish.topic.name());
         if let Some(question) = self.questions.open.get_mut(&topic) {
             question.waiting.push_back(publish);
             return;
@@ -108,7 +108,7 @@ impl Shard {
     fn answer_question(&mut self, topic: &Arc<str>, question: Question, is_known: bool) {
         let mut go_on = Vec::new();
         for mut publish in question.waiting {
-            let is_asked = publish.topic == *topic;
+            let is_asked = publish.topic.name() == topic;
             if is_asked && !is_known {
                 self.end_waiting(&publish);
                 let text = format!("there is no topic {topic:?}, and its policy allows no new one");

@@ -132,7 +132,7 @@ impl Append<'_> {
     /// The same as a value, for another shard or a later cycle.
     fn into_remote(self) -> RemotePublish {
         let Append { from, session, request, topic, partition, header, body, is_known } = self;
-        let (topic, header, body) = (Arc::clone(topic.name()), *header, RemoteBody::from(body));
+        let (topic, header, body) = (topic.clone(), *header, RemoteBody::from(body));
         RemotePublish { from, session, request, topic, partition, header, body, is_known }
     }
 }
@@ -285,12 +285,11 @@ impl Shard {
     pub(super) fn admit(&mut self) -> u32 {
         let mut work = 0;
         while let Some(mut publish) = self.publishing.arrived.pop_front() {
-            let topic = TopicHandle::from(Arc::clone(&publish.topic));
             let mut append = Append {
                 from: publish.from,
                 session: publish.session,
                 request: publish.request,
-                topic: &topic,
+                topic: &publish.topic,
                 partition: publish.partition,
                 header: &publish.header,
                 body: publish.body.source(),
