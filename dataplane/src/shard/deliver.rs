@@ -28,8 +28,6 @@ use crate::token::TokenFields;
 
 /// Groups that are behind and get a turn in one cycle.
 const LAGGING_PER_CYCLE: usize = 64;
-/// How often deliveries are checked for their deadline, and delays of retries for their end.
-const EXPIRY_CHECK_US: u64 = 100_000;
 /// How soon a read is tried again that found no memory, or that failed once; it doubles with each failure.
 pub(super) const READ_RETRY_US: u64 = 1_000;
 const READ_RETRY_AFTER_FAILURE_US: u64 = 20_000;
@@ -56,12 +54,8 @@ pub(super) enum TurnEnd {
 
 impl Shard {
     pub(super) fn deliver<K: Kernel>(&mut self, kernel: &mut K) -> u32 {
-        let mut work = 0;
         // Before anything new goes out: what would go to a late member for its key would be taken back at once.
-        if self.now.mono_us >= self.next_expiry_check_us {
-            self.next_expiry_check_us = self.now.mono_us + EXPIRY_CHECK_US;
-            work += self.expire_deliveries();
-        }
+        let mut work = self.look_at_deadlines();
         self.bytes_freed();
         self.retry_reads();
         work += self.deliver_tail(kernel);

@@ -413,6 +413,7 @@ impl Shard {
         let acked_end = self.acks.acked_end();
         self.catching_up.entry(group).or_default().push((member, acked_end));
         self.note_advanced(group);
+        self.watch(group);
         self.wake_lagging(group);
         self.wake_idle(group);
     }

@@ -159,8 +159,10 @@ pub struct Shard {
     catching_up: FxHashMap<GroupId, Vec<(MemberId, Position)>>,
     /// Groups of these that may have caught up since they were last looked at.
     advanced: Vec<GroupId>,
-    /// Groups that may have something in flight or idle: their deadlines are looked at.
-    watched: Vec<GroupId>,
+    /// Groups that may have something in flight or idle: their deadlines are looked at in turn.
+    watched: VecDeque<GroupId>,
+    /// How many of them the round that is under way has not been at.
+    watched_left: usize,
     /// Lists that are used again, so that a cycle allocates nothing.
     matched: Vec<(GroupId, SubscriptionId)>,
     dispatches: Vec<Dispatch>,
@@ -234,7 +236,8 @@ impl Shard {
             deletions: Vec::new(),
             catching_up: FxHashMap::default(),
             advanced: Vec::new(),
-            watched: Vec::new(),
+            watched: VecDeque::new(),
+            watched_left: 0,
             matched: Vec::new(),
             dispatches: Vec::new(),
             next_expiry_check_us: 0,
@@ -333,6 +336,7 @@ impl Shard {
     pub fn has_work(&self) -> bool {
         !self.lagging.is_empty()
             || !self.idle.is_empty()
+            || self.watched_left > 0
             || (!self.dying.is_empty() && !self.draining)
             || self.letters.can_go_on()
             || self.sessions.has_dirty()

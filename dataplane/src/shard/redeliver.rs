@@ -16,6 +16,10 @@ use crate::shard::deliver::{READ_RETRY_US, TurnEnd, view_of};
 
 /// Groups with idle events that get a turn in one cycle.
 const IDLE_PER_CYCLE: usize = 64;
+/// How often deliveries are checked for their deadline, and delays of retries for their end.
+const EXPIRY_CHECK_US: u64 = 100_000;
+/// Groups whose deadlines are looked at in one cycle.
+const WATCHED_PER_CYCLE: usize = 64;
 /// Batches of one group that are sent again in one turn.
 const AGAIN_PER_TURN: u32 = 64;
 
@@ -43,82 +47,87 @@ impl Shard {
         work
     }
 
-    /// A group has taken something: from here on its deadlines are looked at.
+    /// A group has taken something, or somebody has joined it: from here on its deadlines are looked at.
     pub(super) fn watch(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if !std::mem::replace(&mut group.is_watched, true) {
-            self.watched.push(id);
+            self.watched.push_back(id);
         }
     }
 
-    /// Takes back what was not settled in time; it goes to other members.
-    pub(super) fn expire_deliveries(&mut self) -> u32 {
-        let (mut expired, mut freed) = (0, 0);
-        let mut returned = Vec::new();
-        let (mut woken, mut moved, mut stopped) = (Vec::new(), Vec::new(), None);
-        let watched = std::mem::take(&mut self.watched);
-        for id in &watched {
-            let Some(group) = self.groups.get_mut(id) else { continue };
-            assert!(group.is_watched, "a group is watched once");
-            let before = group.members.in_flight_bytes();
-            let (mut late, mut dropped) = (0, 0);
-            let sent_end = self.now.mono_us.checked_sub(group.rules.ack_timeout_us);
-            for place in &mut group.places {
-                // Not before all copies are found: the newest of an event counts.
-                if place.parked.is_known() {
-                    let next = if place.at_tail { Position(u64::MAX) } else { place.next() };
-                    place.log.wake_parked(self.now.mono_us, next);
-                }
-                place.log.look_at_window(self.now.mono_us);
-                if place.log.is_stopped_by_parked() {
-                    stopped = Some(*id);
-                }
-                let Some(sent_end) = sent_end else { break };
-                // A pause spends no attempts: what a member holds over one is taken back, and tried as often as before.
-                let is_counted = !group.is_paused;
-                let (members, rules) = (&mut group.members, &group.rules);
-                let (credit, events) = place.log.expire(sent_end, members, rules, is_counted);
-                returned.extend(credit);
-                dropped += place.log.take_dropped();
-                late += events;
-            }
-            if dropped > 0 {
-                self.stats.dropped_events += u64::from(dropped);
-                moved.push(*id);
-            }
-            assert!(group.members.in_flight_bytes() <= before, "taking back sends nothing");
-            freed += before - group.members.in_flight_bytes();
-            expired += late;
-            if late > 0 || group.places.iter().any(|place| place.log.has_idle()) {
-                woken.push(*id);
+    /// Looks at the deadlines of a bounded number of groups, until the round has been at all. Returns how many events had not
+    /// been settled in time.
+    pub(super) fn look_at_deadlines(&mut self) -> u32 {
+        if self.watched_left == 0 && self.now.mono_us >= self.next_expiry_check_us {
+            self.next_expiry_check_us = self.now.mono_us + EXPIRY_CHECK_US;
+            self.watched_left = self.watched.len();
+        }
+        let mut expired = 0;
+        for _ in 0..self.watched_left.min(WATCHED_PER_CYCLE) {
+            self.watched_left -= 1;
+            let id = self.watched.pop_front().expect("only a round takes one out");
+            expired += self.expire_deliveries(id);
+            if self.is_still_watched(id) {
+                self.watched.push_back(id);
             }
         }
-        self.watched = watched;
-        self.unwatch_empty();
         self.stats.expired_events += u64::from(expired);
-        self.free_in_flight(freed);
-        self.give_back(returned);
-        moved.into_iter().for_each(|id| self.note_moved(id));
-        stopped.into_iter().for_each(|id| self.warn_of_parked(id));
-        for id in woken {
-            self.wake_lagging(id);
-            self.wake_idle(id);
-        }
         expired
     }
 
-    /// What has nothing in flight and nothing idle has no deadline. It may have caught up by that.
-    fn unwatch_empty(&mut self) {
-        let mut watched = std::mem::take(&mut self.watched);
-        watched.retain(|id| {
-            let Some(group) = self.groups.get_mut(id) else { return false };
-            group.is_watched = group.places.iter().any(|place| !place.log.is_empty());
-            let is_watched = group.is_watched;
-            self.note_advanced(*id);
-            is_watched
-        });
-        assert!(self.watched.is_empty(), "nothing was taken meanwhile");
-        self.watched = watched;
+    /// Takes back what of a group was not settled in time; it goes to other members. Returns how many events that were.
+    fn expire_deliveries(&mut self, id: GroupId) -> u32 {
+        let Some(group) = self.groups.get_mut(&id) else { return 0 };
+        assert!(group.is_watched, "a group is watched once");
+        let before = group.members.in_flight_bytes();
+        let (mut late, mut dropped, mut is_stopped) = (0, 0, false);
+        let mut returned = Vec::new();
+        let sent_end = self.now.mono_us.checked_sub(group.rules.ack_timeout_us);
+        for place in &mut group.places {
+            // Not before all copies are found: the newest of an event counts.
+            if place.parked.is_known() {
+                let next = if place.at_tail { Position(u64::MAX) } else { place.next() };
+                place.log.wake_parked(self.now.mono_us, next);
+            }
+            place.log.look_at_window(self.now.mono_us);
+            is_stopped |= place.log.is_stopped_by_parked();
+            let Some(sent_end) = sent_end else { break };
+            // A pause spends no attempts: what a member holds over one is taken back, and tried as often as before.
+            let is_counted = !group.is_paused;
+            let (members, rules) = (&mut group.members, &group.rules);
+            let (credit, events) = place.log.expire(sent_end, members, rules, is_counted);
+            returned.extend(credit);
+            dropped += place.log.take_dropped();
+            late += events;
+        }
+        let after = group.members.in_flight_bytes();
+        assert!(after <= before, "taking back sends nothing");
+        let has_idle = group.places.iter().any(|place| place.log.has_idle());
+        self.free_in_flight(before - after);
+        self.give_back(returned);
+        if dropped > 0 {
+            self.stats.dropped_events += u64::from(dropped);
+            self.note_moved(id);
+        }
+        if is_stopped {
+            self.warn_of_parked(id);
+        }
+        if late > 0 || has_idle {
+            self.wake_lagging(id);
+            self.wake_idle(id);
+        }
+        late
+    }
+
+    /// What has nothing in flight and nothing idle has no deadline; it may have caught up by that. Nor has a group without
+    /// members, of which there may be very many, away with their connections: nothing is in flight to nobody.
+    fn is_still_watched(&mut self, id: GroupId) -> bool {
+        let Some(group) = self.groups.get_mut(&id) else { return false };
+        let owes = group.places.iter().any(|place| !place.log.is_empty());
+        group.is_watched = owes && !group.members.is_empty();
+        let is_watched = group.is_watched;
+        self.note_advanced(id);
+        is_watched
     }
 
     /// One pass over a group's idle events in one log, by rising position.

@@ -2,6 +2,7 @@
 
 mod clock;
 mod dead;
+mod deadlines;
 mod deletion;
 mod held;
 mod moved;
