@@ -131,14 +131,15 @@ pub struct ControlLink {
 }
 
 impl ControlLink {
-    /// A link whose receiving side is woken by `wake` after each request.
+    /// A link whose receiving side is woken by `wake`.
     #[must_use]
     pub fn new(wake: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
         let requests = ArrayQueue::new(CONTROL_REQUESTS_MAX);
         Arc::new(ControlLink { requests, open: AtomicBool::new(true), wake })
     }
 
-    /// Puts a request before the control plane.
+    /// Puts a request before the control plane, which hears of it by [`ControlLink::wake`]: once for all that a cycle
+    /// sends, since each wake may cost the sender its core for a moment.
     ///
     /// # Errors
     /// The queue is full or the control plane has closed the link.
@@ -146,9 +147,12 @@ impl ControlLink {
         if !self.is_open() {
             return Err(request);
         }
-        self.requests.push(request)?;
+        self.requests.push(request)
+    }
+
+    /// Tells the control plane that something was sent.
+    pub fn wake(&self) {
         (self.wake)();
-        Ok(())
     }
 
     /// The oldest request. For the control plane only.

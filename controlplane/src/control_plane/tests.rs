@@ -22,6 +22,7 @@ fn adopting(
         if let ControlReply::Snapshot(snapshot) = &reply {
             let version = snapshot.version();
             link.send(ControlRequest::Adopted { shard, version }).unwrap();
+            link.wake();
         }
         replies.send((shard, reply)).map_err(|unsent| unsent.0.1)
     }
@@ -64,6 +65,7 @@ fn the_thread_answers_until_it_is_stopped() {
         let control_plane = ControlPlane::start(&options, shards, inbox).unwrap();
         for shard in [1, 0, 1] {
             link.send(subscribe(shard)).unwrap();
+            link.wake();
             let answer = next_answer(&replies);
             assert!(
                 matches!(&answer, (to, ControlReply::Subscribed { request: 7, result: Ok(_), .. })

@@ -38,9 +38,11 @@ const READ_BYTES_MIN: usize = 4 << 10;
 /// Bytes read in one cycle, over all connections of peers that have not hung up. Bounds the time of a cycle; the rest is
 /// read in the next.
 const READ_BYTES_PER_CYCLE: u64 = 4 << 20;
-/// Connections of peers that have hung up which are read in one cycle: each may have a thousand subscriptions to leave, and
-/// a proxy that goes takes thousands of connections along. With twenty subscriptions an end takes some 60 us.
+/// Connections of peers that have hung up which are read in one cycle, at most: each may have a thousand subscriptions to
+/// leave, and a proxy that goes takes thousands of connections along. With twenty subscriptions an end takes some 60 us.
 const ENDS_PER_CYCLE: usize = 4;
+/// Connections of others that are read for each end in a cycle, so that who stays feels little of those who leave.
+const READS_PER_END: usize = 4;
 /// Vectored writes for one connection in one cycle.
 const WRITES_PER_CYCLE: u32 = 4;
 /// Connections that one step of the round of on-time calls visits.
@@ -190,6 +192,10 @@ impl Connections {
     /// Reads each ready connection once and feeds its session, in turn and up to a limit. Returns how many were read.
     pub(super) fn read_ready(&mut self, step: &mut Step<'_>) -> u32 {
         let bytes_end = step.counters.bytes_in.get() + READ_BYTES_PER_CYCLE;
+        let ends = match self.ready.len() {
+            0 => ENDS_PER_CYCLE,
+            reads => reads.div_ceil(READS_PER_END).min(ENDS_PER_CYCLE),
+        };
         let mut read = 0;
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { break };
@@ -198,7 +204,7 @@ impl Connections {
                 break;
             }
         }
-        for _ in 0..self.leaving.len().min(ENDS_PER_CYCLE) {
+        for _ in 0..self.leaving.len().min(ends) {
             let Some(index) = self.leaving.pop_front() else { break };
             read += u32::from(self.read_queued(index, step));
         }

@@ -129,6 +129,7 @@ fn plant(seed: ShardSeed) -> Result<(Driver, Host), StartError> {
         counters: Arc::clone(&seed.counters),
         completions: VecDeque::new(),
         written_to: 0,
+        asked_control: false,
         was_refused: false,
     };
     let driver = Driver {

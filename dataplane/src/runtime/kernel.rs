@@ -37,6 +37,8 @@ pub(super) struct RingKernel {
     pub(super) counters: Arc<Counters>,
     /// Shards that were sent mail in this cycle, a bit each.
     pub(super) written_to: u64,
+    /// Whether the control plane was asked something in this cycle.
+    pub(super) asked_control: bool,
     /// Mail was refused in this cycle: nobody tells when there is room again, so try soon.
     pub(super) was_refused: bool,
 }
@@ -50,6 +52,9 @@ impl RingKernel {
 
     /// Wakes those that were sent mail and sleep. What goes through the ring goes with its next submission.
     pub(super) fn wake_others(&mut self) {
+        if std::mem::take(&mut self.asked_control) {
+            self.control.wake();
+        }
         while self.written_to != 0 {
             let to = self.written_to.trailing_zeros() as u16;
             self.written_to &= self.written_to - 1;
@@ -126,6 +131,7 @@ impl Kernel for RingKernel {
     }
 
     fn send_control(&mut self, request: ControlRequest) -> Result<(), ControlRequest> {
+        self.asked_control = true;
         self.control.send(request)
     }
 
