@@ -48,7 +48,7 @@ pub(crate) struct RunEntry {
     pub(crate) offset: Offset,
     /// Offset after the last event.
     pub(crate) offset_end: Offset,
-    /// Number of the run before it of the same topic and partition; 0: none in this index.
+    /// Number of the run before it of the same topic and partition, perhaps of an older segment; 0: none that is known.
     pub(crate) previous: u64,
 }
 
@@ -61,8 +61,8 @@ struct RunRow {
     slot: u32,
     slot_end: u32,
     events: u32,
-    /// Which row is the run before it, from 1; 0: none.
-    previous: u32,
+    /// How many runs back the one before it is, perhaps in the index of an older segment; 0: none that is known.
+    back: u32,
     topic: u32,
     partition: u16,
 }
@@ -98,15 +98,15 @@ impl ActiveIndex {
     pub(crate) fn appended(&mut self, batch: RunEntry, last_run: &mut u64) {
         let next_run = self.next_run();
         assert!(*last_run < next_run, "runs are numbered over all segments");
-        let mut previous = 0;
-        if *last_run >= self.first_run {
-            let last = (*last_run - self.first_run) as usize;
-            if *last_run >= self.commit_first_run && self.runs[last].takes(&batch) {
-                return;
-            }
-            previous = u32::try_from(last + 1).expect("fewer rows than slots of a segment");
+        if *last_run >= self.commit_first_run
+            && self.runs[(*last_run - self.first_run) as usize].takes(&batch)
+        {
+            return;
         }
-        self.runs.push(RunRow { previous, ..RunRow::of(&batch) });
+        // What is further back is in no index that is still in memory.
+        let back =
+            if *last_run == 0 { 0 } else { u32::try_from(next_run - *last_run).unwrap_or(0) };
+        self.runs.push(RunRow { back, ..RunRow::of(&batch) });
         *last_run = next_run;
     }
 
@@ -117,8 +117,7 @@ impl ActiveIndex {
     /// Runs by their place, those of `rows`; fewer where there are not so many.
     pub(crate) fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = RunEntry> {
         let end = rows.end.min(self.runs.len());
-        let rows = self.runs.get(rows.start.min(end)..end).unwrap_or_default();
-        rows.iter().map(|row| row.entry(self.first_run))
+        (rows.start.min(end)..end).map(|row| self.run_in(row))
     }
 
     /// Topic and partition of each row.
@@ -128,12 +127,12 @@ impl ActiveIndex {
 
     /// The run of a row.
     pub(crate) fn run_in(&self, row: usize) -> RunEntry {
-        self.runs[row].entry(self.first_run)
+        self.runs[row].entry(self.first_run + row as u64)
     }
 
     pub(crate) fn run(&self, number: u64) -> Option<RunEntry> {
         let row = self.runs.get(usize::try_from(number.checked_sub(self.first_run)?).ok()?)?;
-        Some(row.entry(self.first_run))
+        Some(row.entry(number))
     }
 
     /// How many runs start before `position`.
@@ -186,7 +185,7 @@ impl RunRow {
             slot: (batch.at / SLOT_BYTES) as u32,
             slot_end: (batch.end / SLOT_BYTES) as u32,
             events: u32::try_from(events).expect("a batch counts its events in 32 bits"),
-            previous: 0,
+            back: 0,
             topic: batch.topic.0,
             partition: batch.partition.0,
         }
@@ -209,8 +208,9 @@ impl RunRow {
         true
     }
 
-    fn entry(&self, first_run: u64) -> RunEntry {
-        let previous = u64::from(self.previous);
+    /// As the run of a number.
+    fn entry(&self, number: u64) -> RunEntry {
+        let back = u64::from(self.back);
         RunEntry {
             topic: TopicId(self.topic),
             partition: Partition(self.partition),
@@ -219,7 +219,7 @@ impl RunRow {
             position: Position(self.position),
             offset: Offset(self.offset),
             offset_end: Offset(self.offset + u64::from(self.events)),
-            previous: if previous == 0 { 0 } else { first_run + previous - 1 },
+            previous: if back == 0 { 0 } else { number - back },
         }
     }
 }

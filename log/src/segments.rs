@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use codec::ids::{Epoch, Position, Timestamp};
 
-use crate::active_index::ActiveIndex;
+use crate::active_index::{ActiveIndex, RunEntry};
 use crate::aligned::BLOCK_BYTES;
 use crate::disk::LogKey;
 use crate::index::SealedIndex;
@@ -331,6 +331,16 @@ impl Segments {
             SegmentIndex::Memory(index) => Some(index),
             SegmentIndex::Unmapped | SegmentIndex::Mapped(_) => None,
         }
+    }
+
+    /// A run by its number, if it is of the segment that takes batches or of one of those before it that are in memory.
+    pub(crate) fn run(&self, number: u64) -> Option<RunEntry> {
+        let newest = self.active.as_ref().and_then(|active| active.index.run(number));
+        let lately = self.sealed.iter().rev().map_while(|sealed| match &sealed.index {
+            SegmentIndex::Memory(index) => Some(index),
+            SegmentIndex::Unmapped | SegmentIndex::Mapped(_) => None,
+        });
+        newest.or_else(|| lately.filter_map(|index| index.run(number)).next())
     }
 
     /// Bytes that all files of the segments take.

@@ -48,7 +48,7 @@ pub(crate) struct Upkeep {
     /// A reader waits for the index of this segment.
     index_wanted: Option<u64>,
     /// An index could not be made; not tried again before then.
-    index_retry_at: Option<Timestamp>,
+    pub(crate) index_retry_at: Option<Timestamp>,
     /// Rises with each use of an index: the one that was not used for longest is unmapped first.
     index_clock: u64,
     /// A checkpoint could not be written; not tried again before then.

@@ -15,7 +15,7 @@ use crate::index::SealedIndex;
 use crate::log::Log;
 use crate::reader::windows::{Held, Reads, Stretch};
 use crate::reader::{ReadStep, Reader, Wanted};
-use crate::segments::SegmentIndex;
+use crate::segments::{SegmentIndex, Segments};
 use crate::topics::Topics;
 
 /// Places of an index that one call looks at, at most.
@@ -72,8 +72,8 @@ pub(super) struct Planning {
 /// The index of a segment, by which one topic is looked up.
 enum Lookup<'a> {
     Mapped(&'a SealedIndex),
-    /// Of the segment that takes batches.
-    Newest(&'a ActiveIndex),
+    /// In memory, and what leads to its runs from the newest.
+    Memory(&'a Segments, &'a ActiveIndex),
 }
 
 impl Course {
@@ -156,32 +156,50 @@ impl Planning {
         index: &Lookup<'_>,
     ) -> bool {
         let Some(topic) = only else { return true };
-        match index {
+        let is_done = match index {
             Lookup::Mapped(index) => {
                 for key in index.keys_of(topic) {
                     let from = self.from;
                     index.each_run(key, from, |at, end, position| self.add(at, end, position));
                 }
+                self.legs.len() <= PLACES_A_CALL_MAX
             }
-            Lookup::Newest(index) => {
-                for (_, state) in topics.partitions(topic) {
-                    let mut run = index.run(state.last_run);
-                    while let Some(found) = run.filter(|run| run.end > self.from)
-                        && self.legs.len() <= PLACES_A_CALL_MAX
-                    {
-                        assert!(found.topic == topic, "a chain is of one topic");
-                        self.add(found.at, found.end, found.position);
-                        run = index.run(found.previous);
-                    }
-                }
-            }
-        }
-        let is_done = self.legs.len() <= PLACES_A_CALL_MAX;
+            Lookup::Memory(segments, index) => self.look_back(topics, topic, segments, index),
+        };
         if !is_done {
             self.legs.clear();
             self.wanted = 0;
         }
         is_done
+    }
+
+    /// From a topic's newest runs back through those of `index`. False: more than one call's worth is on the way, or the
+    /// index of a newer segment has left the memory first.
+    fn look_back(
+        &mut self,
+        topics: &Topics,
+        topic: TopicId,
+        segments: &Segments,
+        index: &ActiveIndex,
+    ) -> bool {
+        let mut looked_at = 0;
+        for (_, state) in topics.partitions(topic) {
+            let mut number = state.last_run;
+            while number >= index.first_run {
+                let run = segments.run(number).filter(|_| looked_at < PLACES_A_CALL_MAX);
+                let Some(run) = run else { return false };
+                looked_at += 1;
+                assert!(run.topic == topic, "a chain is of one topic");
+                if number < index.next_run() {
+                    if run.end <= self.from {
+                        break;
+                    }
+                    self.add(run.at, run.end, run.position);
+                }
+                number = run.previous;
+            }
+        }
+        true
     }
 
     fn is_too_much(&self) -> bool {
@@ -285,23 +303,21 @@ impl Log {
         let mut planning =
             planning.unwrap_or_else(|| self.begin_plan(reader, (segment, version, end), is_mapped));
         let topics = &self.topics;
-        // Chains lead through the segment that takes batches: the only one in memory whose newest runs are known.
-        let newest = self.segments.active.as_ref().filter(|active| active.number == segment);
-        let lookup = match &mapped {
-            Some(index) => Some(Lookup::Mapped(index)),
-            None => newest.map(|active| Lookup::Newest(&active.index)),
+        let index = match (&mapped, self.segments.memory_index(segment)) {
+            (Some(index), _) => Lookup::Mapped(index),
+            (None, Some(index)) => Lookup::Memory(&self.segments, index),
+            (None, None) => unreachable!("an index is mapped or in memory"),
         };
-        if let Some((only, lookup)) = wanted.only.zip(lookup)
-            && planning.look_at_topic(topics, topics.id(only), &lookup)
+        if let Some(only) = wanted.only
+            && planning.look_at_topic(topics, topics.id(only), &index)
         {
             reader.course = Some(planning.finish(&self.reads));
             return None;
         }
         let mut wants = |topic| topics.name(topic).is_none_or(|name| (wanted.topic)(topic, name));
-        let is_done = match (mapped, self.segments.memory_index(segment)) {
-            (Some(index), _) => planning.look_at_keys(&index, &mut wants),
-            (None, Some(index)) => planning.look_at_runs(index, &mut wants),
-            (None, None) => unreachable!("an index is mapped or in memory"),
+        let is_done = match index {
+            Lookup::Mapped(index) => planning.look_at_keys(index, &mut wants),
+            Lookup::Memory(_, index) => planning.look_at_runs(index, &mut wants),
         };
         if !is_done && !planning.is_too_much() {
             reader.planning = Some(planning);

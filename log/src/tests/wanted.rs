@@ -9,6 +9,7 @@ use super::harness::{Bench, Sent, small_options};
 use crate::disk::{Disk, DiskOp, LogKey};
 use crate::reader::{ReadStep, Reader, Wanted};
 use crate::seek::StartSeek;
+use crate::segments::{Sealed, SegmentIndex};
 use crate::sim_disk::{SimDisk, SimRandom};
 
 /// Counts what is read.
@@ -86,6 +87,11 @@ fn undisturbed(_: &mut Bench, _: &mut Reader) {}
 
 /// A log of several segments. Topics differ in how often they come, so that an index saves much, little or nothing.
 pub(super) fn random_log(seed: u64) -> Bench {
+    random_log_after(seed, &mut |_| {})
+}
+
+/// The same, with something done to the bench before each append.
+fn random_log_after(seed: u64, prepare: &mut dyn FnMut(&mut Bench)) -> Bench {
     let mut options = small_options();
     options.log.commit_bytes_max = if seed.is_multiple_of(2) { 512 << 10 } else { 64 << 10 };
     let mut bench = Bench::new(seed, options);
@@ -101,6 +107,7 @@ pub(super) fn random_log(seed: u64) -> Bench {
         let partition = Partition(bench.random.below(3) as u16);
         let count = 1 + bench.random.below(4) as u32;
         let body = vec![bench.random.next_u64() as u8; bench.random.below(bytes_max) as usize];
+        prepare(&mut bench);
         while bench.append_this(&topic, partition, count, body.clone()).is_err() {
             bench.run();
             assert!(bench.complete(), "an append waits for the disk");
@@ -188,6 +195,42 @@ fn readers_by_index_and_by_scan_agree() {
         }
         bench.reopen();
         compare(&mut bench, &mut random, &format!("seed {seed}, indexes damaged"));
+    }
+}
+
+/// Segments are sealed faster than their indexes are written, and a hundred thousand groups that come back want a topic each
+/// of these: every look at all that the indexes hold would be a pause for everybody.
+#[test]
+fn runs_lead_back_through_the_segments_in_memory() {
+    for seed in [5, 11, 14] {
+        let mut hold = |bench: &mut Bench| {
+            bench.log.upkeep.index_retry_at = Some(Timestamp(u64::MAX));
+        };
+        let mut bench = random_log_after(seed, &mut hold);
+        let sealed = &bench.log.segments.sealed;
+        let in_memory = |sealed: &Sealed| matches!(sealed.index, SegmentIndex::Memory(_));
+        assert!(sealed.len() > 2 && sealed.iter().all(in_memory), "no index is written");
+        compare(&mut bench, &mut SimRandom::new(seed), &format!("seed {seed}, in memory"));
+
+        let end = bench.log.positions().end();
+        let mut asked = 0;
+        let mut reader = Reader::new(Position(0));
+        loop {
+            let mut topic = |_, name: &Arc<str>| {
+                asked += 1;
+                &**name == "rare/1"
+            };
+            let only = Some("rare/1");
+            let mut wants = Wanted { version: Some(1), only, topic: &mut topic };
+            match bench.log.read_wanted(&mut reader, end, &mut wants, &mut bench.disk) {
+                ReadStep::Pending => assert!(bench.complete(), "a read comes back"),
+                ReadStep::Batch(_) | ReadStep::More => {}
+                ReadStep::End => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        let batches = bench.sent.len();
+        assert!(asked * 4 < batches, "asked about {asked} of {batches} batches");
     }
 }
 
