@@ -217,17 +217,15 @@ impl Clients {
         self.put(self.first_member() + member as usize, connection)
     }
 
-    /// All members' sockets are closed at once, without a word and with whatever was on its way. `for_ever`: they come back
-    /// as others. A thread closes them: whoever publishes and watches is another process in life, which the kernel's work
-    /// for those who drop does not hold up.
-    pub(super) fn drop_members(&mut self, for_ever: bool) -> std::thread::JoinHandle<()> {
-        let first = self.first_member();
-        let links: Vec<_> = self.links[first..].iter_mut().map(Option::take).collect();
-        self.standing = 0;
+    /// A member's socket is closed, without a word and with whatever was on its way. `for_ever`: it comes back as another.
+    pub(super) fn drop_member(&mut self, member: u32, for_ever: bool) {
+        let link = self.first_member() + member as usize;
+        self.links[link] = None;
+        self.standing -= 1;
         if for_ever {
-            (0..self.size.topics()).for_each(|topic| self.owed.left(topic));
+            let topics = member * self.size.subscriptions..(member + 1) * self.size.subscriptions;
+            topics.for_each(|topic| self.owed.left(topic));
         }
-        std::thread::spawn(|| drop(links))
     }
 
     /// Sends one event that was meant to be sent at `moment_ns`. False: its publisher's window is full.
