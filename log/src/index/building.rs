@@ -19,6 +19,10 @@ use crate::scan::SegmentScan;
 use crate::segment::index_path;
 use crate::storage::{FileId, OpenMode, Storage};
 
+/// Rows that are made without a pause.
+const ROWS_A_PIECE: usize = 2_048;
+/// Bytes that are written without a pause.
+const WRITE_BYTES_MAX: usize = 256 << 10;
 /// Bits that one round of a sort by counting looks at: its table stays in the nearest cache.
 const DIGIT_BITS_MAX: u32 = 12;
 
@@ -100,12 +104,13 @@ impl IndexTask {
         };
         let bytes = encode(&rows, self.log, self.number)?;
         drop(rows);
+        pause();
         let path = index_path(&self.dir, self.number);
         let new = path.with_extension("rmx-new");
         let file = storage.open(&new, OpenMode::Create, false)?;
         let written = storage
             .set_len(file, 0)
-            .and_then(|()| storage.write_at(file, 0, &bytes))
+            .and_then(|()| write_in_pieces(storage, file, &bytes))
             .and_then(|()| storage.sync(file))
             .and_then(|()| storage.map(file));
         storage.close(file);
@@ -132,6 +137,22 @@ impl IndexTask {
         })?;
         Ok(builder.index)
     }
+}
+
+/// Lets others go on: the shard may be one that waits for this core, and the kernel hands it over every few milliseconds only,
+/// however far this thread stands back.
+fn pause() {
+    std::thread::yield_now();
+}
+
+fn write_in_pieces(storage: &dyn Storage, file: FileId, bytes: &[u8]) -> io::Result<()> {
+    let mut at = 0;
+    for piece in bytes.chunks(WRITE_BYTES_MAX) {
+        storage.write_at(file, at, piece)?;
+        at += piece.len() as u64;
+        pause();
+    }
+    Ok(())
 }
 
 /// Makes an index from batches as they stand in a segment.
@@ -199,6 +220,9 @@ fn rows_of(index: &ActiveIndex) -> Result<IndexRows, NoIndex> {
     };
     let mut key = None;
     for packed in rows_by_key(index) {
+        if rows.runs.len().is_multiple_of(ROWS_A_PIECE) {
+            pause();
+        }
         // The row is the low half.
         let run = index.run_in(packed as u32 as usize);
         if key.replace((run.topic, run.partition)) != Some((run.topic, run.partition)) {
@@ -239,6 +263,7 @@ fn rows_by_key(index: &ActiveIndex) -> Vec<u64> {
     let rounds = key_bits.div_ceil(DIGIT_BITS_MAX).max(1);
     let digit_bits = key_bits.div_ceil(rounds);
     for round in 0..rounds {
+        pause();
         order = sorted_by_digit(&order, u32::BITS + round * digit_bits, digit_bits);
     }
     order
